@@ -1,0 +1,181 @@
+//! `BuddyArena`: blocks of any power-of-two size.
+
+use std::{fmt, num::NonZeroUsize};
+
+use crate::{
+    buffer::Buffer,
+    error::{AllocError, BuildError},
+    geometry::Geometry,
+    metrics::BuddyArenaMetrics,
+    occupancy::Occupancy,
+    shared::{Handle, Kind, Options},
+};
+
+/// Power-of-two blocks of many sizes, in one piece of memory.
+///
+/// Right where request sizes vary. A request gets the smallest block that holds it; a block that comes back is one
+/// with its free neighbours at once. A clone is another handle to the same arena. The memory lives until the last handle and
+/// everything allocated from it is gone, in any order and from any thread.
+///
+/// # Examples
+///
+/// ```
+/// use std::num::NonZeroUsize;
+/// use bytes::BufMut;
+///
+/// let nz = |n| NonZeroUsize::new(n).unwrap();
+/// let arena = arena::BuddyArena::builder(nz(64 << 20), nz(256)).build()?;
+///
+/// let mut buffer = arena.allocate(nz(1000))?;
+/// assert_eq!(buffer.capacity(), 1024);
+/// buffer.put_slice(b"hello");
+/// let bytes: bytes::Bytes = buffer.freeze();
+/// assert_eq!(&bytes[..], b"hello");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct BuddyArena {
+    handle: Handle,
+}
+
+/// Configures a [`BuddyArena`].
+#[derive(Clone, Copy, Debug)]
+#[must_use = "a builder does nothing until `build`"]
+pub struct BuddyArenaBuilder {
+    total_size: NonZeroUsize,
+    min_block_size: NonZeroUsize,
+    options: Options,
+}
+
+impl BuddyArena {
+    /// Starts to configure an arena of `total_size` bytes with blocks of `min_block_size` bytes and more.
+    ///
+    /// Both must be powers of two.
+    pub fn builder(total_size: NonZeroUsize, min_block_size: NonZeroUsize) -> BuddyArenaBuilder {
+        BuddyArenaBuilder { total_size, min_block_size, options: Options::default() }
+    }
+
+    /// Returns the bytes of the whole arena.
+    pub fn total_size(&self) -> usize {
+        self.handle.shared().geometry.total_bytes()
+    }
+
+    /// Returns the bytes of the smallest block.
+    pub fn min_block_size(&self) -> usize {
+        self.handle.shared().geometry.unit_bytes()
+    }
+
+    /// Returns the order of the block that spans the whole arena: it has `2^order` minimum blocks.
+    pub fn max_order(&self) -> usize {
+        self.handle.shared().geometry.max_order().get() as usize
+    }
+
+    /// Takes a free block of at least `len` bytes, without waiting.
+    ///
+    /// The buffer is empty and its capacity is the whole block: `len` rounded up to a power of two, or the minimum
+    /// block. Old contents are never readable, but they are not erased either.
+    ///
+    /// Lock-free and without heap allocation, but for a thread's first use of any arena. A refusal may wait a few
+    /// instructions of another thread.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError::ArenaFull`] if no block that is large enough is free now: try again when something was dropped.
+    /// [`AllocError::RequestTooLarge`] if `len` exceeds [`total_size`](Self::total_size): it can never be served.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::num::NonZeroUsize;
+    /// use arena::AllocError;
+    ///
+    /// # let nz = |n| NonZeroUsize::new(n).unwrap();
+    /// let arena = arena::BuddyArena::builder(nz(4096), nz(256)).build()?;
+    ///
+    /// let half = arena.allocate(nz(2000))?;
+    /// assert_eq!(arena.allocate(nz(4096)).unwrap_err(), AllocError::ArenaFull);
+    /// assert_eq!(arena.allocate(nz(4097)).unwrap_err(), AllocError::RequestTooLarge);
+    ///
+    /// drop(half);
+    /// assert!(arena.allocate(nz(4096)).is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[inline]
+    pub fn allocate(&self, len: NonZeroUsize) -> Result<Buffer, AllocError> {
+        let order = self.handle.shared().geometry.order_for(len);
+        let order = order.ok_or(AllocError::RequestTooLarge)?;
+        self.handle.claim(order).map(Buffer::new)
+    }
+
+    /// Takes a snapshot of the figures.
+    ///
+    /// Costs a few reads for each thread that has used the arena and, for `largest_free_block`, one for each part of the
+    /// map that is in use. Writes nothing that other threads wait for.
+    pub fn metrics(&self) -> BuddyArenaMetrics {
+        let shared = self.handle.shared();
+        let totals = shared.totals();
+        let bytes = |units: u64| shared.bytes_of_sum(units);
+        let largest = shared.core.map.largest_free_order();
+        BuddyArenaMetrics {
+            allocations_ok: totals.claims,
+            allocations_failed: totals.refusals,
+            frees: totals.releases,
+            frozen: totals.frozen,
+            spills: totals.spills,
+            bytes_reserved: shared.geometry.total_bytes(),
+            bytes_live: bytes(totals.live_units()),
+            bytes_live_max: bytes(shared.live_units_max()),
+            splits: totals.splits,
+            coalesces: totals.coalesces,
+            largest_free_block: largest
+                .map_or(0, |order| shared.geometry.bytes_of(order.units())),
+        }
+    }
+
+    /// Takes a snapshot of which minimum blocks are free.
+    ///
+    /// Reads the whole map, one bit a minimum block, and allocates a copy of it.
+    pub fn occupancy(&self) -> Occupancy {
+        Occupancy::of(self.handle.shared())
+    }
+}
+
+impl fmt::Debug for BuddyArena {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BuddyArena")
+            .field("total_size", &self.total_size())
+            .field("min_block_size", &self.min_block_size())
+            .finish_non_exhaustive()
+    }
+}
+
+impl BuddyArenaBuilder {
+    /// Aligns every block to `n` bytes, a power of two of which the minimum block size must be a multiple.
+    ///
+    /// The default is 1: no demand beyond that each block starts at a multiple of the minimum block size from
+    /// the start of the region, which is a page or at least a cache line boundary.
+    pub fn alignment(mut self, n: usize) -> Self {
+        self.options.alignment = n;
+        self
+    }
+
+    /// Lets a buffer that outgrows its block move to the heap, rather than panic.
+    ///
+    /// Off by default, because what is on the heap is not bounded by the arena.
+    pub fn auto_spill(mut self) -> Self {
+        self.options.auto_spill = true;
+        self
+    }
+
+    /// Takes the memory and makes the arena.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError::InvalidGeometry`], [`BuildError::InvalidAlignment`], [`BuildError::SizeOverflow`] or
+    /// [`BuildError::OutOfMemory`].
+    pub fn build(self) -> Result<BuddyArena, BuildError> {
+        let Self { total_size, min_block_size, options } = self;
+        let geometry = Geometry::buddy(total_size, min_block_size, options.alignment)?;
+        Ok(BuddyArena { handle: Handle::new(Kind::Blocks, geometry, options)? })
+    }
+}

@@ -1,0 +1,213 @@
+//! Units, orders and spans, and the only place where they become bytes.
+//!
+//! An arena is a row of *units* of one size: the slots of a fixed arena, the minimum blocks of a buddy arena. The
+//! rest of the crate counts in units; whether a unit lies inside the region is decided here and nowhere else, so every
+//! span is in bounds (invariant A3).
+
+use std::{alloc::Layout, num::NonZeroUsize};
+
+use crate::error::BuildError;
+
+/// The largest number of units, so that a unit's index and every count of units fit into a `u32`.
+pub(crate) const UNITS_MAX: usize = 1 << 31;
+
+/// The region starts at a page boundary if it is at least this large, else at a cache line.
+const PAGE_BYTES: usize = 4096;
+const CACHE_LINE_BYTES: usize = 64;
+
+/// The size of a block: `2^order` units.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) struct Order(u32);
+
+impl Order {
+    /// The smallest block: one unit.
+    pub(crate) const UNIT: Self = Self(0);
+
+    pub(crate) const fn new(order: u32) -> Self {
+        assert!(order < 32, "a block has at most 2^31 units");
+        Self(order)
+    }
+
+    #[inline]
+    pub(crate) const fn get(self) -> u32 {
+        self.0
+    }
+
+    #[inline]
+    pub(crate) const fn units(self) -> u32 {
+        1 << self.0
+    }
+}
+
+/// A run of neighbouring units.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Span {
+    /// The first unit.
+    pub(crate) first: u32,
+    /// How many there are, at least one.
+    pub(crate) units: u32,
+}
+
+/// How large the units of an arena are, how many there are, and where the region may start.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Geometry {
+    units: u32,
+    unit_bytes: usize,
+    align: usize,
+}
+
+impl Geometry {
+    /// `slot_count` slots of `slot_capacity` bytes, rounded up to the alignment.
+    pub(crate) fn fixed(
+        slot_count: NonZeroUsize,
+        slot_capacity: NonZeroUsize,
+        alignment: usize,
+    ) -> Result<Self, BuildError> {
+        if !alignment.is_power_of_two() {
+            return Err(BuildError::InvalidAlignment);
+        }
+        let unit_bytes = slot_capacity
+            .get()
+            .checked_next_multiple_of(alignment)
+            .ok_or(BuildError::SizeOverflow)?;
+        Self::checked(slot_count.get(), unit_bytes, alignment)
+    }
+
+    /// Blocks of `min_block_size` bytes that add up to `total_size`.
+    pub(crate) fn buddy(
+        total_size: NonZeroUsize,
+        min_block_size: NonZeroUsize,
+        alignment: usize,
+    ) -> Result<Self, BuildError> {
+        if !alignment.is_power_of_two() {
+            return Err(BuildError::InvalidAlignment);
+        }
+        if !min_block_size.is_power_of_two()
+            || !total_size.is_power_of_two()
+            || total_size < min_block_size
+        {
+            return Err(BuildError::InvalidGeometry);
+        }
+        if !min_block_size.get().is_multiple_of(alignment) {
+            return Err(BuildError::InvalidAlignment);
+        }
+        Self::checked(total_size.get() / min_block_size.get(), min_block_size.get(), alignment)
+    }
+
+    fn checked(units: usize, unit_bytes: usize, alignment: usize) -> Result<Self, BuildError> {
+        if units > UNITS_MAX {
+            return Err(BuildError::SizeOverflow);
+        }
+        let total_bytes = units.checked_mul(unit_bytes).ok_or(BuildError::SizeOverflow)?;
+        let preferred = if total_bytes >= PAGE_BYTES { PAGE_BYTES } else { CACHE_LINE_BYTES };
+        let align = alignment.max(preferred);
+        Layout::from_size_align(total_bytes, align).map_err(|_| BuildError::SizeOverflow)?;
+        let units = u32::try_from(units).map_err(|_| BuildError::SizeOverflow)?;
+        Ok(Self { units, unit_bytes, align })
+    }
+
+    #[inline]
+    pub(crate) fn units(&self) -> u32 {
+        self.units
+    }
+
+    #[inline]
+    pub(crate) fn unit_bytes(&self) -> usize {
+        self.unit_bytes
+    }
+
+    pub(crate) fn total_bytes(&self) -> usize {
+        self.units as usize * self.unit_bytes
+    }
+
+    /// Size and alignment of the region.
+    pub(crate) fn layout(&self) -> Layout {
+        Layout::from_size_align(self.total_bytes(), self.align).expect("checked when it was made")
+    }
+
+    /// The order of the block that spans the whole arena. Only a buddy arena has one.
+    pub(crate) fn max_order(&self) -> Order {
+        Order::new(self.units.ilog2())
+    }
+
+    /// The order of the smallest block of at least `len` bytes, if the arena is that large. For buddy arenas, whose
+    /// unit is a power of two.
+    #[inline]
+    pub(crate) fn order_for(&self, len: NonZeroUsize) -> Option<Order> {
+        debug_assert!(self.unit_bytes.is_power_of_two());
+        let last_unit = (len.get() - 1) >> self.unit_bytes.trailing_zeros();
+        if last_unit >= self.units as usize {
+            return None;
+        }
+        Some(Order(usize::BITS - last_unit.leading_zeros()))
+    }
+
+    /// How many units the first `len` bytes of a span take up: at least one.
+    pub(crate) fn units_for(&self, len: usize) -> u32 {
+        let units = len.div_ceil(self.unit_bytes).max(1);
+        u32::try_from(units).expect("a buffer is never longer than the region")
+    }
+
+    /// The distance of a unit from the start of the region, in bytes.
+    ///
+    /// # Panics
+    ///
+    /// If the arena has no such unit: going on would hand out memory that is not ours.
+    #[inline]
+    pub(crate) fn offset_of(&self, unit: u32) -> usize {
+        assert!(unit < self.units, "the unit lies outside of the region");
+        unit as usize * self.unit_bytes
+    }
+
+    /// The bytes of `units` units.
+    #[inline]
+    pub(crate) fn bytes_of(&self, units: u32) -> usize {
+        debug_assert!(units <= self.units);
+        units as usize * self.unit_bytes
+    }
+}
+
+#[cfg(all(test, not(arena_loom)))]
+mod tests {
+    use super::*;
+
+    fn nz(n: usize) -> NonZeroUsize {
+        NonZeroUsize::new(n).unwrap()
+    }
+
+    #[test]
+    fn a_request_gets_the_smallest_block_that_holds_it() {
+        let geometry = Geometry::buddy(nz(1 << 20), nz(256), 1).unwrap();
+        let order = |len| geometry.order_for(nz(len)).map(Order::get);
+        assert_eq!(order(1), Some(0));
+        assert_eq!(order(256), Some(0));
+        assert_eq!(order(257), Some(1));
+        assert_eq!(order(512), Some(1));
+        assert_eq!(order(513), Some(2));
+        assert_eq!(order(1 << 20), Some(12));
+        assert_eq!(order((1 << 20) + 1), None);
+        assert_eq!(order(usize::MAX), None);
+    }
+
+    #[test]
+    fn a_length_takes_whole_units_and_at_least_one() {
+        let geometry = Geometry::buddy(nz(4096), nz(256), 1).unwrap();
+        assert_eq!(geometry.units_for(0), 1);
+        assert_eq!(geometry.units_for(256), 1);
+        assert_eq!(geometry.units_for(257), 2);
+        assert_eq!(geometry.units_for(4096), 16);
+    }
+
+    #[test]
+    fn sizes_that_overflow_are_refused() {
+        let refused = |count, bytes, align| Geometry::fixed(nz(count), nz(bytes), align).unwrap_err();
+        assert_eq!(refused(usize::MAX, 1, 1), BuildError::SizeOverflow);
+        assert_eq!(refused(2, usize::MAX, 1), BuildError::SizeOverflow);
+        assert_eq!(refused(1, usize::MAX, 2), BuildError::SizeOverflow);
+        assert_eq!(refused(UNITS_MAX + 1, 1, 1), BuildError::SizeOverflow);
+        assert_eq!(refused(1 << 20, 1 << 43, 1), BuildError::SizeOverflow);
+        assert_eq!(refused(1, 1, 1 << 63), BuildError::SizeOverflow);
+        assert_eq!(refused(1, 1, 0), BuildError::InvalidAlignment);
+        assert_eq!(refused(1, 1, 24), BuildError::InvalidAlignment);
+    }
+}

@@ -1,0 +1,191 @@
+//! When the memory of an arena goes back to the system.
+//!
+//! Buffers outlive handles. A shared count that each buffer holds would be a line that every thread writes twice per
+//! buffer. Here buffers count nothing that is not a figure anyway, and the last handle settles the account.
+//!
+//! ```text
+//! release (any thread)                       last handle, when it drops
+//! 1  begun += 1         (own stripe)         a  attention |= ORPHANED
+//! 2  set the bits       (one RMW)            b  touch every word of the map (RMW)
+//! 3  attention == 0?    (a load)             c  wait until begun == done in every stripe
+//!    yes: released += units, done += 1       d  outstanding = claimed - released
+//!    no:  done += 1, remaining -= units      e  remaining += outstanding - BIAS
+//! ```
+//!
+//! # Why the memory is freed exactly once, and touched by nobody afterwards
+//!
+//! Take a release and the word that 2 and b both change by a read-modify-write. One of them comes first.
+//!
+//! - **2 is first.** Then b reads from it and the last handle sees 1. So c waits for the release to be done, and its
+//!   last access, `done`, happens before e.
+//! - **b is first.** Then 2 reads from it and 3 sees ORPHANED. The units were never counted as released, so they are
+//!   part of `outstanding`, and nothing is freed before the release has taken them off `remaining`: its last access.
+//!
+//! A release that finds ORPHANED although 2 came first is part of `outstanding` as well: it does not count its units as
+//! released, and c waited for it. A release of several runs has several words; if any of them is in the second case, it
+//! sees ORPHANED.
+//!
+//! `remaining` starts at BIAS and reaches zero once: when e has taken the bias off and every outstanding unit
+//! has come back. Whoever brings it there frees the memory. All changes to it are `AcqRel`, so that one sees all others done.
+//!
+//! Models: `models::life`.
+
+use std::ptr::NonNull;
+
+use crate::{
+    claim::Map,
+    geometry::{Order, Span},
+    stripe::{Stripes, Tally},
+    sync::{
+        AtomicU64, AtomicUsize,
+        Ordering::{AcqRel, Relaxed, Release, SeqCst},
+    },
+    thread::Seat,
+};
+
+/// More units than an arena can have.
+const BIAS: u64 = 1 << 62;
+
+/// The last handle is gone.
+const ORPHANED: u64 = 1;
+
+/// More handles than this mean a leak in a loop; going on could wrap the count.
+const HANDLES_MAX: usize = usize::MAX / 2;
+
+/// What an arena is without its memory: the map, the counters and the account of who still needs them.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) map: Map,
+    pub(crate) stripes: Stripes,
+    life: Life,
+}
+
+/// Whether the caller must free the arena.
+#[must_use]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Fate {
+    /// Somebody else has a part in it, or had the last.
+    Lives,
+    /// The caller was the last to touch it.
+    Over,
+}
+
+impl Core {
+    /// A core with one handle.
+    pub(crate) fn new(map: Map, stripes: Stripes) -> Self {
+        Self { map, stripes, life: Life::new() }
+    }
+
+    /// Claims a block. The caller has a handle, so the core stays.
+    #[inline]
+    pub(crate) fn claim(&self, order: Order, seat: Seat) -> Option<Span> {
+        let tally = self.stripes.at(seat);
+        let first = self.map.claim(order, &self.stripes, tally)?;
+        let units = order.units();
+        tally.count_claim(units);
+        Some(Span { first, units })
+    }
+
+    /// Releases units whose owner is done with them.
+    ///
+    /// # Safety
+    ///
+    /// The units are claimed and the caller gives them up. `core` was alive when they were claimed. Unless this
+    /// returns [`Fate::Over`], the caller does not touch the core again on the strength of having had them.
+    #[inline]
+    pub(crate) unsafe fn release(core: NonNull<Self>, span: Span, seat: Seat) -> Fate {
+        // The references below end before the last access: `end_release` or `settle`, which go through atomics alone.
+        // SAFETY: the units are outstanding until `end_release` or `settle`, and so the core is alive (A2).
+        let stripes = unsafe { &core.as_ref().stripes };
+        let tally = stripes.at(seat);
+        tally.begin_release();
+        // SAFETY: as above.
+        let map = unsafe { &core.as_ref().map };
+        map.release(span, tally);
+        // SAFETY: as above; and if the last handle goes now, it waits for `end_release`.
+        let life = unsafe { &core.as_ref().life };
+        life.end_release(span.units, tally)
+    }
+
+    /// Adds a handle. The caller has one.
+    pub(crate) fn add_handle(&self) {
+        // Relaxed: the new handle comes from one that exists, so the count cannot be zero, and it carries nothing.
+        let handles = self.life.handles.fetch_add(1, Relaxed);
+        if handles > HANDLES_MAX {
+            // The same answer as `Arc`: unwinding would leave the count where it is.
+            std::process::abort();
+        }
+    }
+
+    /// Drops a handle. The last one settles the account: it visits every word of the map, and it may have to wait
+    /// a few instructions for each thread that is in the middle of a release.
+    ///
+    /// # Safety
+    ///
+    /// The caller has a handle and gives it up. Unless this returns [`Fate::Over`], the caller does not touch the core
+    /// again on the strength of having had it.
+    pub(crate) unsafe fn drop_handle(core: NonNull<Self>) -> Fate {
+        // The references below end before the last access: the decrement or `settle`, which go through atomics alone.
+        // SAFETY: our handle keeps the core alive, until the decrement if it is not the last, else until `settle`.
+        let life = unsafe { &core.as_ref().life };
+        // Release, and Acquire for the last: the claims made through other handles are counted.
+        if life.handles.fetch_sub(1, AcqRel) != 1 {
+            return Fate::Lives;
+        }
+        // Release: carried to later releases by `touch_every_word`.
+        life.attention.fetch_or(ORPHANED, Release);
+        let outstanding = {
+            // SAFETY: as above.
+            let core = unsafe { core.as_ref() };
+            core.map.touch_every_word();
+            core.stripes.wait_until_idle();
+            core.stripes.totals().live_units()
+        };
+        life.settle(BIAS - outstanding)
+    }
+}
+
+/// The account that handles and releases share. Atomics alone, so that a reference to it may outlive it harmlessly.
+#[derive(Debug)]
+struct Life {
+    /// How many handles there are.
+    handles: AtomicUsize,
+    /// What a release must look after beyond setting bits. Zero in normal operation, and rarely written.
+    attention: AtomicU64,
+    /// Units that must still come back, once the arena is orphaned. Before that, BIAS.
+    remaining: AtomicU64,
+}
+
+impl Life {
+    fn new() -> Self {
+        Self {
+            handles: AtomicUsize::new(1),
+            attention: AtomicU64::new(0),
+            remaining: AtomicU64::new(BIAS),
+        }
+    }
+
+    /// Steps 3 of the diagram. The units are back in the map.
+    #[inline]
+    fn end_release(&self, units: u32, tally: Tally<'_>) -> Fate {
+        // The release in the map was `SeqCst`, and so at least Acquire: see the two cases above.
+        if self.attention.load(SeqCst) == 0 {
+            tally.end_release(units);
+            Fate::Lives
+        } else {
+            self.end_orphaned_release(units, tally)
+        }
+    }
+
+    #[cold]
+    fn end_orphaned_release(&self, units: u32, tally: Tally<'_>) -> Fate {
+        tally.end_orphaned_release();
+        self.settle(u64::from(units))
+    }
+
+    fn settle(&self, units: u64) -> Fate {
+        // Release: what we did to the arena is done. Acquire: if we are the last, so is what the others did.
+        let before = self.remaining.fetch_sub(units, AcqRel);
+        if before == units { Fate::Over } else { Fate::Lives }
+    }
+}

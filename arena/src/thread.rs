@@ -1,0 +1,158 @@
+//! Which stripe of counters the current thread writes to.
+//!
+//! The first [`OWNED_SEATS`] threads that are alive at one time have a seat of their own, and with it, in every arena,
+//! a stripe that no other thread writes: they count with plain stores. The threads beyond share [`SHARED_SEATS`] seats and
+//! count with read-modify-writes. A seat is given up when its thread ends and then taken by another.
+//!
+//! This is the only state that arenas have in common. It is touched once when a thread first uses an arena and once
+//! when the thread ends, never in between.
+
+use std::{
+    cell::Cell,
+    sync::atomic::{
+        AtomicU32, AtomicU64,
+        Ordering::{Acquire, Relaxed, Release},
+    },
+};
+
+/// Seats that one thread has to itself.
+pub(crate) const OWNED_SEATS: usize = if cfg!(all(test, arena_loom)) { 3 } else { 64 };
+
+/// Seats for all other threads. They come first in the numbering.
+pub(crate) const SHARED_SEATS: usize = if cfg!(all(test, arena_loom)) { 1 } else { 4 };
+
+/// All seats.
+pub(crate) const SEATS: usize = SHARED_SEATS + OWNED_SEATS;
+
+const _: () = assert!(OWNED_SEATS <= u64::BITS as usize, "one bit of `TAKEN` for each");
+
+/// A place at which a thread counts.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Seat(u32);
+
+impl Seat {
+    /// The seat with this number.
+    #[cfg(test)]
+    pub(crate) fn new(number: usize) -> Self {
+        assert!(number < SEATS, "there is no such seat");
+        Self(u32::try_from(number).expect("below SEATS"))
+    }
+
+    #[inline]
+    pub(crate) fn index(self) -> usize {
+        self.0 as usize
+    }
+
+    /// Whether no other thread has it.
+    #[inline]
+    pub(crate) fn is_owned(self) -> bool {
+        self.index() >= SHARED_SEATS
+    }
+}
+
+/// No seat was given to this thread yet.
+const STANDING: u32 = u32::MAX;
+
+/// The owned seats that are taken, a bit each.
+static TAKEN: AtomicU64 = AtomicU64::new(0);
+
+/// Turns through the shared seats.
+static NEXT_SHARED: AtomicU32 = AtomicU32::new(0);
+
+thread_local! {
+    static SEAT: Cell<u32> = const { Cell::new(STANDING) };
+    static LEAVE: Leave = const { Leave };
+}
+
+/// The seat of the current thread.
+#[inline]
+pub(crate) fn seat() -> Seat {
+    let seat = SEAT.get();
+    if seat == STANDING { take_seat() } else { Seat(seat) }
+}
+
+#[cold]
+fn take_seat() -> Seat {
+    // A thread whose destructors are running could not give an owned seat back any more.
+    let can_leave = LEAVE.try_with(|_| ()).is_ok();
+    let seat = can_leave.then(take_owned).flatten().unwrap_or_else(take_shared);
+    SEAT.set(seat);
+    Seat(seat)
+}
+
+fn take_owned() -> Option<u32> {
+    let mut taken = TAKEN.load(Relaxed);
+    loop {
+        let free = taken.trailing_ones();
+        if free as usize >= OWNED_SEATS {
+            return None;
+        }
+        // Acquire: pairs with `Leave`. The counters that the last owner stored are ours to read and to go on from.
+        match TAKEN.compare_exchange_weak(taken, taken | 1 << free, Acquire, Relaxed) {
+            Ok(_) => return Some(free + SHARED_SEATS as u32),
+            Err(now) => taken = now,
+        }
+    }
+}
+
+fn take_shared() -> u32 {
+    NEXT_SHARED.fetch_add(1, Relaxed) % SHARED_SEATS as u32
+}
+
+/// Gives the seat of an ending thread to the next one.
+struct Leave;
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        let seat = Seat(SEAT.get());
+        // Buffers that drop after this, in later destructors of the same thread, are counted at a shared seat.
+        SEAT.set(take_shared());
+        if seat.0 != STANDING && seat.is_owned() {
+            let bit = 1 << (seat.index() - SHARED_SEATS);
+            // Release: pairs with `take_owned`; our plain stores happen before those of the next owner.
+            TAKEN.fetch_and(!bit, Release);
+        }
+    }
+}
+
+#[cfg(all(test, not(arena_loom)))]
+mod tests {
+    use std::{
+        collections::HashSet,
+        sync::{Arc, Barrier},
+    };
+
+    use super::*;
+
+    #[test]
+    fn threads_that_live_at_one_time_never_share_an_owned_seat() {
+        const THREADS: usize = 2 * OWNED_SEATS;
+        let all_seated = Arc::new(Barrier::new(THREADS));
+        let threads: Vec<_> = (0..THREADS)
+            .map(|_| {
+                let all_seated = Arc::clone(&all_seated);
+                std::thread::spawn(move || {
+                    let seat = seat();
+                    all_seated.wait();
+                    seat
+                })
+            })
+            .collect();
+        let seats = threads.into_iter().map(|thread| thread.join().unwrap());
+        let owned: Vec<_> = seats.filter(|seat| seat.is_owned()).map(Seat::index).collect();
+        assert_eq!(owned.iter().collect::<HashSet<_>>().len(), owned.len());
+    }
+
+    #[test]
+    fn seats_are_taken_again_when_threads_end() {
+        let owned = (0..4 * OWNED_SEATS)
+            .filter(|_| std::thread::spawn(seat).join().unwrap().is_owned())
+            .count();
+        assert!(owned > OWNED_SEATS, "only {owned} of the threads had a seat of their own");
+    }
+
+    #[test]
+    fn a_thread_keeps_its_seat() {
+        assert_eq!(seat(), seat());
+    }
+}
