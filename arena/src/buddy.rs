@@ -100,7 +100,7 @@ impl BuddyArena {
     /// assert!(arena.allocate(nz(4096)).is_ok());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    #[inline]
+    #[inline(always)]
     pub fn allocate(&self, len: NonZeroUsize) -> Result<Buffer, AllocError> {
         let order = self.handle.shared().geometry.order_for(len);
         let order = order.ok_or(AllocError::RequestTooLarge)?;
@@ -115,7 +115,7 @@ impl BuddyArena {
         let shared = self.handle.shared();
         let totals = shared.totals();
         let bytes = |units: u64| shared.bytes_of_sum(units);
-        let largest = shared.core.map.largest_free_order();
+        let largest = shared.core.map.largest_free_order(&shared.core.stripes);
         BuddyArenaMetrics {
             allocations_ok: totals.claims,
             allocations_failed: totals.refusals,
@@ -123,7 +123,7 @@ impl BuddyArena {
             frozen: totals.frozen,
             spills: totals.spills,
             bytes_reserved: shared.geometry.total_bytes(),
-            bytes_live: bytes(totals.live_units()),
+            bytes_live: bytes(totals.live_units),
             bytes_live_max: bytes(shared.live_units_max()),
             splits: totals.splits,
             coalesces: totals.coalesces,

@@ -171,7 +171,7 @@ impl Buffer {
     /// assert!(arena.allocate().is_ok());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    #[inline]
+    #[inline(always)]
     pub fn freeze(self) -> Bytes {
         self.into_frozen().into_bytes()
     }
@@ -179,7 +179,9 @@ impl Buffer {
     /// Makes the written bytes immutable and shareable, as [`Frozen`].
     ///
     /// Copies nothing and allocates nothing.
-    #[inline]
+    // Always inline, here and on the way to it: a call would pass the parts through memory and load them in other
+    // pieces than it stored them, which costs as much as all the rest.
+    #[inline(always)]
     pub fn into_frozen(self) -> Frozen {
         match self.storage {
             Storage::Leased(Leased { start, len, lease, .. }) => {
@@ -187,7 +189,7 @@ impl Buffer {
                 // SAFETY: the first `len` bytes of the lease were written (A4), and `start` is where it begins.
                 unsafe { Frozen::from_lease(lease.into_shared(), start.cast(), len) }
             }
-            Storage::Spilled(spilled) => Frozen::from_heap(spilled.freeze()),
+            Storage::Spilled(spilled) => freeze_spilled(spilled),
         }
     }
 
@@ -238,7 +240,7 @@ impl Buffer {
     #[inline]
     fn try_make_room(&mut self, n: usize) -> Result<(), BufferFullError> {
         match &mut self.storage {
-            Storage::Leased(leased) if n <= leased.capacity - leased.len => Ok(()),
+            Storage::Leased(leased) if n <= leased.remaining() => Ok(()),
             Storage::Leased(leased) if leased.auto_spill() => {
                 let spilled = leased.spill(n);
                 // The lease drops here, and its memory goes back.
@@ -246,7 +248,7 @@ impl Buffer {
                 Ok(())
             }
             Storage::Leased(leased) => {
-                Err(BufferFullError { remaining: leased.capacity - leased.len, requested: n })
+                Err(BufferFullError { remaining: leased.remaining(), requested: n })
             }
             Storage::Spilled(spilled) => {
                 spilled.reserve(n);
@@ -267,6 +269,13 @@ impl Buffer {
         }
     }
 
+    /// Spills, grows or panics.
+    #[cold]
+    fn put_slice_without_room(&mut self, data: &[u8]) {
+        self.make_room(data.len());
+        self.append(data);
+    }
+
     /// Appends bytes for which there is room.
     #[inline]
     fn append(&mut self, data: &[u8]) {
@@ -278,6 +287,11 @@ impl Buffer {
 }
 
 impl Leased {
+    #[inline]
+    fn remaining(&self) -> usize {
+        self.capacity - self.len
+    }
+
     fn auto_spill(&self) -> bool {
         self.lease.shared().auto_spill
     }
@@ -334,6 +348,11 @@ impl Leased {
 }
 
 #[cold]
+fn freeze_spilled(spilled: BytesMut) -> Frozen {
+    Frozen::from_heap(spilled.freeze())
+}
+
+#[cold]
 #[track_caller]
 fn panic_full(full: BufferFullError) -> ! {
     panic!("{full}")
@@ -347,7 +366,7 @@ unsafe impl BufMut for Buffer {
     fn remaining_mut(&self) -> usize {
         match &self.storage {
             Storage::Leased(leased) if leased.auto_spill() => usize::MAX - leased.len,
-            Storage::Leased(leased) => leased.capacity - leased.len,
+            Storage::Leased(leased) => leased.remaining(),
             Storage::Spilled(spilled) => spilled.remaining_mut(),
         }
     }
@@ -356,7 +375,7 @@ unsafe impl BufMut for Buffer {
     unsafe fn advance_mut(&mut self, n: usize) {
         match &mut self.storage {
             Storage::Leased(leased) => {
-                let remaining = leased.capacity - leased.len;
+                let remaining = leased.remaining();
                 if n > remaining {
                     panic_full(BufferFullError { remaining, requested: n });
                 }
@@ -396,8 +415,10 @@ unsafe impl BufMut for Buffer {
 
     #[inline]
     fn put_slice(&mut self, data: &[u8]) {
-        self.make_room(data.len());
-        self.append(data);
+        match &mut self.storage {
+            Storage::Leased(leased) if data.len() <= leased.remaining() => leased.append(data),
+            _ => self.put_slice_without_room(data),
+        }
     }
 
     #[inline]

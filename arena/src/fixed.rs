@@ -89,7 +89,7 @@ impl FixedArena {
     /// assert!(arena.allocate().is_ok());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    #[inline]
+    #[inline(always)]
     pub fn allocate(&self) -> Result<Buffer, AllocError> {
         self.handle.claim(Order::UNIT).map(Buffer::new)
     }
@@ -108,7 +108,7 @@ impl FixedArena {
             frozen: totals.frozen,
             spills: totals.spills,
             bytes_reserved: shared.geometry.total_bytes(),
-            bytes_live: bytes(totals.live_units()),
+            bytes_live: bytes(totals.live_units),
             bytes_live_max: bytes(shared.live_units_max()),
         }
     }

@@ -76,7 +76,7 @@ impl Frozen {
     /// # Safety
     ///
     /// They lie inside the lease and were written by its owner.
-    #[inline]
+    #[inline(always)]
     pub(crate) unsafe fn from_lease(lease: SharedLease, start: NonNull<u8>, len: usize) -> Self {
         Self { owner: Owner::Arena(View { start, len, lease }) }
     }
@@ -155,7 +155,7 @@ impl Frozen {
     /// Turns into [`Bytes`] without copying.
     ///
     /// Makes one small heap allocation: the reference count that [`Bytes::from_owner`] needs.
-    #[inline]
+    #[inline(always)]
     pub fn into_bytes(self) -> Bytes {
         match self.owner {
             Owner::Arena(view) => Bytes::from_owner(view),

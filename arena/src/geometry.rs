@@ -4,7 +4,7 @@
 //! rest of the crate counts in units; whether a unit lies inside the region is decided here and nowhere else, so every
 //! span is in bounds (invariant A3).
 
-use std::{alloc::Layout, num::NonZeroUsize};
+use std::{alloc::Layout, fmt, num::NonZeroUsize};
 
 use crate::error::BuildError;
 
@@ -39,13 +39,46 @@ impl Order {
     }
 }
 
-/// A run of neighbouring units.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Span {
+/// A run of neighbouring units: at least one.
+///
+/// One word, so that it moves through memory as it is written: two halves that are stored apart and loaded as one
+/// would stall the processor.
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub(crate) struct Span(u64);
+
+impl Span {
+    #[inline]
+    pub(crate) fn new(first: u32, units: u32) -> Self {
+        debug_assert!(units >= 1);
+        Self(u64::from(units) << 32 | u64::from(first))
+    }
+
     /// The first unit.
-    pub(crate) first: u32,
-    /// How many there are, at least one.
-    pub(crate) units: u32,
+    #[inline]
+    pub(crate) fn first(self) -> u32 {
+        (self.0 & u64::from(u32::MAX)) as u32
+    }
+
+    /// How many there are.
+    #[inline]
+    pub(crate) fn units(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    /// The first `units` units, and the others if there are any.
+    pub(crate) fn split_at(self, units: u32) -> (Self, Option<Self>) {
+        if units >= self.units() {
+            return (self, None);
+        }
+        let tail = Self::new(self.first() + units, self.units() - units);
+        (Self::new(self.first(), units), Some(tail))
+    }
+}
+
+impl fmt::Debug for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}+{}", self.first(), self.units())
+    }
 }
 
 /// How large the units of an arena are, how many there are, and where the region may start.

@@ -5,7 +5,7 @@ use std::{
     ptr::NonNull,
 };
 
-use crate::{geometry::Span, shared::Shared};
+use crate::{geometry::Span, shared::Shared, thread};
 
 /// The exclusive right to the bytes of one span.
 ///
@@ -49,18 +49,13 @@ impl Lease {
     /// Gives back the units behind the first `len` bytes. One unit stays in any case.
     pub(crate) fn shrink_to(&mut self, len: usize) {
         let keep = self.shared().geometry.units_for(len);
-        if keep >= self.span.units {
-            return;
-        }
-        let tail = Span { first: self.span.first + keep, units: self.span.units - keep };
-        self.span.units = keep;
-        self.shared().tally().count_shrink();
-        // SAFETY: the tail was ours and is no more, as `span` says; the units that stay keep the arena alive.
-        unsafe { Shared::release(self.shared, tail) };
+        let (kept, Some(tail)) = self.span.split_at(keep) else { return };
+        self.span = kept;
+        self.shared().core.release_tail(tail, thread::seat());
     }
 
     /// Shares the right, from now on for reading only.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn into_shared(self) -> SharedLease {
         SharedLease(ManuallyDrop::new(self))
     }
@@ -91,13 +86,13 @@ impl SharedLease {
     }
 
     fn is_alone(&self) -> bool {
-        self.0.shared().counts.is_alone(self.0.span.first)
+        self.0.shared().counts.is_alone(self.0.span.first())
     }
 }
 
 impl Clone for SharedLease {
     fn clone(&self) -> Self {
-        self.0.shared().counts.add(self.0.span.first);
+        self.0.shared().counts.add(self.0.span.first());
         // SAFETY: the copy is counted just above, and of all counted copies one alone drops the lease (`Counts::leave`).
         let copy = unsafe { Lease::new(self.0.shared, self.0.span) };
         Self(ManuallyDrop::new(copy))
@@ -107,7 +102,7 @@ impl Clone for SharedLease {
 impl Drop for SharedLease {
     #[inline]
     fn drop(&mut self) {
-        if self.0.shared().counts.leave(self.0.span.first) {
+        if self.0.shared().counts.leave(self.0.span.first()) {
             // SAFETY: this was the last reference, so the lease is ours alone, and it is not used again.
             unsafe { ManuallyDrop::drop(&mut self.0) };
         }

@@ -63,6 +63,7 @@ mod life;
 mod stripe;
 mod thread;
 
+mod barrier;
 mod sync;
 mod zeroed;
 

@@ -5,25 +5,31 @@
 //!
 //! ```text
 //! release (any thread)                       last handle, when it drops
-//! 1  begun += 1         (own stripe)         a  attention |= ORPHANED
-//! 2  set the bits       (one RMW)            b  touch every word of the map (RMW)
-//! 3  attention == 0?    (a load)             c  wait until begun == done in every stripe
-//!    yes: released += units, done += 1       d  outstanding = claimed - released
-//!    no:  done += 1, remaining -= units      e  remaining += outstanding - BIAS
+//! 1  busy = 1            (own stripe)        a  attention |= ORPHANED
+//! 2  set the bits                            b  touch every word of the map (RMW); barrier::heavy
+//!    in the map:   one RMW                   c  wait until no stripe is busy
+//!    in the cache: a store, barrier::light   d  outstanding = claimed - released
+//! 3  attention == 0?                         e  remaining += outstanding - BIAS
+//!    yes: released += units, busy = 0
+//!    no:  busy = 0, remaining -= units
 //! ```
+//!
+//! At a seat that threads share, `busy` is two counters instead, begun and done, that c compares.
 //!
 //! # Why the memory is freed exactly once, and touched by nobody afterwards
 //!
-//! Take a release and the word that 2 and b both change by a read-modify-write. One of them comes first.
+//! Take a release into the map, and the word that 2 and b both change by a read-modify-write. One of them comes first.
 //!
-//! - **2 is first.** Then b reads from it and the last handle sees 1. So c waits for the release to be done, and its
-//!   last access, `done`, happens before e.
+//! - **2 is first.** Then b reads from it and the last handle sees 1. So c waits for the release, and its last access,
+//!   `busy = 0`, happens before e.
 //! - **b is first.** Then 2 reads from it and 3 sees ORPHANED. The units were never counted as released, so they are
 //!   part of `outstanding`, and nothing is freed before the release has taken them off `remaining`: its last access.
 //!
 //! A release that finds ORPHANED although 2 came first is part of `outstanding` as well: it does not count its units as
 //! released, and c waited for it. A release of several runs has several words; if any of them is in the second case, it
 //! sees ORPHANED.
+//!
+//! For a release into the cache the two barriers make the same two cases: c sees 1, or 3 sees a.
 //!
 //! `remaining` starts at BIAS and reaches zero once: when e has taken the bias off and every outstanding unit
 //! has come back. Whoever brings it there frees the memory. All changes to it are `AcqRel`, so that one sees all others done.
@@ -33,6 +39,7 @@
 use std::ptr::NonNull;
 
 use crate::{
+    barrier,
     claim::Map,
     geometry::{Order, Span},
     stripe::{Stripes, Tally},
@@ -83,7 +90,7 @@ impl Core {
         let first = self.map.claim(order, &self.stripes, tally)?;
         let units = order.units();
         tally.count_claim(units);
-        Some(Span { first, units })
+        Some(Span::new(first, units))
     }
 
     /// Releases units whose owner is done with them.
@@ -104,7 +111,25 @@ impl Core {
         map.release(span, tally);
         // SAFETY: as above; and if the last handle goes now, it waits for `end_release`.
         let life = unsafe { &core.as_ref().life };
-        life.end_release(span.units, tally)
+        life.end_release(span.units(), tally)
+    }
+
+    /// Releases a part of a lease that goes on, and so keeps the core alive.
+    pub(crate) fn release_tail(&self, tail: Span, seat: Seat) {
+        let tally = self.stripes.at(seat);
+        tally.begin_release();
+        // A move as well, because it is no release that anybody counts.
+        tally.begin_move();
+        self.map.release(tail, tally);
+        tally.end_move();
+        if self.life.is_orphaned() {
+            tally.leave();
+            // Never the end: the rest of the lease is outstanding.
+            let _ = self.life.settle(u64::from(tail.units()));
+        } else {
+            tally.count_shrink(tail.units());
+            tally.leave();
+        }
     }
 
     /// Adds a handle. The caller has one.
@@ -138,8 +163,9 @@ impl Core {
             // SAFETY: as above.
             let core = unsafe { core.as_ref() };
             core.map.touch_every_word();
+            barrier::heavy();
             core.stripes.wait_until_idle();
-            core.stripes.totals().live_units()
+            core.stripes.live_units()
         };
         life.settle(BIAS - outstanding)
     }
@@ -165,22 +191,27 @@ impl Life {
         }
     }
 
-    /// Steps 3 of the diagram. The units are back in the map.
+    /// Step 3 of the diagram. The units are back.
     #[inline]
     fn end_release(&self, units: u32, tally: Tally<'_>) -> Fate {
-        // The release in the map was `SeqCst`, and so at least Acquire: see the two cases above.
-        if self.attention.load(SeqCst) == 0 {
-            tally.end_release(units);
-            Fate::Lives
-        } else {
-            self.end_orphaned_release(units, tally)
+        if self.is_orphaned() {
+            return self.end_orphaned_release(units, tally);
         }
+        tally.end_release(units);
+        Fate::Lives
     }
 
     #[cold]
     fn end_orphaned_release(&self, units: u32, tally: Tally<'_>) -> Fate {
-        tally.end_orphaned_release();
+        tally.leave();
         self.settle(u64::from(units))
+    }
+
+    #[inline]
+    fn is_orphaned(&self) -> bool {
+        barrier::light();
+        // A release in the map was `SeqCst`, and so at least Acquire: see the two cases above.
+        self.attention.load(SeqCst) != 0
     }
 
     fn settle(&self, units: u64) -> Fate {

@@ -49,7 +49,7 @@ impl Occupancy {
         Self {
             unit_bytes: shared.geometry.unit_bytes(),
             units: shared.geometry.units() as usize,
-            free: shared.core.map.free_units(),
+            free: shared.core.map.free_units(&shared.core.stripes),
         }
     }
 

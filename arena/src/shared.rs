@@ -59,7 +59,7 @@ impl Shared {
     /// Sums the figures, and notes how much is in use.
     pub(crate) fn totals(&self) -> Totals {
         let totals = self.core.stripes.totals();
-        self.note_live(totals.live_units());
+        self.note_live(totals.live_units);
         totals
     }
 
@@ -85,7 +85,7 @@ impl Shared {
     #[cold]
     fn refuse(&self) -> AllocError {
         self.tally().count_refusal();
-        self.note_live(self.core.stripes.totals().live_units());
+        self.note_live(self.core.stripes.live_units());
         AllocError::ArenaFull
     }
 
@@ -134,11 +134,11 @@ impl Handle {
         geometry: Geometry,
         options: Options,
     ) -> Result<Self, BuildError> {
-        let mut stripes = Stripes::new();
         let map = match kind {
-            Kind::Slots => Map::of_slots(geometry.units(), &mut stripes)?,
-            Kind::Blocks => Map::of_blocks(geometry.units(), &mut stripes)?,
+            Kind::Slots => Map::of_slots(geometry.units())?,
+            Kind::Blocks => Map::of_blocks(geometry.units())?,
         };
+        let stripes = Stripes::new(&map.words_of_levels());
         let shared = Box::new(Shared {
             core: Core::new(map, stripes),
             region: Region::new(&geometry)?,
@@ -158,7 +158,7 @@ impl Handle {
     }
 
     /// Claims a block and leases it to the caller.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn claim(&self, order: Order) -> Result<Lease, AllocError> {
         let shared = self.shared();
         match shared.core.claim(order, thread::seat()) {

@@ -3,51 +3,56 @@
 //! A stripe belongs to a seat. At an owned seat a counter is bumped by a load and a store, since nobody else writes it;
 //! at a shared seat by a read-modify-write. Sums over all stripes are exact when nothing is under way.
 //!
-//! Three pairs of counters are more than figures:
+//! Some of it is more than figures:
 //!
-//! - A *release* counts as begun before it touches the map and as done when it touches the arena no more. The last
-//!   handle waits until the two are equal (see `life`).
-//! - A *move* (a block opened or closed, a summary bit cleared, a tail given back) hides free units for a moment. It
-//!   counts as begun before and as done after. A refusal waits until the two are equal (see `claim`).
+//! - A *release* is under way from before it touches the map until it touches the arena no more. The last handle waits
+//!   until none is (see `life`). At an owned seat `Cache::busy` says so, at a shared one two counters do.
+//! - A *move* (a block opened or closed, a summary bit cleared, units fetched into a cache or recalled from one) hides
+//!   free units for a moment. It counts as begun before and as done after. A refusal waits until the two are equal (see `claim`).
 //! - Releases and moves that are done are *publications*: what was free when they ended is visible to whoever sees them counted.
 //!
-//! | Access                 | Ordering  | Pairs with      | Carries                                           |
-//! |------------------------|-----------|-----------------|---------------------------------------------------|
-//! | `..._begun`, bump      | `Relaxed` | -               | carried by the word that is changed next          |
-//! | `..._done`, bump       | `Release` | sums, `is_idle` | everything that the release or move did           |
-//! | sums, `is_idle`, load  | `Acquire` | `..._done`      |                                                   |
-//! | figures                | `Relaxed` | -               | nothing: exact when a join or a lock orders them  |
+//! | Access                           | Ordering  | Pairs with      | Carries                                          |
+//! |----------------------------------|-----------|-----------------|--------------------------------------------------|
+//! | `..._begun`, bump                | `Relaxed` | -               | carried by the word that is changed next         |
+//! | `releases`, `..._done`, bump     | `Release` | sums, `is_idle` | everything that the release or move did          |
+//! | sums, `is_idle`, load            | `Acquire` | the bumps       |                                                  |
+//! | figures                          | `Relaxed` | -               | nothing: exact when a join or a lock orders them |
 
 use crate::{
+    claim::Cache,
     sync::{
-        AtomicU32, AtomicU64, AtomicUsize,
-        Ordering::{self, AcqRel, Acquire, Relaxed, Release},
+        AtomicU32, AtomicU64,
+        Ordering::{self, Acquire, Relaxed, Release},
         wait_a_moment,
     },
-    thread::{OWNED_SEATS, SEATS, SHARED_SEATS, Seat},
+    thread::{self, OWNED_SEATS, SEATS, SHARED_SEATS, Seat},
 };
 
 /// The most levels that a map can have: six orders each, 2^31 units at most.
 pub(crate) const LEVELS_MAX: usize = 6;
 
-/// The counters of one seat, on cache lines of their own. Those of the hot path share the first line.
+/// What one seat writes, on cache lines of its own. The hot path stays in the first.
 #[derive(Debug, Default)]
-#[repr(align(128))]
+#[repr(C, align(128))]
 pub(crate) struct Stripe {
+    cache: Cache,
     claims: AtomicU64,
-    claimed_units: AtomicU64,
-    releases_begun: AtomicU64,
-    releases_done: AtomicU64,
-    released_units: AtomicU64,
-    moves_begun: AtomicU64,
-    moves_done: AtomicU64,
+    /// Units claimed beyond the first of each claim. So a claim of one unit has one counter to bump.
+    claimed_further: AtomicU64,
+    releases: AtomicU64,
+    /// Units released beyond the first of each release.
+    released_further: AtomicU64,
     frozen: AtomicU64,
 
-    /// For each level the word at which this seat claims first. A hint: any word is right.
-    homes: [AtomicU32; LEVELS_MAX],
+    /// At a shared seat: releases that have begun, and those that are done.
+    releases_begun: AtomicU64,
+    releases_done: AtomicU64,
+    moves_begun: AtomicU64,
+    moves_done: AtomicU64,
+    /// For each level above 0 the word at which this seat claims first. A hint: any word is right.
+    upper_homes: [AtomicU32; LEVELS_MAX - 1],
     refusals: AtomicU64,
     spills: AtomicU64,
-    shrinks: AtomicU64,
     splits: AtomicU64,
     coalesces: AtomicU64,
 }
@@ -55,10 +60,9 @@ pub(crate) struct Stripe {
 /// Sums over all stripes.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Totals {
+    pub(crate) live_units: u64,
     pub(crate) claims: u64,
-    pub(crate) claimed_units: u64,
     pub(crate) releases: u64,
-    pub(crate) released_units: u64,
     pub(crate) frozen: u64,
     pub(crate) refusals: u64,
     pub(crate) spills: u64,
@@ -66,47 +70,49 @@ pub(crate) struct Totals {
     pub(crate) coalesces: u64,
 }
 
-impl Totals {
-    /// The units that are in use. Claims and releases under way may be counted or not.
-    pub(crate) fn live_units(&self) -> u64 {
-        self.claimed_units.saturating_sub(self.released_units)
-    }
-}
-
 /// All stripes of one arena.
 #[derive(Debug)]
-pub(crate) struct Stripes {
-    stripes: Box<[Stripe]>,
-    /// Stripes from here on were never written. Sums stop here.
-    ///
-    /// Raised before the first write to a stripe, so whoever is bound to see that write sees this as well.
-    in_use: AtomicUsize,
-}
+pub(crate) struct Stripes(Box<[Stripe; SEATS]>);
 
 impl Stripes {
-    pub(crate) fn new() -> Self {
-        Self {
-            stripes: (0..SEATS).map(|_| Stripe::default()).collect(),
-            in_use: AtomicUsize::new(SHARED_SEATS),
+    /// Stripes for a map whose levels have these numbers of words. Each seat starts at a word of its own, next to those
+    /// of the others.
+    pub(crate) fn new(words_of_levels: &[u32]) -> Self {
+        let stripes: Vec<_> = (0..SEATS).map(|_| Stripe::default()).collect();
+        for (seat, stripe) in stripes.iter().enumerate() {
+            // The owned seats, which are numbered last, come first.
+            let place = u32::try_from((seat + OWNED_SEATS) % SEATS).expect("below SEATS");
+            let tally = Tally { stripe, is_owned: seat >= SHARED_SEATS };
+            for (level, words) in words_of_levels.iter().enumerate() {
+                tally.set_home(level, place % words);
+            }
+            if tally.is_owned {
+                stripe.cache.allow();
+            }
         }
+        Self(stripes.try_into().expect("one for each seat"))
     }
 
-    /// The counters of one seat. Only the thread that has the seat may ask for them.
+    /// The counters of one seat. Only a thread that has the seat may ask for them.
     #[inline]
     pub(crate) fn at(&self, seat: Seat) -> Tally<'_> {
-        Tally { stripe: &self.stripes[seat.index()], in_use: &self.in_use, seat }
+        Tally { stripe: &self.0[seat.index()], is_owned: seat.is_owned() }
+    }
+
+    /// The caches that may have been used.
+    pub(crate) fn caches(&self) -> impl Iterator<Item = &Cache> {
+        self.used().iter().map(|stripe| &stripe.cache)
     }
 
     /// The stripes that may have been written.
     fn used(&self) -> &[Stripe] {
-        // Acquire: pairs with `Tally::enter`.
-        &self.stripes[..self.in_use.load(Acquire)]
+        &self.0[..thread::seats_in_use()]
     }
 
     /// Publications that are over. Compare with [`publications_begun`](Self::publications_begun), taken later.
     pub(crate) fn publications_over(&self) -> u64 {
         self.used().iter().fold(0, |sum, stripe| {
-            sum.wrapping_add(stripe.releases_done.load(Acquire))
+            sum.wrapping_add(stripe.releases.load(Acquire))
                 .wrapping_add(stripe.moves_done.load(Acquire))
         })
     }
@@ -117,7 +123,7 @@ impl Stripes {
     /// between, and no release ended: each counter only grows, and none of these can be below what it was compared with.
     pub(crate) fn publications_begun(&self) -> u64 {
         self.used().iter().fold(0, |sum, stripe| {
-            sum.wrapping_add(stripe.releases_done.load(Acquire))
+            sum.wrapping_add(stripe.releases.load(Acquire))
                 .wrapping_add(stripe.moves_begun.load(Acquire))
         })
     }
@@ -135,24 +141,31 @@ impl Stripes {
 
     /// Sums every figure.
     pub(crate) fn totals(&self) -> Totals {
-        self.used().iter().fold(Totals::default(), |sum, stripe| {
-            // Acquire, and releases before claims: what is seen released was claimed before. So an arena never seems
-            // to have less than nothing in use.
-            let released_units = stripe.released_units.load(Acquire);
-            let releases = stripe.releases_done.load(Acquire);
-            let shrinks = stripe.shrinks.load(Relaxed);
-            Totals {
-                claims: sum.claims + stripe.claims.load(Relaxed),
-                claimed_units: sum.claimed_units + stripe.claimed_units.load(Relaxed),
-                releases: sum.releases + releases.saturating_sub(shrinks),
-                released_units: sum.released_units + released_units,
-                frozen: sum.frozen + stripe.frozen.load(Relaxed),
-                refusals: sum.refusals + stripe.refusals.load(Relaxed),
-                spills: sum.spills + stripe.spills.load(Relaxed),
-                splits: sum.splits + stripe.splits.load(Relaxed),
-                coalesces: sum.coalesces + stripe.coalesces.load(Relaxed),
-            }
-        })
+        let live_units = self.live_units();
+        let sum = self.used().iter().fold(Totals::default(), |sum, stripe| Totals {
+            claims: sum.claims + stripe.claims.load(Relaxed),
+            releases: sum.releases + stripe.releases.load(Relaxed),
+            frozen: sum.frozen + stripe.frozen.load(Relaxed),
+            refusals: sum.refusals + stripe.refusals.load(Relaxed),
+            spills: sum.spills + stripe.spills.load(Relaxed),
+            splits: sum.splits + stripe.splits.load(Relaxed),
+            coalesces: sum.coalesces + stripe.coalesces.load(Relaxed),
+            ..sum
+        });
+        Totals { live_units, ..sum }
+    }
+
+    /// The units that are in use. Claims and releases under way may be counted or not.
+    pub(crate) fn live_units(&self) -> u64 {
+        // Acquire, and all releases before all claims: what is seen released was claimed before. So no arena seems to
+        // have less than nothing in use.
+        let released = self.used().iter().fold(0, |sum, stripe| {
+            sum + stripe.releases.load(Acquire) + stripe.released_further.load(Acquire)
+        });
+        let claimed = self.used().iter().fold(0, |sum, stripe| {
+            sum + stripe.claims.load(Relaxed) + stripe.claimed_further.load(Relaxed)
+        });
+        claimed.saturating_sub(released)
     }
 }
 
@@ -162,9 +175,9 @@ impl Stripe {
     /// `done` is read first, so every release that it counts is also counted in `begun`. If both are equal then nothing
     /// else has begun that we can see.
     fn is_idle(&self) -> bool {
-        // Acquire: pairs with `end_release` and `abandon_release`.
+        // Acquire: pairs with `end_release`.
         let done = self.releases_done.load(Acquire);
-        self.releases_begun.load(Relaxed) == done
+        self.releases_begun.load(Relaxed) == done && !self.cache.is_busy()
     }
 }
 
@@ -172,34 +185,60 @@ impl Stripe {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tally<'a> {
     stripe: &'a Stripe,
-    in_use: &'a AtomicUsize,
-    seat: Seat,
+    is_owned: bool,
 }
 
-impl Tally<'_> {
+impl<'a> Tally<'a> {
+    #[inline]
+    pub(crate) fn cache(self) -> &'a Cache {
+        &self.stripe.cache
+    }
+
+    /// Whether the thread has the seat to itself, and so may use the cache if that is open.
+    #[inline]
+    pub(crate) fn is_owned(self) -> bool {
+        self.is_owned
+    }
+
     /// A block was claimed.
     #[inline]
     pub(crate) fn count_claim(self, units: u32) {
         self.bump(&self.stripe.claims, 1, Relaxed);
-        self.bump(&self.stripe.claimed_units, u64::from(units), Relaxed);
+        if units > 1 {
+            self.bump(&self.stripe.claimed_further, u64::from(units - 1), Relaxed);
+        }
     }
 
     /// A release begins. The map is not touched yet.
     #[inline]
     pub(crate) fn begin_release(self) {
-        self.bump(&self.stripe.releases_begun, 1, Relaxed);
+        if self.is_owned {
+            self.stripe.cache.set_busy();
+        } else {
+            self.stripe.releases_begun.fetch_add(1, Relaxed);
+        }
     }
 
-    /// A release ends. This is its last access to the arena.
+    /// A release ends, and with it the lease: this is its last access to the arena.
     #[inline]
     pub(crate) fn end_release(self, units: u32) {
-        self.bump(&self.stripe.released_units, u64::from(units), Relaxed);
-        self.bump(&self.stripe.releases_done, 1, Release);
+        if units > 1 {
+            self.bump(&self.stripe.released_further, u64::from(units - 1), Relaxed);
+        }
+        // Release: whoever sees this publication counted sees its units.
+        self.bump(&self.stripe.releases, 1, Release);
+        self.leave();
     }
 
-    /// A release ends that is accounted for elsewhere, because the last handle is gone.
-    pub(crate) fn end_orphaned_release(self) {
-        self.bump(&self.stripe.releases_done, 1, Release);
+    /// A release ends, and what it brings is counted elsewhere.
+    #[inline]
+    pub(crate) fn leave(self) {
+        // Release: what we did to the arena is done.
+        if self.is_owned {
+            self.stripe.cache.clear_busy();
+        } else {
+            self.stripe.releases_done.fetch_add(1, Release);
+        }
     }
 
     /// Free units are about to be out of sight for a moment.
@@ -225,10 +264,6 @@ impl Tally<'_> {
         self.bump(&self.stripe.spills, 1, Relaxed);
     }
 
-    pub(crate) fn count_shrink(self) {
-        self.bump(&self.stripe.shrinks, 1, Relaxed);
-    }
-
     pub(crate) fn count_split(self) {
         self.bump(&self.stripe.splits, 1, Relaxed);
     }
@@ -237,49 +272,33 @@ impl Tally<'_> {
         self.bump(&self.stripe.coalesces, 1, Relaxed);
     }
 
+    /// The units of a tail were given back, while the lease goes on.
+    pub(crate) fn count_shrink(self, units: u32) {
+        self.bump(&self.stripe.released_further, u64::from(units), Relaxed);
+    }
+
     /// The word of `level` at which this seat claims first.
     #[inline]
     pub(crate) fn home(self, level: usize) -> u32 {
-        self.stripe.homes[level].load(Relaxed)
+        match level.checked_sub(1) {
+            None => self.stripe.cache.home(),
+            Some(upper) => self.stripe.upper_homes[upper].load(Relaxed),
+        }
     }
 
     pub(crate) fn set_home(self, level: usize, word: u32) {
-        self.stripe.homes[level].store(word, Relaxed);
+        match level.checked_sub(1) {
+            None => self.stripe.cache.set_home(word),
+            Some(upper) => self.stripe.upper_homes[upper].store(word, Relaxed),
+        }
     }
 
     #[inline]
     fn bump(self, counter: &AtomicU64, by: u64, order: Ordering) {
-        if self.seat.is_owned() {
-            let count = counter.load(Relaxed);
-            if count == 0 {
-                self.enter();
-            }
-            counter.store(count.wrapping_add(by), order);
+        if self.is_owned {
+            counter.store(counter.load(Relaxed).wrapping_add(by), order);
         } else {
             counter.fetch_add(by, order);
-        }
-    }
-
-    /// Takes the stripe into the sums, before it is written for the first time.
-    #[cold]
-    fn enter(self) {
-        // Release: pairs with `used`. Acquire is not needed, but there is no weaker one that also releases what others
-        // put here before.
-        self.in_use.fetch_max(self.seat.index() + 1, AcqRel);
-    }
-}
-
-/// The place in the row of words at which a seat starts, so that the seats begin as neighbours.
-pub(crate) fn first_home(seat_index: usize, words: u32) -> u32 {
-    let place = (seat_index + OWNED_SEATS) % SEATS;
-    u32::try_from(place).expect("below SEATS") % words
-}
-
-impl Stripes {
-    /// Puts every seat at its first home on a level that has `words` words.
-    pub(crate) fn settle(&mut self, level: usize, words: u32) {
-        for (seat_index, stripe) in self.stripes.iter().enumerate() {
-            stripe.homes[level].store(first_home(seat_index, words), Relaxed);
         }
     }
 }

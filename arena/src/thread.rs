@@ -10,7 +10,7 @@
 use std::{
     cell::Cell,
     sync::atomic::{
-        AtomicU32, AtomicU64,
+        AtomicU32, AtomicU64, AtomicUsize,
         Ordering::{Acquire, Relaxed, Release},
     },
 };
@@ -19,7 +19,10 @@ use std::{
 pub(crate) const OWNED_SEATS: usize = if cfg!(all(test, arena_loom)) { 3 } else { 64 };
 
 /// Seats for all other threads. They come first in the numbering.
-pub(crate) const SHARED_SEATS: usize = if cfg!(all(test, arena_loom)) { 1 } else { 4 };
+pub(crate) const SHARED_SEATS: usize = if cfg!(all(test, arena_loom)) { 1 } else { 2 };
+
+#[allow(clippy::cast_possible_truncation, reason = "a handful")]
+const SHARED_SEATS_U32: u32 = SHARED_SEATS as u32;
 
 /// All seats.
 pub(crate) const SEATS: usize = SHARED_SEATS + OWNED_SEATS;
@@ -56,6 +59,11 @@ const STANDING: u32 = u32::MAX;
 /// The owned seats that are taken, a bit each.
 static TAKEN: AtomicU64 = AtomicU64::new(0);
 
+/// Seats from here on were never taken by any thread. What sums over seats stops here.
+///
+/// Raised before the seat is used, so whoever is bound to see something written at a seat sees this as well.
+static IN_USE: AtomicUsize = AtomicUsize::new(SHARED_SEATS);
+
 /// Turns through the shared seats.
 static NEXT_SHARED: AtomicU32 = AtomicU32::new(0);
 
@@ -69,6 +77,16 @@ thread_local! {
 pub(crate) fn seat() -> Seat {
     let seat = SEAT.get();
     if seat == STANDING { take_seat() } else { Seat(seat) }
+}
+
+/// How many seats have been in use so far: those below this number.
+#[inline]
+pub(crate) fn seats_in_use() -> usize {
+    if cfg!(all(test, arena_loom)) {
+        return SEATS;
+    }
+    // Acquire: pairs with `take_owned`.
+    IN_USE.load(Acquire)
 }
 
 #[cold]
@@ -89,14 +107,19 @@ fn take_owned() -> Option<u32> {
         }
         // Acquire: pairs with `Leave`. The counters that the last owner stored are ours to read and to go on from.
         match TAKEN.compare_exchange_weak(taken, taken | 1 << free, Acquire, Relaxed) {
-            Ok(_) => return Some(free + SHARED_SEATS as u32),
+            Ok(_) => {
+                let seat = free + SHARED_SEATS_U32;
+                // Release: pairs with `seats_in_use`, but it is what the thread then writes that carries it.
+                IN_USE.fetch_max(Seat(seat).index() + 1, Release);
+                return Some(seat);
+            }
             Err(now) => taken = now,
         }
     }
 }
 
 fn take_shared() -> u32 {
-    NEXT_SHARED.fetch_add(1, Relaxed) % SHARED_SEATS as u32
+    NEXT_SHARED.fetch_add(1, Relaxed) % SHARED_SEATS_U32
 }
 
 /// Gives the seat of an ending thread to the next one.

@@ -1,1 +1,122 @@
-//! Placeholder.
+//! What the benchmarks do: one operation each, for this arena and for its peers.
+//!
+//! The same operations are timed by criterion (`benches/*.rs`, one question a file) and by the program `figures`, which
+//! alternates both sides of a ratio in one run.
+
+use std::{hint::black_box, num::NonZeroUsize};
+
+use arena::{BuddyArena, FixedArena};
+use bytes::{BufMut, BytesMut};
+
+/// A number that is not zero.
+///
+/// # Panics
+///
+/// If it is.
+pub fn nz(n: usize) -> NonZeroUsize {
+    NonZeroUsize::new(n).expect("sizes and counts here are above zero")
+}
+
+/// The size of the buddy arenas, and of the smallest block in them.
+pub const BUDDY_TOTAL_BYTES: usize = 64 << 20;
+/// See [`BUDDY_TOTAL_BYTES`].
+pub const BUDDY_MIN_BLOCK_BYTES: usize = 256;
+
+/// Slots in the fixed arenas.
+pub const FIXED_SLOTS: usize = 1024;
+
+/// An arena of [`FIXED_SLOTS`] slots.
+pub fn fixed(slot_bytes: usize) -> FixedArena {
+    FixedArena::builder(nz(FIXED_SLOTS), nz(slot_bytes))
+        .build()
+        .expect("a valid arena")
+}
+
+/// The peer's arena of [`FIXED_SLOTS`] slots.
+pub fn fixed_alligator(slot_bytes: usize) -> arena_alligator::FixedArena {
+    arena_alligator::FixedArena::with_slot_capacity(nz(FIXED_SLOTS), nz(slot_bytes))
+        .build()
+        .expect("a valid arena")
+}
+
+/// A buddy arena of [`BUDDY_TOTAL_BYTES`].
+pub fn buddy() -> BuddyArena {
+    BuddyArena::builder(nz(BUDDY_TOTAL_BYTES), nz(BUDDY_MIN_BLOCK_BYTES))
+        .build()
+        .expect("a valid arena")
+}
+
+/// The peer's buddy arena of [`BUDDY_TOTAL_BYTES`].
+pub fn buddy_alligator() -> arena_alligator::BuddyArena {
+    let geometry =
+        arena_alligator::BuddyGeometry::exact(nz(BUDDY_TOTAL_BYTES), nz(BUDDY_MIN_BLOCK_BYTES))
+            .expect("a valid geometry");
+    arena_alligator::BuddyArena::builder(geometry)
+        .build()
+        .expect("a valid arena")
+}
+
+/// Allocate, write, freeze to `Bytes`, drop: the heap.
+#[inline]
+pub fn heap_roundtrip(data: &[u8]) {
+    let mut buffer = BytesMut::with_capacity(data.len());
+    buffer.put_slice(black_box(data));
+    drop(black_box(buffer.freeze()));
+}
+
+/// Allocate, write, freeze to `Bytes`, drop: a slot.
+#[inline]
+pub fn fixed_roundtrip(arena: &FixedArena, data: &[u8]) {
+    let mut buffer = arena.allocate().expect("there are free slots");
+    buffer.put_slice(black_box(data));
+    drop(black_box(buffer.freeze()));
+}
+
+/// Allocate, write, freeze to `Frozen`, drop: a slot.
+#[inline]
+pub fn fixed_frozen_roundtrip(arena: &FixedArena, data: &[u8]) {
+    let mut buffer = arena.allocate().expect("there are free slots");
+    buffer.put_slice(black_box(data));
+    drop(black_box(buffer.into_frozen()));
+}
+
+/// Allocate, write, freeze to `Bytes`, drop: a slot of the peer.
+#[inline]
+pub fn fixed_alligator_roundtrip(arena: &arena_alligator::FixedArena, data: &[u8]) {
+    let mut buffer = arena.allocate().expect("there are free slots");
+    buffer.put_slice(black_box(data));
+    drop(black_box(buffer.freeze()));
+}
+
+/// Allocate, write, freeze to `Bytes`, drop: a block.
+#[inline]
+pub fn buddy_roundtrip(arena: &BuddyArena, data: &[u8]) {
+    let mut buffer = arena
+        .allocate(nz(data.len()))
+        .expect("there is free memory");
+    buffer.put_slice(black_box(data));
+    drop(black_box(buffer.freeze()));
+}
+
+/// Allocate, write, freeze to `Frozen`, drop: a block.
+#[inline]
+pub fn buddy_frozen_roundtrip(arena: &BuddyArena, data: &[u8]) {
+    let mut buffer = arena
+        .allocate(nz(data.len()))
+        .expect("there is free memory");
+    buffer.put_slice(black_box(data));
+    drop(black_box(buffer.into_frozen()));
+}
+
+/// Allocate, write, freeze to `Bytes`, drop: a block of the peer. Repeats a request that the peer refuses, which it does
+/// now and then with several threads although memory is free.
+#[inline]
+pub fn buddy_alligator_roundtrip(arena: &arena_alligator::BuddyArena, data: &[u8]) {
+    let mut buffer = loop {
+        if let Ok(buffer) = arena.allocate(nz(data.len())) {
+            break buffer;
+        }
+    };
+    buffer.put_slice(black_box(data));
+    drop(black_box(buffer.freeze()));
+}

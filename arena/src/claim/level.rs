@@ -42,7 +42,11 @@ use crate::{
     error::BuildError,
     geometry::Order,
     stripe::Tally,
-    sync::{AtomicU64, Ordering::SeqCst, between_write_and_read},
+    sync::{
+        AtomicU64,
+        Ordering::{Acquire, SeqCst},
+        between_write_and_read,
+    },
     zeroed::{self, ROW_WORDS, Row},
 };
 
@@ -139,9 +143,25 @@ impl Level {
         before | units == ALL_FREE && !self.homes.contains(index)
     }
 
+    /// Whether a word has no free unit.
+    pub(crate) fn is_full(&self, index: u32) -> bool {
+        // Acquire: as for a claim that finds nothing.
+        self.word(index).load(Acquire) == 0
+    }
+
+    /// Claims every free unit of one word.
+    pub(crate) fn take_free(&self, index: u32) -> u64 {
+        if self.is_full(index) { 0 } else { word::take_free(self.word(index)) }
+    }
+
     /// Takes a wholly free word out of this level.
     pub(crate) fn take_all(&self, index: u32) -> bool {
         word::take_all(self.word(index))
+    }
+
+    /// Whether some thread claims here first.
+    pub(crate) fn is_home(&self, index: u32) -> bool {
+        self.homes.contains(index)
     }
 
     /// Says that a thread claims here first.

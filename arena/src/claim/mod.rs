@@ -23,21 +23,30 @@
 //!
 //! A fixed arena has level 0 alone, and orders above zero are not asked for.
 //!
+//! Beside the map, each thread keeps the free units of its home word in a cache, to claim and release them without a
+//! read-modify-write. They are free for everybody all the same: see `cache`.
+//!
 //! # Rules
 //!
 //! 1. **A refusal is true.** A search that found nothing counts only if no publication happened meanwhile: otherwise Y
 //!    looks at word A, X frees in A and claims the last of B, and Y finds B full too. X's release is counted before X's
-//!    claim, and Y, who sees the claim, sees the count. Opening, closing and clearing a summary bit hide free units for a moment: a
-//!    refuser waits for those under way. So a refusal is not lock-free; claims and releases are.
+//!    claim, and Y, who sees the claim, sees the count. Moves (opening, closing, clearing a summary bit, filling and
+//!    recalling a cache) hide free units for a moment: a refuser waits for those under way. So a refusal is not lock-free;
+//!    claims and releases are. Where others publish without a pause, a refuser would search for ever: after
+//!    [`SEARCHES_MAX`] searches in a row that found nothing it refuses all the same.
 //! 2. **Nothing is lost.** A word that is wholly free and open is some thread's home, or its close is under way.
-//! 3. **One read-modify-write** claims in the home word and one releases, if no word is opened or closed.
+//! 3. **No read-modify-write** claims or releases in a thread's cache; one does in a word of the map, if no word is
+//!    opened or closed.
 //!
 //! Orderings are in `word`, `level` and `stripe`, next to the accesses.
 
 #![forbid(unsafe_code)]
 
+mod cache;
 mod level;
 mod word;
+
+pub(crate) use self::cache::Cache;
 
 use crate::{
     claim::{
@@ -50,6 +59,9 @@ use crate::{
     sync::{Ordering::Acquire, wait_a_moment},
 };
 
+/// Searches that find nothing, each disturbed by a publication, before a refusal is given all the same.
+const SEARCHES_MAX: u32 = 10_000;
+
 /// The free units of one arena.
 #[derive(Debug)]
 pub(crate) struct Map {
@@ -61,35 +73,37 @@ pub(crate) struct Map {
 
 impl Map {
     /// A map of single units, all free.
-    pub(crate) fn of_slots(units: u32, stripes: &mut Stripes) -> Result<Self, BuildError> {
+    pub(crate) fn of_slots(units: u32) -> Result<Self, BuildError> {
         let words = units.div_ceil(WORD_UNITS);
         let map = Self { ground: Level::new(words)?, upper: Box::default() };
         for index in 0..words {
             let here = (units - index * WORD_UNITS).min(WORD_UNITS);
             map.ground.release(index, word::run(0, here));
         }
-        stripes.settle(0, words);
         Ok(map)
     }
 
     /// A map of `units` units, a power of two, that are one free block.
-    pub(crate) fn of_blocks(units: u32, stripes: &mut Stripes) -> Result<Self, BuildError> {
+    pub(crate) fn of_blocks(units: u32) -> Result<Self, BuildError> {
         debug_assert!(units.is_power_of_two());
-        let mut rows = Vec::with_capacity(LEVELS_MAX);
-        let mut left = units;
-        loop {
-            let words = left.div_ceil(WORD_UNITS);
-            stripes.settle(rows.len(), words);
-            rows.push(Level::new(words)?);
+        let mut units_above = units;
+        let mut levels = Vec::with_capacity(LEVELS_MAX);
+        let map = loop {
+            let words = units_above.div_ceil(WORD_UNITS);
+            levels.push(Level::new(words)?);
             if words == 1 {
-                break;
+                let ground = levels.remove(0);
+                break Self { ground, upper: levels.into() };
             }
-            left = words;
-        }
-        let ground = rows.remove(0);
-        let map = Self { ground, upper: rows.into() };
-        map.level(map.last_level()).release(0, word::run(0, left));
+            units_above = words;
+        };
+        map.level(map.last_level()).release(0, word::run(0, units_above));
         Ok(map)
+    }
+
+    /// The number of words in each level, the lowest first.
+    pub(crate) fn words_of_levels(&self) -> Vec<u32> {
+        self.levels().map(Level::words).collect()
     }
 
     /// Claims a block of `order` and returns its first unit.
@@ -97,27 +111,31 @@ impl Map {
     /// Lock-free if there is one. A refusal waits for moves that are under way.
     #[inline]
     pub(crate) fn claim(&self, order: Order, stripes: &Stripes, tally: Tally<'_>) -> Option<u32> {
-        if order.get() < WORD_ORDER {
-            if let Some(first) = self.ground.claim_in(tally.home(0), order) {
-                return Some(first);
-            }
+        if order.get() < WORD_ORDER
+            && tally.is_owned()
+            && let Some(first) = tally.cache().claim(order)
+        {
+            return Some(first);
         }
-        self.claim_away_from_home(order, stripes, tally)
+        self.claim_beyond_cache(order, stripes, tally)
     }
 
-    /// Releases a run of units.
+    /// Releases a run of units. The release is under way: the owner's cache is busy.
     #[inline]
     pub(crate) fn release(&self, span: Span, tally: Tally<'_>) {
-        let bit = span.first % WORD_UNITS;
-        if span.units < WORD_UNITS && bit + span.units <= WORD_UNITS {
-            self.put(0, span.first / WORD_UNITS, word::run(bit, span.units), tally);
+        if tally.is_owned() && tally.cache().release(span) {
+            return;
+        }
+        let bit = span.first() % WORD_UNITS;
+        if span.units() < WORD_UNITS && bit + span.units() <= WORD_UNITS {
+            self.put(0, span.first() / WORD_UNITS, word::run(bit, span.units()), tally);
         } else {
             self.release_run(0, span, tally);
         }
     }
 
-    /// Forms an edge with every release: those that came before are seen by us with all that preceded them, and
-    /// those that come later see all that preceded us.
+    /// Forms an edge with every release into the map: those that came before are seen by us with all that preceded
+    /// them, and those that come later see all that preceded us.
     pub(crate) fn touch_every_word(&self) {
         for level in self.levels() {
             for index in 0..level.words() {
@@ -126,12 +144,13 @@ impl Map {
         }
     }
 
-    /// The order of the largest block that a claim could get now, words that were left open included.
-    pub(crate) fn largest_free_order(&self) -> Option<Order> {
+    /// The order of the largest block that a claim could get now, with what was left open and what lies in caches.
+    pub(crate) fn largest_free_order(&self, stripes: &Stripes) -> Option<Order> {
+        let cached = cached_units(stripes);
         let last = self.last_level();
         let mut largest = None;
         for index in 0..self.level(last).words() {
-            self.view(last, index, &mut |level, _, free| {
+            self.view(last, index, &cached, &mut |level, free| {
                 let here = word::largest_free_order(free)
                     .map(|order| Order::new(order.get() + WORD_ORDER * level_u32(level)));
                 largest = largest.max(here);
@@ -141,27 +160,29 @@ impl Map {
     }
 
     /// The free units, one bit each, in words of 64.
-    pub(crate) fn free_units(&self) -> Vec<u64> {
+    pub(crate) fn free_units(&self, stripes: &Stripes) -> Vec<u64> {
         let mut free = vec![0; self.ground.words() as usize];
-        for level in (0..=self.last_level()).rev() {
-            let words_each = 1usize << (WORD_ORDER * level_u32(level)) >> WORD_ORDER;
+        for level in (1..=self.last_level()).rev() {
+            let words_each = 1usize << (WORD_ORDER * (level_u32(level) - 1));
             for index in 0..self.level(level).words() {
                 let bits = self.level(level).word(index).load(Acquire);
-                if level == 0 {
-                    free[index as usize] |= bits;
-                    continue;
-                }
                 for bit in (0..WORD_UNITS).filter(|bit| bits >> bit & 1 == 1) {
                     let first = (index * WORD_UNITS + bit) as usize * words_each;
                     free[first..first + words_each].fill(ALL_FREE);
                 }
             }
         }
+        for index in 0..self.ground.words() {
+            free[index as usize] |= self.ground.word(index).load(Acquire);
+        }
+        for (home, units) in cached_units(stripes) {
+            free[home as usize] |= units;
+        }
         free
     }
 
     #[inline(never)]
-    fn claim_away_from_home(
+    fn claim_beyond_cache(
         &self,
         order: Order,
         stripes: &Stripes,
@@ -171,42 +192,116 @@ impl Map {
         let in_word = Order::new(order.get() - level * WORD_ORDER);
         let scale = WORD_ORDER * level;
         let level = level as usize;
-        if let Some(first) = self.level(level).claim_in(tally.home(level), in_word) {
-            return Some(first << scale);
-        }
 
-        let mut round = 0;
-        loop {
-            // Rule 1: a refusal needs a search during which nothing was published. Before, then after.
-            let over = stripes.publications_over();
-            if let Some(first) = self.attempt(level, in_word, tally) {
-                return Some(first << scale);
-            }
-            if stripes.publications_begun() == over {
-                return None;
-            }
-            wait_a_moment(round);
-            round += 1;
-        }
+        let at_home = if level == 0 && tally.is_owned() && tally.cache().rest() {
+            self.refill(tally).then(|| tally.cache().claim(in_word)).flatten()
+        } else {
+            self.level(level).claim_in(tally.home(level), in_word)
+        };
+        at_home
+            .or_else(|| self.search(level, in_word, stripes, tally))
+            .map(|first| first << scale)
     }
 
-    /// Searches everywhere once. The result counts in units of `level`.
-    fn attempt(&self, level: usize, order: Order, tally: Tally<'_>) -> Option<u32> {
-        let home = tally.home(level);
+    /// Searches everywhere, until something is found or it is certain that there is nothing.
+    fn search(
+        &self,
+        level: usize,
+        order: Order,
+        stripes: &Stripes,
+        tally: Tally<'_>,
+    ) -> Option<u32> {
+        for round in 0..SEARCHES_MAX {
+            // Rule 1: a refusal needs a search during which nothing was published. Before, then after.
+            let over = stripes.publications_over();
+            let found = self
+                .search_map(level, order, tally)
+                .or_else(|| self.search_map_with_caches(level, order, stripes, tally));
+            if let Some(first) = found {
+                self.move_home(level, first / WORD_UNITS, tally);
+                return found;
+            }
+            if stripes.publications_begun() == over {
+                break;
+            }
+            wait_a_moment(round);
+        }
+        None
+    }
+
+    /// Searches the map once. What it finds counts in units of `level`.
+    fn search_map(&self, level: usize, order: Order, tally: Tally<'_>) -> Option<u32> {
+        let near = tally.home(level);
         let row = self.level(level);
-        let found = row
-            .claim_in(home, order)
-            .or_else(|| row.search(home, order, Which::FewForeign, tally))
+        let search = |which| row.search(near, order, which, tally);
+        let is_roomy = row.may_be_roomy();
+        let in_reach = || row.claim_in(near, order).or_else(|| search(Which::FewForeign));
+        is_roomy
+            .then(in_reach)
+            .flatten()
             .or_else(|| self.open(level, order, tally))
-            .or_else(|| row.search(home, order, Which::All, tally))
+            .or_else(|| is_roomy.then(|| search(Which::All)).flatten())
             .or_else(|| {
                 // What was left open may be what is missing.
                 self.close_what_was_left_open(level, tally).then_some(())?;
-                row.search(home, order, Which::All, tally)
-                    .or_else(|| self.open(level, order, tally))
-            })?;
-        self.move_home(level, found / WORD_UNITS, tally);
-        Some(found)
+                search(Which::All).or_else(|| self.open(level, order, tally))
+            })
+    }
+
+    /// Recalls every cache and, if there was anything in them, searches the map again.
+    fn search_map_with_caches(
+        &self,
+        level: usize,
+        order: Order,
+        stripes: &Stripes,
+        tally: Tally<'_>,
+    ) -> Option<u32> {
+        let mut recalled_any = self.flush(tally);
+        for cache in stripes.caches().filter(|cache| cache.free() != 0) {
+            tally.begin_move();
+            recalled_any |= cache.recall(|home, units| self.put_if_any(home, units, tally));
+            tally.end_move();
+        }
+        if recalled_any { self.search_map(level, order, tally) } else { None }
+    }
+
+    /// Fetches the free units of the home word into the cache. False if the cache cannot be used or there are none.
+    fn refill(&self, tally: Tally<'_>) -> bool {
+        if self.ground.is_full(tally.home(0)) {
+            return false;
+        }
+        let mut fetched = 0;
+        tally.begin_move();
+        tally.cache().change(|kept| {
+            fetched = self.ground.take_free(tally.home(0));
+            kept | fetched
+        });
+        tally.end_move();
+        fetched != 0
+    }
+
+    /// Puts what is in the own cache back into the map. False if there was nothing.
+    fn flush(&self, tally: Tally<'_>) -> bool {
+        if tally.cache().free() == 0 {
+            return false;
+        }
+        let mut flushed_any = false;
+        // A move although the units are never out of sight: a search that has passed the word may come to the cache
+        // when it is empty already.
+        tally.begin_move();
+        tally.cache().change(|units| {
+            self.put_if_any(tally.home(0), units, tally);
+            flushed_any = units != 0;
+            0
+        });
+        tally.end_move();
+        flushed_any
+    }
+
+    fn put_if_any(&self, index: u32, units: u64, tally: Tally<'_>) {
+        if units != 0 {
+            self.put(0, index, units, tally);
+        }
     }
 
     /// Opens a closed word of `level`, keeps a block of it and publishes the rest.
@@ -261,18 +356,42 @@ impl Map {
         closed_any
     }
 
-    /// From now on this seat claims in another word first.
+    /// From now on this seat claims in another word first, unless that is somebody's home already.
     fn move_home(&self, level: usize, index: u32, tally: Tally<'_>) {
         let left = tally.home(level);
         let row = self.level(level);
-        row.enter_home(index);
         if left == index {
+            return row.enter_home(index);
+        }
+        if row.is_home(index) {
             return;
         }
-        tally.set_home(level, index);
+        row.enter_home(index);
+        if level > 0 {
+            tally.set_home(level, index);
+        } else if !self.move_cache(index, tally) {
+            return;
+        }
         if row.leave_home(left) && level < self.last_level() {
             self.close(level, left, tally);
         }
+    }
+
+    /// Brings the cache to another word of level 0. False if it is just being recalled.
+    fn move_cache(&self, index: u32, tally: Tally<'_>) -> bool {
+        let cache = tally.cache();
+        tally.begin_move();
+        let has_moved = cache.change(|units| {
+            self.put_if_any(tally.home(0), units, tally);
+            tally.set_home(0, index);
+            self.ground.take_free(index)
+        });
+        tally.end_move();
+        if !has_moved && cache.is_out_of_use() {
+            tally.set_home(0, index);
+            return true;
+        }
+        has_moved
     }
 
     /// Sets bits of one word, and closes it if that makes it wholly free.
@@ -286,14 +405,14 @@ impl Map {
     /// Releases a run that does not lie in one word: whole words one level up, what sticks out at this one.
     #[cold]
     fn release_run(&self, level: usize, span: Span, tally: Tally<'_>) {
-        let Span { mut first, mut units } = span;
+        let (mut first, mut units) = (span.first(), span.units());
         let is_last = level == self.last_level();
         while units > 0 {
             let bit = first % WORD_UNITS;
             let here = units.min(WORD_UNITS - bit);
             if here == WORD_UNITS && !is_last {
                 let words = units / WORD_UNITS;
-                let above = Span { first: first / WORD_UNITS, units: words };
+                let above = Span::new(first / WORD_UNITS, words);
                 self.release_run(level + 1, above, tally);
                 first += words * WORD_UNITS;
                 units -= words * WORD_UNITS;
@@ -308,19 +427,28 @@ impl Map {
     /// Visits the open words of the tree below one word, children first. Wholly free children count as closed.
     ///
     /// Returns the free bits of the word.
-    fn view(&self, level: usize, index: u32, visit: &mut impl FnMut(usize, u32, u64)) -> u64 {
+    fn view(
+        &self,
+        level: usize,
+        index: u32,
+        cached: &[(u32, u64)],
+        visit: &mut impl FnMut(usize, u64),
+    ) -> u64 {
         let mut free = self.level(level).word(index).load(Acquire);
-        if level > 0 {
+        if level == 0 {
+            let here = cached.iter().filter(|(home, _)| *home == index);
+            free |= here.fold(0, |sum, (_, units)| sum | units);
+        } else {
             let children = self.level(level - 1).words();
             let first = index * WORD_UNITS;
             for bit in 0..WORD_UNITS.min(children - first) {
                 let is_open = free >> bit & 1 == 0;
-                if is_open && self.view(level - 1, first + bit, visit) == ALL_FREE {
+                if is_open && self.view(level - 1, first + bit, cached, visit) == ALL_FREE {
                     free |= 1 << bit;
                 }
             }
         }
-        visit(level, index, free);
+        visit(level, free);
         free
     }
 
@@ -337,6 +465,12 @@ impl Map {
     fn last_level(&self) -> usize {
         self.upper.len()
     }
+}
+
+/// The home words of all caches that are not empty, with the units that lie there.
+fn cached_units(stripes: &Stripes) -> Vec<(u32, u64)> {
+    let units = stripes.caches().map(|cache| (cache.home(), cache.free()));
+    units.filter(|&(_, units)| units != 0).collect()
 }
 
 /// Levels are few.

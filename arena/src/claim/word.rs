@@ -75,16 +75,23 @@ pub(crate) fn claim(word: &AtomicU64, order: Order) -> Claimed {
 /// If one of them is free already: going on would give two owners the same bytes.
 #[inline]
 pub(crate) fn release(word: &AtomicU64, units: u64) -> u64 {
-    // SeqCst: the table above. A read-modify-write, so it also reads what `touch` wrote before it.
-    let before = word.fetch_or(units, SeqCst);
+    // SeqCst: the table above. A read-modify-write, so it also reads what `touch` wrote before it. The bits are clear, so
+    // a sum sets them, and that is one instruction where the old value is wanted.
+    let before = word.fetch_add(units, SeqCst);
     assert_eq!(before & units, 0, "units released twice");
     before
 }
 
-/// Takes the word as a whole if every unit in it is free.
+/// Claims the word as a whole if every unit in it is free.
 pub(crate) fn take_all(word: &AtomicU64) -> bool {
     // Acquire and Release as in `claim`. A miss needs nothing: the word is simply not closed now.
     word.compare_exchange(ALL_FREE, 0, AcqRel, Acquire).is_ok()
+}
+
+/// Claims every unit that is free.
+pub(crate) fn take_free(word: &AtomicU64) -> u64 {
+    // Acquire and Release as in `claim`.
+    word.swap(0, AcqRel)
 }
 
 /// Changes nothing, and forms an edge with every release of this word: one that came before is seen by us, with all
