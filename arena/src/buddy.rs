@@ -52,7 +52,11 @@ impl BuddyArena {
     ///
     /// Both must be powers of two.
     pub fn builder(total_size: NonZeroUsize, min_block_size: NonZeroUsize) -> BuddyArenaBuilder {
-        BuddyArenaBuilder { total_size, min_block_size, options: Options::default() }
+        BuddyArenaBuilder {
+            total_size,
+            min_block_size,
+            options: Options::default(),
+        }
     }
 
     /// Returns the bytes of the whole arena.
@@ -127,8 +131,7 @@ impl BuddyArena {
             bytes_live_max: bytes(shared.live_units_max()),
             splits: totals.splits,
             coalesces: totals.coalesces,
-            largest_free_block: largest
-                .map_or(0, |order| shared.geometry.bytes_of(order.units())),
+            largest_free_block: largest.map_or(0, |order| shared.geometry.bytes_of(order.units())),
         }
     }
 
@@ -174,8 +177,14 @@ impl BuddyArenaBuilder {
     /// [`BuildError::InvalidGeometry`], [`BuildError::InvalidAlignment`], [`BuildError::SizeOverflow`] or
     /// [`BuildError::OutOfMemory`].
     pub fn build(self) -> Result<BuddyArena, BuildError> {
-        let Self { total_size, min_block_size, options } = self;
+        let Self {
+            total_size,
+            min_block_size,
+            options,
+        } = self;
         let geometry = Geometry::buddy(total_size, min_block_size, options.alignment)?;
-        Ok(BuddyArena { handle: Handle::new(Kind::Blocks, geometry, options)? })
+        Ok(BuddyArena {
+            handle: Handle::new(Kind::Blocks, geometry, options)?,
+        })
     }
 }

@@ -6,7 +6,9 @@
 pub enum AllocError {
     /// Every slot, or every block that is large enough, is in use. Worth trying again: memory returns when a buffer,
     /// or the last reference to what was frozen from it, drops.
-    #[error("the arena is full: no free slot or block is large enough now; try again when a buffer has been dropped")]
+    #[error(
+        "the arena is full: no free slot or block is large enough now; try again when a buffer has been dropped"
+    )]
     ArenaFull,
     /// The arena will never have a block this large. Do not try again.
     #[error("the request is larger than the whole arena, so it can never be served")]

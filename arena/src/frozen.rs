@@ -78,11 +78,15 @@ impl Frozen {
     /// They lie inside the lease and were written by its owner.
     #[inline(always)]
     pub(crate) unsafe fn from_lease(lease: SharedLease, start: NonNull<u8>, len: usize) -> Self {
-        Self { owner: Owner::Arena(View { start, len, lease }) }
+        Self {
+            owner: Owner::Arena(View { start, len, lease }),
+        }
     }
 
     pub(crate) fn from_heap(bytes: Bytes) -> Self {
-        Self { owner: Owner::Heap(bytes) }
+        Self {
+            owner: Owner::Heap(bytes),
+        }
     }
 
     fn empty() -> Self {
@@ -176,11 +180,14 @@ impl Frozen {
             Owner::Arena(View { start, len, lease }) => match lease.try_unshare() {
                 // SAFETY: the bytes of a view lie inside its lease and were written (A4).
                 Ok(lease) => Ok(unsafe { Buffer::with_moved(lease, start, len) }),
-                Err(lease) => Err(Self { owner: Owner::Arena(View { start, len, lease }) }),
+                Err(lease) => Err(Self {
+                    owner: Owner::Arena(View { start, len, lease }),
+                }),
             },
-            Owner::Heap(bytes) => {
-                bytes.try_into_mut().map(Buffer::from_spilled).map_err(Self::from_heap)
-            }
+            Owner::Heap(bytes) => bytes
+                .try_into_mut()
+                .map(Buffer::from_spilled)
+                .map_err(Self::from_heap),
         }
     }
 
@@ -195,7 +202,10 @@ impl Frozen {
 
 impl View {
     fn narrow(&mut self, first: usize, end: usize) {
-        assert!(first <= end && end <= self.len, "a view only becomes smaller");
+        assert!(
+            first <= end && end <= self.len,
+            "a view only becomes smaller"
+        );
         // SAFETY: `first` is at most `len`, so the result lies inside the lease or one past its end (A3).
         self.start = unsafe { self.start.add(first) };
         self.len = end - first;

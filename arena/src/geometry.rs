@@ -124,19 +124,33 @@ impl Geometry {
         if !min_block_size.get().is_multiple_of(alignment) {
             return Err(BuildError::InvalidAlignment);
         }
-        Self::checked(total_size.get() / min_block_size.get(), min_block_size.get(), alignment)
+        Self::checked(
+            total_size.get() / min_block_size.get(),
+            min_block_size.get(),
+            alignment,
+        )
     }
 
     fn checked(units: usize, unit_bytes: usize, alignment: usize) -> Result<Self, BuildError> {
         if units > UNITS_MAX {
             return Err(BuildError::SizeOverflow);
         }
-        let total_bytes = units.checked_mul(unit_bytes).ok_or(BuildError::SizeOverflow)?;
-        let preferred = if total_bytes >= PAGE_BYTES { PAGE_BYTES } else { CACHE_LINE_BYTES };
+        let total_bytes = units
+            .checked_mul(unit_bytes)
+            .ok_or(BuildError::SizeOverflow)?;
+        let preferred = if total_bytes >= PAGE_BYTES {
+            PAGE_BYTES
+        } else {
+            CACHE_LINE_BYTES
+        };
         let align = alignment.max(preferred);
         Layout::from_size_align(total_bytes, align).map_err(|_| BuildError::SizeOverflow)?;
         let units = u32::try_from(units).map_err(|_| BuildError::SizeOverflow)?;
-        Ok(Self { units, unit_bytes, align })
+        Ok(Self {
+            units,
+            unit_bytes,
+            align,
+        })
     }
 
     #[inline]
@@ -233,7 +247,8 @@ mod tests {
 
     #[test]
     fn sizes_that_overflow_are_refused() {
-        let refused = |count, bytes, align| Geometry::fixed(nz(count), nz(bytes), align).unwrap_err();
+        let refused =
+            |count, bytes, align| Geometry::fixed(nz(count), nz(bytes), align).unwrap_err();
         assert_eq!(refused(usize::MAX, 1, 1), BuildError::SizeOverflow);
         assert_eq!(refused(2, usize::MAX, 1), BuildError::SizeOverflow);
         assert_eq!(refused(1, usize::MAX, 2), BuildError::SizeOverflow);

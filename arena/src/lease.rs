@@ -49,7 +49,9 @@ impl Lease {
     /// Gives back the units behind the first `len` bytes. One unit stays in any case.
     pub(crate) fn shrink_to(&mut self, len: usize) {
         let keep = self.shared().geometry.units_for(len);
-        let (kept, Some(tail)) = self.span.split_at(keep) else { return };
+        let (kept, Some(tail)) = self.span.split_at(keep) else {
+            return;
+        };
         self.span = kept;
         self.shared().core.release_tail(tail, thread::seat());
     }

@@ -80,7 +80,11 @@ pub(crate) enum Fate {
 impl Core {
     /// A core with one handle.
     pub(crate) fn new(map: Map, stripes: Stripes) -> Self {
-        Self { map, stripes, life: Life::new() }
+        Self {
+            map,
+            stripes,
+            life: Life::new(),
+        }
     }
 
     /// Claims a block. The caller has a handle, so the core stays.
@@ -217,6 +221,10 @@ impl Life {
     fn settle(&self, units: u64) -> Fate {
         // Release: what we did to the arena is done. Acquire: if we are the last, so is what the others did.
         let before = self.remaining.fetch_sub(units, AcqRel);
-        if before == units { Fate::Over } else { Fate::Lives }
+        if before == units {
+            Fate::Over
+        } else {
+            Fate::Lives
+        }
     }
 }

@@ -45,7 +45,10 @@ pub(crate) struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { alignment: 1, auto_spill: false }
+        Self {
+            alignment: 1,
+            auto_spill: false,
+        }
     }
 }
 
@@ -66,7 +69,9 @@ impl Shared {
     /// What a sum of units comes to in bytes. A sum taken while others claim and release can be off, but there is never
     /// more than the whole.
     pub(crate) fn bytes_of_sum(&self, units: u64) -> usize {
-        let units = u32::try_from(units).unwrap_or(u32::MAX).min(self.geometry.units());
+        let units = u32::try_from(units)
+            .unwrap_or(u32::MAX)
+            .min(self.geometry.units());
         self.geometry.bytes_of(units)
     }
 
@@ -148,7 +153,9 @@ impl Handle {
             geometry,
         });
         // SAFETY: a box is never null.
-        Ok(Self(unsafe { NonNull::new_unchecked(Box::into_raw(shared)) }))
+        Ok(Self(unsafe {
+            NonNull::new_unchecked(Box::into_raw(shared))
+        }))
     }
 
     #[inline]

@@ -27,7 +27,10 @@ const SHARED_SEATS_U32: u32 = SHARED_SEATS as u32;
 /// All seats.
 pub(crate) const SEATS: usize = SHARED_SEATS + OWNED_SEATS;
 
-const _: () = assert!(OWNED_SEATS <= u64::BITS as usize, "one bit of `TAKEN` for each");
+const _: () = assert!(
+    OWNED_SEATS <= u64::BITS as usize,
+    "one bit of `TAKEN` for each"
+);
 
 /// A place at which a thread counts.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -76,7 +79,11 @@ thread_local! {
 #[inline]
 pub(crate) fn seat() -> Seat {
     let seat = SEAT.get();
-    if seat == STANDING { take_seat() } else { Seat(seat) }
+    if seat == STANDING {
+        take_seat()
+    } else {
+        Seat(seat)
+    }
 }
 
 /// How many seats have been in use so far: those below this number.
@@ -93,7 +100,10 @@ pub(crate) fn seats_in_use() -> usize {
 fn take_seat() -> Seat {
     // A thread whose destructors are running could not give an owned seat back any more.
     let can_leave = LEAVE.try_with(|_| ()).is_ok();
-    let seat = can_leave.then(take_owned).flatten().unwrap_or_else(take_shared);
+    let seat = can_leave
+        .then(take_owned)
+        .flatten()
+        .unwrap_or_else(take_shared);
     SEAT.set(seat);
     Seat(seat)
 }
@@ -162,7 +172,10 @@ mod tests {
             })
             .collect();
         let seats = threads.into_iter().map(|thread| thread.join().unwrap());
-        let owned: Vec<_> = seats.filter(|seat| seat.is_owned()).map(Seat::index).collect();
+        let owned: Vec<_> = seats
+            .filter(|seat| seat.is_owned())
+            .map(Seat::index)
+            .collect();
         assert_eq!(owned.iter().collect::<HashSet<_>>().len(), owned.len());
     }
 
@@ -171,7 +184,10 @@ mod tests {
         let owned = (0..4 * OWNED_SEATS)
             .filter(|_| std::thread::spawn(seat).join().unwrap().is_owned())
             .count();
-        assert!(owned > OWNED_SEATS, "only {owned} of the threads had a seat of their own");
+        assert!(
+            owned > OWNED_SEATS,
+            "only {owned} of the threads had a seat of their own"
+        );
     }
 
     #[test]

@@ -24,7 +24,8 @@
 //! | Access            | Ordering  | Pairs with | Carries                                                        |
 //! |-------------------|-----------|------------|----------------------------------------------------------------|
 //! | 4, `busy = 0`     | `Release` | c          | what the owner did with the units                              |
-//! | e, `state`        | `Release` | 3          | what the recaller did with them                                |
+//! | a, `state`        | `AcqRel`  | 3          | that the recaller's move has begun (for refusals)              |
+//! | e, `state`        | `Release` | 3          | what the recaller did with the units                           |
 //! | `free`, store     | `Release` | refusals   | what we published before, as for a claim or release in `word`  |
 //! | `free`, load      | `Acquire` | the same   |                                                                |
 //!
@@ -38,7 +39,7 @@ use crate::{
     geometry::{Order, Span},
     sync::{
         AtomicU32, AtomicU64,
-        Ordering::{Acquire, Relaxed, Release},
+        Ordering::{AcqRel, Acquire, Relaxed, Release},
         wait_a_moment,
     },
 };
@@ -101,6 +102,12 @@ impl Cache {
         self.home.store(word, Relaxed);
     }
 
+    /// Whether there are units in it that a recall would bring. What another thread is recalling is that thread's: its
+    /// move is under way.
+    pub(crate) fn may_hold_units(&self) -> bool {
+        self.free() != 0 && self.state.load(Acquire) == OPEN
+    }
+
     /// Whether it is empty and stays so until the owner opens it again.
     pub(crate) fn is_out_of_use(&self) -> bool {
         matches!(self.state.load(Acquire), RESTING | NEVER)
@@ -132,7 +139,11 @@ impl Cache {
     #[inline]
     pub(crate) fn claim(&self, order: Order) -> Option<u32> {
         self.set_busy();
-        let claimed = if self.owner_may_enter() { self.take(order) } else { None };
+        let claimed = if self.owner_may_enter() {
+            self.take(order)
+        } else {
+            None
+        };
         self.clear_busy();
         claimed
     }
@@ -188,8 +199,12 @@ impl Cache {
     /// Shuts the owner out, takes all units and hands them to `take`. False if somebody else is at it, or the cache is
     /// not in use.
     pub(crate) fn recall(&self, take: impl FnOnce(u32, u64)) -> bool {
-        // Acquire: the cache may have been opened by its owner a moment ago. Release: not needed.
-        if self.state.compare_exchange(OPEN, RECALLING, Acquire, Relaxed).is_err() {
+        // Release: whoever finds the cache shut sees that our move has begun. Acquire: pairs with the owner's opening.
+        if self
+            .state
+            .compare_exchange(OPEN, RECALLING, AcqRel, Relaxed)
+            .is_err()
+        {
             return false;
         }
         barrier::heavy();
@@ -219,7 +234,8 @@ impl Cache {
     fn take(&self, order: Order) -> Option<u32> {
         let free = self.free.load(Relaxed);
         let bit = word::lowest_free_run(free, order)?;
-        self.free.store(free & !word::run(bit, order.units()), Release);
+        self.free
+            .store(free & !word::run(bit, order.units()), Release);
         Some(self.home() * WORD_UNITS + bit)
     }
 }

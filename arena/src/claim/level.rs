@@ -151,7 +151,11 @@ impl Level {
 
     /// Claims every free unit of one word.
     pub(crate) fn take_free(&self, index: u32) -> u64 {
-        if self.is_full(index) { 0 } else { word::take_free(self.word(index)) }
+        if self.is_full(index) {
+            0
+        } else {
+            word::take_free(self.word(index))
+        }
     }
 
     /// Takes a wholly free word out of this level.

@@ -75,7 +75,10 @@ impl Map {
     /// A map of single units, all free.
     pub(crate) fn of_slots(units: u32) -> Result<Self, BuildError> {
         let words = units.div_ceil(WORD_UNITS);
-        let map = Self { ground: Level::new(words)?, upper: Box::default() };
+        let map = Self {
+            ground: Level::new(words)?,
+            upper: Box::default(),
+        };
         for index in 0..words {
             let here = (units - index * WORD_UNITS).min(WORD_UNITS);
             map.ground.release(index, word::run(0, here));
@@ -93,11 +96,15 @@ impl Map {
             levels.push(Level::new(words)?);
             if words == 1 {
                 let ground = levels.remove(0);
-                break Self { ground, upper: levels.into() };
+                break Self {
+                    ground,
+                    upper: levels.into(),
+                };
             }
             units_above = words;
         };
-        map.level(map.last_level()).release(0, word::run(0, units_above));
+        map.level(map.last_level())
+            .release(0, word::run(0, units_above));
         Ok(map)
     }
 
@@ -128,7 +135,12 @@ impl Map {
         }
         let bit = span.first() % WORD_UNITS;
         if span.units() < WORD_UNITS && bit + span.units() <= WORD_UNITS {
-            self.put(0, span.first() / WORD_UNITS, word::run(bit, span.units()), tally);
+            self.put(
+                0,
+                span.first() / WORD_UNITS,
+                word::run(bit, span.units()),
+                tally,
+            );
         } else {
             self.release_run(0, span, tally);
         }
@@ -182,19 +194,16 @@ impl Map {
     }
 
     #[inline(never)]
-    fn claim_beyond_cache(
-        &self,
-        order: Order,
-        stripes: &Stripes,
-        tally: Tally<'_>,
-    ) -> Option<u32> {
+    fn claim_beyond_cache(&self, order: Order, stripes: &Stripes, tally: Tally<'_>) -> Option<u32> {
         let level = (order.get() / WORD_ORDER).min(level_u32(self.last_level()));
         let in_word = Order::new(order.get() - level * WORD_ORDER);
         let scale = WORD_ORDER * level;
         let level = level as usize;
 
         let at_home = if level == 0 && tally.is_owned() && tally.cache().rest() {
-            self.refill(tally).then(|| tally.cache().claim(in_word)).flatten()
+            self.refill(tally)
+                .then(|| tally.cache().claim(in_word))
+                .flatten()
         } else {
             self.level(level).claim_in(tally.home(level), in_word)
         };
@@ -235,7 +244,10 @@ impl Map {
         let row = self.level(level);
         let search = |which| row.search(near, order, which, tally);
         let is_roomy = row.may_be_roomy();
-        let in_reach = || row.claim_in(near, order).or_else(|| search(Which::FewForeign));
+        let in_reach = || {
+            row.claim_in(near, order)
+                .or_else(|| search(Which::FewForeign))
+        };
         is_roomy
             .then(in_reach)
             .flatten()
@@ -257,12 +269,16 @@ impl Map {
         tally: Tally<'_>,
     ) -> Option<u32> {
         let mut recalled_any = self.flush(tally);
-        for cache in stripes.caches().filter(|cache| cache.free() != 0) {
+        for cache in stripes.caches().filter(|cache| cache.may_hold_units()) {
             tally.begin_move();
             recalled_any |= cache.recall(|home, units| self.put_if_any(home, units, tally));
             tally.end_move();
         }
-        if recalled_any { self.search_map(level, order, tally) } else { None }
+        if recalled_any {
+            self.search_map(level, order, tally)
+        } else {
+            None
+        }
     }
 
     /// Fetches the free units of the home word into the cache. False if the cache cannot be used or there are none.
@@ -282,7 +298,7 @@ impl Map {
 
     /// Puts what is in the own cache back into the map. False if there was nothing.
     fn flush(&self, tally: Tally<'_>) -> bool {
-        if tally.cache().free() == 0 {
+        if !tally.cache().may_hold_units() {
             return false;
         }
         let mut flushed_any = false;
@@ -339,7 +355,12 @@ impl Map {
         let was_free = self.level(level).take_all(index);
         if was_free {
             tally.count_coalesce();
-            self.put(level + 1, index / WORD_UNITS, word::run(index % WORD_UNITS, 1), tally);
+            self.put(
+                level + 1,
+                index / WORD_UNITS,
+                word::run(index % WORD_UNITS, 1),
+                tally,
+            );
         }
         tally.end_move();
         was_free
@@ -458,7 +479,11 @@ impl Map {
 
     #[inline]
     fn level(&self, level: usize) -> &Level {
-        if level == 0 { &self.ground } else { &self.upper[level - 1] }
+        if level == 0 {
+            &self.ground
+        } else {
+            &self.upper[level - 1]
+        }
     }
 
     #[inline]

@@ -57,7 +57,9 @@ pub(crate) fn claim(word: &AtomicU64, order: Order) -> Claimed {
     // bits had published before.
     let mut free = word.load(Acquire);
     loop {
-        let Some(first) = lowest_free_run(free, order) else { return Claimed::NoneAmong(free) };
+        let Some(first) = lowest_free_run(free, order) else {
+            return Claimed::NoneAmong(free);
+        };
         let rest = free & !run(first, order.units());
         // Acquire: pairs with `release`; what the last owner did to these bytes happens before what we do.
         // Release: whoever sees these bits taken also sees what we published before.
@@ -109,7 +111,10 @@ pub(crate) const fn run(first: u32, units: u32) -> u64 {
 
 /// The order of the largest aligned run of set bits.
 pub(crate) fn largest_free_order(free: u64) -> Option<Order> {
-    (0..=WORD_ORDER).rev().map(Order::new).find(|&order| lowest_free_run(free, order).is_some())
+    (0..=WORD_ORDER)
+        .rev()
+        .map(Order::new)
+        .find(|&order| lowest_free_run(free, order).is_some())
 }
 
 /// The first bit of the lowest aligned run of `2^order` set bits.
@@ -122,7 +127,11 @@ pub(crate) fn lowest_free_run(free: u64, order: Order) -> Option<u32> {
         starts &= starts >> (1 << step);
     }
     starts &= ALIGNED[order.get() as usize];
-    if starts == 0 { None } else { Some(starts.trailing_zeros()) }
+    if starts == 0 {
+        None
+    } else {
+        Some(starts.trailing_zeros())
+    }
 }
 
 #[cfg(all(test, not(arena_loom)))]
@@ -142,7 +151,11 @@ mod tests {
     fn every_pattern_of_sixteen_units_is_searched_right() {
         for pattern in 0..=u64::from(u16::MAX) {
             for order in (0..=WORD_ORDER).map(Order::new) {
-                for free in [pattern, pattern << 48, pattern << 48 | 0x0000_7fff_ffff_0000] {
+                for free in [
+                    pattern,
+                    pattern << 48,
+                    pattern << 48 | 0x0000_7fff_ffff_0000,
+                ] {
                     assert_eq!(
                         lowest_free_run(free, order),
                         lowest_free_run_by_trial(free, order),

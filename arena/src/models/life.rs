@@ -1,0 +1,172 @@
+//! The end of an arena: its memory is freed once, and touched by nobody afterwards.
+
+use std::ptr::NonNull;
+
+use loom::{cell::UnsafeCell, thread};
+
+use super::*;
+use crate::life::{Core, Fate};
+
+/// A core that is freed for real, and beside it a cell that stands for the memory: a release reads it before, and
+/// freeing writes it, so loom sees a release that comes too late.
+struct Doomed {
+    core: NonNull<Core>,
+    memory: Arc<UnsafeCell<u32>>,
+}
+
+// SAFETY: the core is made of atomics; the protocol under test says who frees it.
+unsafe impl Send for Doomed {}
+
+impl Clone for Doomed {
+    fn clone(&self) -> Self {
+        Self {
+            core: self.core,
+            memory: self.memory.clone(),
+        }
+    }
+}
+
+impl Doomed {
+    fn new(map: Map) -> Self {
+        let stripes = Stripes::new(&map.words_of_levels());
+        let core = Box::leak(Box::new(Core::new(map, stripes)));
+        Self {
+            core: NonNull::from(core),
+            memory: Arc::new(UnsafeCell::new(0)),
+        }
+    }
+
+    fn claim(&self, order: Order, seat: Seat) -> Span {
+        // SAFETY: called while the handle exists.
+        unsafe { self.core.as_ref() }.claim(order, seat).unwrap()
+    }
+
+    fn release(&self, span: Span, seat: Seat) -> bool {
+        // SAFETY: a read that nothing writes meanwhile, or loom says so.
+        self.memory.with(|memory| unsafe { assert_eq!(*memory, 0) });
+        // SAFETY: the span was claimed, and is released once.
+        let fate = unsafe { Core::release(self.core, span, seat) };
+        self.end(fate)
+    }
+
+    fn drop_handle(&self) -> bool {
+        // SAFETY: there is one handle, and it is dropped once.
+        let fate = unsafe { Core::drop_handle(self.core) };
+        self.end(fate)
+    }
+
+    fn end(&self, fate: Fate) -> bool {
+        if fate == Fate::Over {
+            // SAFETY: nobody else reads or writes it any more, or loom says so.
+            self.memory.with_mut(|memory| unsafe { *memory += 1 });
+            // SAFETY: `new` made it from a box.
+            drop(unsafe { Box::from_raw(self.core.as_ptr()) });
+        }
+        fate == Fate::Over
+    }
+}
+
+/// A2: the last buffer and the last handle go at once, the buffer into its thread's cache.
+#[test]
+fn the_last_release_and_the_last_handle_free_once() {
+    model(|| {
+        let arena = Doomed::new(Map::of_slots(1).unwrap());
+        let slot = arena.claim(Order::UNIT, owned_seat(0));
+        let rival = thread::spawn({
+            let arena = arena.clone();
+            move || arena.release(slot, owned_seat(0))
+        });
+        let by_handle = arena.drop_handle();
+        assert_ne!(by_handle, rival.join().unwrap(), "freed exactly once");
+    });
+}
+
+/// A2: the same through the map, at a seat that threads share.
+#[test]
+fn the_last_release_at_a_shared_seat_and_the_last_handle_free_once() {
+    model(|| {
+        let arena = Doomed::new(Map::of_slots(1).unwrap());
+        let slot = arena.claim(Order::UNIT, shared_seat());
+        let rival = thread::spawn({
+            let arena = arena.clone();
+            move || arena.release(slot, shared_seat())
+        });
+        let by_handle = arena.drop_handle();
+        assert_ne!(by_handle, rival.join().unwrap(), "freed exactly once");
+    });
+}
+
+/// A2: the same through the map, at an owned seat that did not claim the slot.
+#[test]
+fn a_release_by_another_thread_and_the_last_handle_free_once() {
+    model(|| {
+        let arena = Doomed::new(Map::of_slots(65).unwrap());
+        let slot = arena.claim(Order::UNIT, owned_seat(0));
+        let rival = thread::spawn({
+            let arena = arena.clone();
+            move || arena.release(slot, owned_seat(1))
+        });
+        let by_handle = arena.drop_handle();
+        assert_ne!(by_handle, rival.join().unwrap(), "freed exactly once");
+    });
+}
+
+/// A2: two releases and the last handle. Whoever is last frees.
+#[test]
+fn two_releases_and_the_last_handle_free_once() {
+    model(|| {
+        let arena = Doomed::new(Map::of_slots(2).unwrap());
+        let (left, right) = (
+            arena.claim(Order::UNIT, owned_seat(0)),
+            arena.claim(Order::UNIT, owned_seat(0)),
+        );
+        let rivals = [(left, owned_seat(0)), (right, shared_seat())].map(|(slot, seat)| {
+            let arena = arena.clone();
+            thread::spawn(move || arena.release(slot, seat))
+        });
+        let by_handle = arena.drop_handle();
+        let by_rivals = rivals.map(|rival| rival.join().unwrap());
+        let freed = by_rivals
+            .into_iter()
+            .chain([by_handle])
+            .filter(|&freed| freed)
+            .count();
+        assert_eq!(freed, 1);
+    });
+}
+
+/// A2: a release that closes a word is waited for: it goes on touching the map after its bits are set.
+#[test]
+fn a_release_that_closes_a_word_is_waited_for() {
+    model(|| {
+        let arena = Doomed::new(Map::of_blocks(128).unwrap());
+        let half = arena.claim(HALF, owned_seat(0));
+        // The thread's home moves on, so that its first word is closed when it is whole again.
+        let rest = arena.claim(HALF, owned_seat(0));
+        let elsewhere = arena.claim(HALF, owned_seat(0));
+        assert!(!arena.release(rest, owned_seat(1)));
+        assert!(!arena.release(elsewhere, owned_seat(0)));
+        let rival = thread::spawn({
+            let arena = arena.clone();
+            move || arena.release(half, owned_seat(1))
+        });
+        let by_handle = arena.drop_handle();
+        assert_ne!(by_handle, rival.join().unwrap(), "freed exactly once");
+    });
+}
+
+/// A2: handles that go at once settle the account once.
+#[test]
+fn the_last_of_two_handles_frees() {
+    model(|| {
+        let arena = Doomed::new(Map::of_slots(1).unwrap());
+        // SAFETY: the handle exists.
+        unsafe { arena.core.as_ref() }.add_handle();
+        let rival = thread::spawn({
+            let arena = arena.clone();
+            move || arena.drop_handle()
+        });
+        let mine = arena.drop_handle();
+        assert_ne!(mine, rival.join().unwrap(), "freed exactly once");
+    });
+}
