@@ -1,0 +1,190 @@
+//! Where the server listens: the addresses that people write and servers announce.
+//!
+//! | Written           | Means                                                       |
+//! |-------------------|-------------------------------------------------------------|
+//! | `host:port`       | TCP; all addresses of the name are tried                    |
+//! | `:port`           | TCP, this machine                                           |
+//! | `[::1]:port`      | TCP over IPv6                                               |
+//!
+//! A server that announces `0.0.0.0` or `[::]` listens everywhere; it is reached on the loopback address.
+
+use std::{
+    fmt, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs},
+    str::FromStr,
+};
+
+use thiserror::Error;
+
+/// The address of a server.
+#[non_exhaustive]
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Address {
+    /// A TCP port.
+    Tcp {
+        /// A name or an IP address, without brackets.
+        host: String,
+        /// The port, never zero.
+        port: u16,
+    },
+}
+
+impl Address {
+    /// Looks the address up.
+    ///
+    /// # Errors
+    ///
+    /// The error of the resolver, or [`io::ErrorKind::NotFound`] if the name has no address.
+    pub(crate) fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
+        let Self::Tcp { host, port } = self;
+        let found: Vec<SocketAddr> = (host.as_str(), *port)
+            .to_socket_addrs()?
+            .map(reachable)
+            .collect();
+        if found.is_empty() {
+            return Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                "the name has no address",
+            ));
+        }
+        Ok(found)
+    }
+}
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        if text.starts_with("unix:") {
+            return Err(AddressError::Unsupported(text.to_owned()));
+        }
+        let malformed = || AddressError::Malformed(text.to_owned());
+        let (host, port) = text.rsplit_once(':').ok_or_else(malformed)?;
+        let host = match host.strip_prefix('[').map(|host| host.strip_suffix(']')) {
+            Some(Some(host)) if host.parse::<Ipv6Addr>().is_ok() => host,
+            Some(_) => return Err(malformed()),
+            None if host.contains([':', ' ', '/']) => return Err(malformed()),
+            None if host.is_empty() => "127.0.0.1",
+            None => host,
+        };
+        match port.parse() {
+            Ok(0) | Err(_) => Err(malformed()),
+            Ok(port) => Ok(Self::Tcp {
+                host: host.to_owned(),
+                port,
+            }),
+        }
+    }
+}
+
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Self {
+        Self::Tcp {
+            host: address.ip().to_string(),
+            port: address.port(),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self::Tcp { host, port } = self;
+        if host.contains(':') {
+            write!(f, "[{host}]:{port}")
+        } else {
+            write!(f, "{host}:{port}")
+        }
+    }
+}
+
+/// Why a text is not the address of a server.
+#[non_exhaustive]
+#[derive(Clone, Debug, Eq, Error, PartialEq)]
+pub enum AddressError {
+    /// The text has another form.
+    #[error(
+        "`{0}` is not an address; write host:port, :port or [::1]:port, with a port of 1 to 65535"
+    )]
+    Malformed(String),
+    /// The kind of address is known but cannot be loaded.
+    #[error("`{0}`: only TCP can be loaded; write host:port, :port or [::1]:port")]
+    Unsupported(String),
+}
+
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn reads_as(text: &str, host: &str, port: u16) {
+        assert_eq!(
+            text.parse(),
+            Ok(Address::Tcp {
+                host: host.to_owned(),
+                port
+            }),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn the_three_forms_are_read() {
+        reads_as("example.test:9000", "example.test", 9000);
+        reads_as(":9000", "127.0.0.1", 9000);
+        reads_as("[::1]:9000", "::1", 9000);
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        for text in ["127.0.0.1:1", "[::1]:65535", "localhost:80"] {
+            assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn anything_else_is_malformed() {
+        for text in [
+            "",
+            "host",
+            "host:",
+            "host:0",
+            "host:65536",
+            "::1:80",
+            "[::1:80",
+            "[x]:80",
+            "a b:80",
+        ] {
+            let error = text.parse::<Address>().unwrap_err();
+            assert_eq!(error, AddressError::Malformed(text.to_owned()), "{text}");
+        }
+    }
+
+    #[test]
+    fn unix_sockets_are_refused_by_name() {
+        let error = "unix:/run/echo".parse::<Address>().unwrap_err();
+        assert!(error.to_string().contains("only TCP"), "{error}");
+    }
+
+    #[test]
+    fn a_server_that_listens_everywhere_is_reached_on_loopback() {
+        let everywhere: Address = "0.0.0.0:9000".parse().unwrap();
+        assert_eq!(
+            everywhere.resolve().unwrap(),
+            ["127.0.0.1:9000".parse().unwrap()]
+        );
+        let everywhere: Address = "[::]:9000".parse().unwrap();
+        assert_eq!(
+            everywhere.resolve().unwrap(),
+            ["[::1]:9000".parse().unwrap()]
+        );
+    }
+}

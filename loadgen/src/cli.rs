@@ -1,0 +1,556 @@
+//! The command line: from arguments to a plan, from a report to files and an exit code.
+//!
+//! Values are read as text and judged together, so that one attempt shows every mistake.
+//!
+//! | Exit code | Means                                                        |
+//! |-----------|--------------------------------------------------------------|
+//! | 0         | the run is good                                              |
+//! | 1         | it could not run, or not every request was answered          |
+//! | 2         | the command line is wrong                                    |
+//! | 4         | the server sent wrong bytes                                  |
+
+use std::{
+    fs::{self, File, OpenOptions},
+    hash::{BuildHasher, RandomState},
+    io::{self, IsTerminal, Write},
+    num::NonZero,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    str::FromStr,
+    thread,
+    time::Duration,
+};
+
+use clap::{Args, Parser, Subcommand};
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    iterator::Signals,
+};
+
+use crate::{
+    plan::{DEFAULT_DURATION, DEFAULT_WARM_UP, Plan, Problem},
+    report::{Report, text},
+    run::{self, Progress},
+    stop::Stop,
+    units,
+};
+
+const COULD_NOT_RUN: u8 = 1;
+const USAGE: u8 = 2;
+
+const AFTER_HELP: &str = "\
+Examples:
+  loadgen -c 64 -p 16 :9000                      load a server that runs already
+  loadgen -d 30s -o run.json -- arena-echo       start a server, load it, stop it
+  loadgen -n 100000 -s 4k --server-pid 123 :9000
+
+Exit codes: 0 good, 1 could not run or not every request was answered, 2 usage,
+            4 the server sent wrong bytes";
+
+/// Loads a server that echoes length-prefixed frames, and checks every byte of every reply.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true,
+    after_help = AFTER_HELP
+)]
+struct Cli {
+    #[command(subcommand)]
+    action: Option<Action>,
+    #[command(flatten)]
+    run: RunArguments,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Run a load (the default)
+    #[command(after_help = AFTER_HELP)]
+    Run(RunArguments),
+}
+
+#[derive(Args, Debug)]
+struct RunArguments {
+    /// The server: host:port, :port or [::1]:port [default: what COMMAND announces]
+    target: Option<String>,
+    /// A server to start, measure and stop; it must print `listening on ADDR`
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<String>,
+    /// Connections
+    #[arg(short, long, value_name = "N", default_value = "10")]
+    connections: String,
+    /// Threads, at most one per connection [default: one per core]
+    #[arg(short, long, value_name = "N")]
+    threads: Option<String>,
+    /// Requests in flight per connection
+    #[arg(short, long, value_name = "N", default_value = "1")]
+    pipeline: String,
+    /// How long to measure [default: 10s, or as long as -n takes]
+    #[arg(short, long, value_name = "TIME")]
+    duration: Option<String>,
+    /// How many requests to measure
+    #[arg(short = 'n', long, value_name = "N")]
+    requests: Option<String>,
+    /// How long to load before measuring [default: 2s, with -n 0s]
+    #[arg(short, long, value_name = "TIME")]
+    warm_up: Option<String>,
+    /// Payload size, such as 0, 64, 4k or 1MiB
+    #[arg(short, long, value_name = "SIZE", default_value = "64")]
+    size: String,
+    /// What all payloads follow from [default: another one each time]
+    #[arg(long, value_name = "N")]
+    seed: Option<String>,
+    /// What of the replies is checked: full
+    #[arg(long, value_name = "WHAT", default_value = "full")]
+    verify: String,
+    /// Count a request that takes longer as an error and close its connection
+    #[arg(long, value_name = "TIME")]
+    timeout: Option<String>,
+    /// Report CPU time and memory of this process
+    #[arg(long, value_name = "PID")]
+    server_pid: Option<String>,
+    /// Write the report to FILE as well, in the format of its extension (.json); repeatable
+    #[arg(short, long, value_name = "FILE")]
+    output: Vec<PathBuf>,
+    /// How often to show progress
+    #[arg(short, long, value_name = "TIME", default_value = "1s")]
+    interval: String,
+    /// Show progress line by line, also on a terminal
+    #[arg(long)]
+    plain: bool,
+}
+
+/// Runs the program with the arguments of this process.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are such errors too; clap knows their exit code and where they go.
+            let _ = error.print();
+            return if error.use_stderr() {
+                USAGE.into()
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    let arguments = match cli.action {
+        Some(Action::Run(arguments)) => arguments,
+        None => cli.run,
+    };
+    match arguments.judge() {
+        Ok(order) => order.carry_out().into(),
+        Err(problems) => {
+            for problem in problems {
+                eprintln!("loadgen: {problem}");
+            }
+            eprintln!("Try `loadgen --help`.");
+            USAGE.into()
+        }
+    }
+}
+
+/// What a correct command line asks for.
+#[derive(Debug)]
+struct Order {
+    plan: Plan,
+    outputs: Vec<PathBuf>,
+    is_plain: bool,
+    /// What was changed, in words.
+    notes: Vec<String>,
+}
+
+impl RunArguments {
+    fn judge(self) -> Result<Order, Vec<Problem>> {
+        let mut judge = Judge::default();
+        let requests = judge.number("--requests", self.requests.as_deref());
+        let (default_duration, default_warm_up) = match self.requests {
+            Some(_) => (None, Duration::ZERO),
+            None => (Some(DEFAULT_DURATION), DEFAULT_WARM_UP),
+        };
+        let connections = judge
+            .number("--connections", Some(&self.connections))
+            .unwrap_or(1);
+        let threads = judge.number("--threads", self.threads.as_deref());
+        let plan = Plan {
+            target: judge.value("TARGET", self.target.as_deref(), |text| {
+                text.parse().map_err(|error| format!("is wrong: {error}"))
+            }),
+            command: self.command,
+            connections,
+            threads: threads.unwrap_or_else(|| available_threads().min(connections.max(1))),
+            pipeline: judge
+                .number("--pipeline", Some(&self.pipeline))
+                .unwrap_or(1),
+            duration: judge
+                .time("--duration", self.duration.as_deref())
+                .or(default_duration),
+            requests,
+            warm_up: judge
+                .time("--warm-up", self.warm_up.as_deref())
+                .unwrap_or(default_warm_up),
+            payload_bytes: judge
+                .value("--size", Some(&self.size), payload_bytes)
+                .unwrap_or(0),
+            seed: judge
+                .number("--seed", self.seed.as_deref())
+                .unwrap_or_else(any_seed),
+            timeout: judge.time("--timeout", self.timeout.as_deref()),
+            server_pid: judge.number("--server-pid", self.server_pid.as_deref()),
+            interval: judge
+                .time("--interval", Some(&self.interval))
+                .unwrap_or(Duration::from_secs(1)),
+        };
+        judge.value("--verify", Some(&self.verify), |what| match what {
+            "full" => Ok(()),
+            _ => Err(format!("is `{what}`; only `full` is supported")),
+        });
+        for path in &self.output {
+            judge.value("--output", path.to_str().or(Some("")), |_| {
+                check_format(path)
+            });
+        }
+        let known: Vec<_> = judge.problems.iter().map(|problem| problem.flag).collect();
+        if let Err(error) = plan.check() {
+            // What could not be read stands in the plan as a default: the plan knows nothing about it.
+            let is_news = |problem: &Problem| !known.contains(&problem.flag);
+            judge
+                .problems
+                .extend(error.problems.into_iter().filter(is_news));
+        }
+        if !judge.problems.is_empty() {
+            return Err(judge.problems);
+        }
+        let mut notes = Vec::new();
+        if plan.threads > plan.threads_used() {
+            let (threads, used) = (plan.threads, plan.threads_used());
+            notes.push(format!(
+                "--threads {threads} is reduced to {used}: a thread without a connection is idle"
+            ));
+        }
+        Ok(Order {
+            plan,
+            outputs: self.output,
+            is_plain: self.plain,
+            notes,
+        })
+    }
+}
+
+/// Reads values and remembers what is wrong with them.
+#[derive(Debug, Default)]
+struct Judge {
+    problems: Vec<Problem>,
+}
+
+impl Judge {
+    fn value<T>(
+        &mut self,
+        flag: &'static str,
+        text: Option<&str>,
+        read: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        match read(text?) {
+            Ok(value) => Some(value),
+            Err(reason) => {
+                self.problems.push(Problem { flag, reason });
+                None
+            }
+        }
+    }
+
+    fn number<T: FromStr>(&mut self, flag: &'static str, text: Option<&str>) -> Option<T> {
+        self.value(flag, text, |text| {
+            text.parse()
+                .map_err(|_| format!("is not a whole number in range: `{text}`"))
+        })
+    }
+
+    fn time(&mut self, flag: &'static str, text: Option<&str>) -> Option<Duration> {
+        self.value(flag, text, units::parse_time)
+    }
+}
+
+impl Order {
+    fn carry_out(self) -> u8 {
+        for note in &self.notes {
+            eprintln!("loadgen: {note}");
+        }
+        // Before the run: a file that cannot be written must not cost its result.
+        let outputs: Result<Vec<_>, _> =
+            self.outputs.iter().map(|path| Output::open(path)).collect();
+        let outcome = outputs.and_then(|outputs| {
+            let report = self.run()?;
+            Ok((outputs, report))
+        });
+        let (outputs, report) = match outcome {
+            Ok(results) => results,
+            Err(error) => {
+                eprintln!("loadgen: {error}");
+                return COULD_NOT_RUN;
+            }
+        };
+        let mut exit_code = report.verdict.exit_code();
+        let json = report.to_json();
+        for output in outputs {
+            if let Err(error) = output.write(&json) {
+                eprintln!("loadgen: {error}");
+                exit_code = exit_code.max(COULD_NOT_RUN);
+            }
+        }
+        // A reader that has gone is no reason to lose the exit code.
+        let _ = io::stdout().write_all(report.to_text().as_bytes());
+        exit_code
+    }
+
+    fn run(&self) -> Result<Report, String> {
+        let stop = Stop::new();
+        stop_on_signals(&stop).map_err(|error| format!("cannot catch signals: {error}"))?;
+        let mut live = Live::new(self.is_plain);
+        let report = run::run(&self.plan, &stop, &mut |progress| live.show(progress));
+        live.finish();
+        report.map_err(|error| error.to_string())
+    }
+}
+
+/// Progress on standard error: one line that is rewritten on a terminal, else a line each time.
+#[derive(Debug)]
+struct Live {
+    is_rewriting: bool,
+    has_line: bool,
+}
+
+impl Live {
+    fn new(is_plain: bool) -> Self {
+        Self {
+            is_rewriting: !is_plain && io::stderr().is_terminal(),
+            has_line: false,
+        }
+    }
+
+    fn show(&mut self, progress: &Progress) {
+        let line = text::progress(progress);
+        let mut stderr = io::stderr().lock();
+        // Progress that nobody can see is no reason to end the run.
+        let _ = match self.is_rewriting {
+            true => write!(stderr, "\r\x1b[2K{line}"),
+            false => writeln!(stderr, "{line}"),
+        };
+        self.has_line = self.is_rewriting;
+    }
+
+    fn finish(&mut self) {
+        if self.has_line {
+            let _ = write!(io::stderr(), "\r\x1b[2K");
+        }
+    }
+}
+
+/// A file for a report, opened before the run. Dropped without a report, it disappears again if it was not there.
+#[derive(Debug)]
+struct Output<'a> {
+    path: &'a Path,
+    file: File,
+    is_new: bool,
+}
+
+impl<'a> Output<'a> {
+    fn open(path: &'a Path) -> Result<Self, String> {
+        let is_new = !path.exists();
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path);
+        let file = file.map_err(|error| describe(path, &error))?;
+        Ok(Self { path, file, is_new })
+    }
+
+    fn write(mut self, text: &str) -> Result<(), String> {
+        let written = self
+            .file
+            .set_len(0)
+            .and_then(|()| self.file.write_all(text.as_bytes()));
+        self.is_new &= written.is_err();
+        written.map_err(|error| describe(self.path, &error))
+    }
+}
+
+impl Drop for Output<'_> {
+    fn drop(&mut self) {
+        if self.is_new {
+            // It is empty: nothing is lost if it stays.
+            let _ = fs::remove_file(self.path);
+        }
+    }
+}
+
+fn describe(path: &Path, error: &io::Error) -> String {
+    format!(
+        "cannot write {} (--output): {error}; choose another file",
+        path.display()
+    )
+}
+
+fn check_format(path: &Path) -> Result<(), String> {
+    if path
+        .extension()
+        .is_some_and(|extension| extension == "json")
+    {
+        return Ok(());
+    }
+    Err(format!(
+        "is `{}`; the name must end in .json, the only format",
+        path.display()
+    ))
+}
+
+fn payload_bytes(text: &str) -> Result<u32, String> {
+    // What is too large for its type is too large for a plan, which knows the limit.
+    units::parse_size(text).map(|size| u32::try_from(size).unwrap_or(u32::MAX))
+}
+
+fn available_threads() -> u32 {
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    u32::try_from(cores).unwrap_or(u32::MAX)
+}
+
+fn any_seed() -> u64 {
+    // Short enough to be typed again.
+    RandomState::new().hash_one(()) >> 32
+}
+
+fn stop_on_signals(stop: &Stop) -> io::Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let stop = stop.clone();
+    thread::spawn(move || signals.forever().for_each(|_| stop.request()));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judge(line: &str) -> Result<Order, Vec<Problem>> {
+        let words = ["loadgen"].into_iter().chain(line.split_whitespace());
+        let cli = Cli::try_parse_from(words).unwrap();
+        match cli.action {
+            Some(Action::Run(arguments)) => arguments.judge(),
+            None => cli.run.judge(),
+        }
+    }
+
+    #[track_caller]
+    fn blames(line: &str, flags: &[&str]) {
+        let problems = judge(line).unwrap_err();
+        assert_eq!(
+            problems
+                .iter()
+                .map(|problem| problem.flag)
+                .collect::<Vec<_>>(),
+            flags
+        );
+    }
+
+    #[test]
+    fn a_target_is_enough() {
+        let Order { plan, .. } = judge(":9000").unwrap();
+        assert_eq!(plan.target, Some(":9000".parse().unwrap()));
+        assert_eq!(
+            (plan.connections, plan.pipeline, plan.payload_bytes),
+            (10, 1, 64)
+        );
+        assert_eq!(
+            (plan.duration, plan.requests),
+            (Some(Duration::from_secs(10)), None)
+        );
+        assert_eq!(plan.warm_up, Duration::from_secs(2));
+    }
+
+    #[test]
+    fn the_word_run_may_be_said_or_left_out() {
+        let (said, left_out) = (
+            judge("run -c 3 :9000").unwrap(),
+            judge("-c 3 :9000").unwrap(),
+        );
+        assert_eq!(said.plan.connections, left_out.plan.connections);
+        assert_eq!(said.plan.target, left_out.plan.target);
+    }
+
+    #[test]
+    fn a_number_of_requests_replaces_duration_and_warm_up() {
+        let Order { plan, .. } = judge("-n 5 :9000").unwrap();
+        assert_eq!((plan.duration, plan.requests), (None, Some(5)));
+        assert_eq!(plan.warm_up, Duration::ZERO);
+        let Order { plan, .. } = judge("-n 5 -d 1s -w 1s :9000").unwrap();
+        assert_eq!(plan.duration, Some(Duration::from_secs(1)));
+        assert_eq!(plan.warm_up, Duration::from_secs(1));
+    }
+
+    #[test]
+    fn what_follows_two_dashes_is_the_command() {
+        let Order { plan, .. } = judge("-c 2 -- server --listen :0 -c 9").unwrap();
+        assert_eq!(plan.command, ["server", "--listen", ":0", "-c", "9"]);
+        assert_eq!((plan.connections, plan.target), (2, None));
+    }
+
+    #[test]
+    fn every_wrong_value_is_named_at_once() {
+        let line = "-c x -t 0 -p 1.5 -d soon -n -w 1 -s big --seed z --timeout 0s --server-pid a \
+                    --verify none -o run.csv nowhere";
+        let line = line.replace("-n ", "");
+        let flags = [
+            "--connections",
+            "TARGET",
+            "--pipeline",
+            "--duration",
+            "--warm-up",
+            "--size",
+            "--seed",
+            "--server-pid",
+            "--verify",
+            "--output",
+            "--threads",
+            "--timeout",
+        ];
+        blames(&line, &flags);
+    }
+
+    #[test]
+    fn a_missing_target_is_named() {
+        blames("-c 1", &["TARGET"]);
+    }
+
+    #[test]
+    fn too_many_threads_are_reduced_and_said() {
+        let order = judge("-t 8 -c 2 :9000").unwrap();
+        assert_eq!(order.plan.threads_used(), 2);
+        assert!(order.notes[0].contains("reduced to 2"), "{:?}", order.notes);
+        assert!(judge("-c 1 :9000").unwrap().notes.is_empty());
+    }
+
+    #[test]
+    fn an_unknown_format_says_which_are_known() {
+        let problems = judge("-o run.txt :9000").unwrap_err();
+        assert!(problems[0].to_string().contains(".json"), "{problems:?}");
+    }
+
+    #[test]
+    fn help_fits_a_screen() {
+        let help = Cli::try_parse_from(["loadgen", "-h"])
+            .unwrap_err()
+            .to_string();
+        assert!(help.lines().count() <= 50, "{help}");
+    }
+
+    #[test]
+    fn an_output_that_is_never_written_leaves_no_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run.json");
+        drop(Output::open(&path).unwrap());
+        assert!(!path.exists());
+        Output::open(&path).unwrap().write("new").unwrap();
+        drop(Output::open(&path).unwrap());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "new");
+    }
+}

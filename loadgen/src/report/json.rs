@@ -1,0 +1,148 @@
+//! The report as JSON. The names are an interface: scripts read them.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::Report;
+use crate::{
+    latency::Percentiles,
+    mismatch::Mismatch,
+    tally::{Counts, Errors},
+    verdict::Verdict,
+};
+
+/// Grows when a name changes its meaning or goes away, not when one is added.
+const SCHEMA: u32 = 1;
+
+#[derive(Serialize)]
+struct Document<'a> {
+    schema: u32,
+    version: &'static str,
+    target: String,
+    verdict: Verdict,
+    stopped: bool,
+    requests: u64,
+    errors: u64,
+    mismatches: u64,
+    unanswered: u64,
+    duration_s: f64,
+    rate: f64,
+    mib_per_s: f64,
+    latency_ns: Percentiles,
+    service_ns: Percentiles,
+    send_lag_ns: Percentiles,
+    client: Client,
+    server: Server,
+    reconnects: u64,
+    warm_up: WarmUp,
+    errors_by_kind: Errors,
+    mismatches_by_class: BTreeMap<String, u64>,
+    first_error: Option<&'a str>,
+    config: Config<'a>,
+}
+
+#[derive(Serialize)]
+struct Client {
+    cpu_us_per_request: Option<f64>,
+    busy_share: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct Server {
+    cpu_us_per_request: Option<f64>,
+    rss_peak_bytes: Option<u64>,
+    busy_share: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct WarmUp {
+    requests: u64,
+}
+
+#[derive(Serialize)]
+struct Config<'a> {
+    connections: u32,
+    threads: u32,
+    pipeline: u32,
+    duration_s: Option<f64>,
+    requests: Option<u64>,
+    warm_up_s: f64,
+    payload_bytes: u32,
+    seed: u64,
+    timeout_s: Option<f64>,
+    verify: &'static str,
+    command: &'a [String],
+}
+
+pub(super) fn write(report: &Report) -> String {
+    let Counts {
+        requests,
+        unanswered,
+        errors,
+        mismatches,
+        reconnects,
+        warm_up_requests,
+    } = report.counts;
+    let latency = report.latency.percentiles();
+    let plan = &report.plan;
+    let document = Document {
+        schema: SCHEMA,
+        version: env!("CARGO_PKG_VERSION"),
+        target: report.target.to_string(),
+        verdict: report.verdict,
+        stopped: report.was_stopped,
+        requests,
+        errors: errors.total(),
+        mismatches: mismatches.total(),
+        unanswered,
+        duration_s: report.duration.as_secs_f64(),
+        rate: report.rate(),
+        mib_per_s: report.mebibytes_per_second(),
+        latency_ns: latency,
+        service_ns: latency,
+        send_lag_ns: Percentiles::default(),
+        client: Client {
+            cpu_us_per_request: report.client.cpu_us_per_request,
+            busy_share: report.client.busy_share,
+        },
+        server: Server {
+            cpu_us_per_request: report.server.cpu_us_per_request,
+            rss_peak_bytes: report.server.rss_peak_bytes,
+            busy_share: report.server.busy_share,
+        },
+        reconnects,
+        warm_up: WarmUp {
+            requests: warm_up_requests,
+        },
+        errors_by_kind: errors,
+        mismatches_by_class: mismatches
+            .iter()
+            .map(|(class, count)| (key(class), count))
+            .collect(),
+        first_error: report.first_error.as_deref(),
+        config: Config {
+            connections: plan.connections,
+            threads: plan.threads_used(),
+            pipeline: plan.pipeline,
+            duration_s: plan.duration.map(|duration| duration.as_secs_f64()),
+            requests: plan.requests,
+            warm_up_s: plan.warm_up.as_secs_f64(),
+            payload_bytes: plan.payload_bytes,
+            seed: plan.seed,
+            timeout_s: plan.timeout.map(|timeout| timeout.as_secs_f64()),
+            verify: "full",
+            command: &plan.command,
+        },
+    };
+    let mut text = serde_json::to_string_pretty(&document).expect("plain data can be written");
+    text.push('\n');
+    text
+}
+
+fn key(class: Mismatch) -> String {
+    match serde_json::to_value(class) {
+        Ok(serde_json::Value::String(key)) => key,
+        other => unreachable!("a class is written as a string, not as {other:?}"),
+    }
+}

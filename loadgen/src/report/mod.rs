@@ -1,0 +1,104 @@
+//! What a run found, and the forms in which it is written.
+//!
+//! [`Report`] is complete: the forms below only choose and format.
+
+pub(crate) mod json;
+pub(crate) mod text;
+
+use std::time::Duration;
+
+use crate::{
+    address::Address, latency::Latency, plan::Plan, tally::Counts, units, verdict::Verdict,
+};
+
+/// What a run found.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// What was asked for.
+    pub plan: Plan,
+    /// The server that was loaded.
+    pub target: Address,
+    /// The worth of it all in one word.
+    pub verdict: Verdict,
+    /// From the end of the warm-up until the load ended and the last echo had come.
+    pub duration: Duration,
+    /// How often what happened.
+    pub counts: Counts,
+    /// How long measured requests took, from when they were due until their echo was read.
+    pub latency: Latency,
+    /// What the generator itself used.
+    pub client: ClientUsage,
+    /// What the server used. All unknown without its process.
+    pub server: ServerUsage,
+    /// The first error in words.
+    pub first_error: Option<String>,
+    /// Whether someone ended the run before its time.
+    pub was_stopped: bool,
+}
+
+/// What the generator used while it measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ClientUsage {
+    /// CPU time of the whole process, in microseconds per request sent.
+    pub cpu_us_per_request: Option<f64>,
+    /// What share of the time its threads were busy.
+    pub busy_share: Option<f64>,
+}
+
+/// What the server's process used while it was measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ServerUsage {
+    /// CPU time of the whole process, in microseconds per request sent.
+    pub cpu_us_per_request: Option<f64>,
+    /// The largest resident set since the process started.
+    pub rss_peak_bytes: Option<u64>,
+    /// What share of the CPU time that it could have had.
+    pub busy_share: Option<f64>,
+}
+
+impl Report {
+    /// Answered requests per second.
+    #[must_use]
+    pub fn rate(&self) -> f64 {
+        match self.duration {
+            Duration::ZERO => 0.0,
+            duration => self.counts.requests as f64 / duration.as_secs_f64(),
+        }
+    }
+
+    /// Payload that came back, in MiB per second. As much went out.
+    #[must_use]
+    pub fn mebibytes_per_second(&self) -> f64 {
+        self.rate() * f64::from(self.plan.payload_bytes) / 1_048_576.0
+    }
+
+    /// The report for people.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        text::write(self)
+    }
+
+    /// The report for programs, as one JSON object.
+    ///
+    /// In closed loop a request is due when it is sent: `service_ns` equals `latency_ns`, and `send_lag_ns` is zero.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        json::write(self)
+    }
+}
+
+/// The load in one line, for people.
+fn describe_load(plan: &Plan) -> String {
+    let plural = |count: u32, noun: &str| match count {
+        1 => format!("1 {noun}"),
+        count => format!("{} {noun}s", units::grouped(u64::from(count))),
+    };
+    format!(
+        "{} x {} in flight, {}, payloads of {}, seed {}",
+        plural(plan.connections, "connection"),
+        plan.pipeline,
+        plural(plan.threads_used(), "thread"),
+        units::bytes(u64::from(plan.payload_bytes)),
+        plan.seed,
+    )
+}

@@ -1,0 +1,154 @@
+//! The report and its progress for people.
+
+use std::fmt::Write;
+
+use super::{Report, describe_load};
+use crate::{run::Progress, units};
+
+pub(super) fn write(report: &Report) -> String {
+    let mut lines = Lines::default();
+    lines.add("target", report.target.to_string());
+    lines.add("load", describe_load(&report.plan));
+    lines.add("measured", measured(report));
+    lines.add("requests", requests(report));
+    lines.add("latency", latency(report));
+    lines.add("failures", failures(report));
+    if let Some(error) = &report.first_error {
+        lines.add("first error", error.clone());
+    }
+    lines.add("client", client(report));
+    lines.add("server", server(report));
+    let verdict = report.verdict;
+    lines.add(
+        "verdict",
+        format!("{}: {}", verdict.word(), verdict.meaning()),
+    );
+    lines.text
+}
+
+/// One interval in one line, without a line end.
+pub(crate) fn progress(progress: &Progress) -> String {
+    let rate = progress.requests as f64 / progress.interval.as_secs_f64();
+    let mut line = format!(
+        "{:>5.0} s  {:>11} requests/s",
+        progress.elapsed.as_secs_f64(),
+        units::rate(rate)
+    );
+    if progress.is_warm_up {
+        line.push_str("  warming up");
+    } else {
+        let (p50, p99) = (
+            units::time(progress.latency.p50),
+            units::time(progress.latency.p99),
+        );
+        write!(line, "  p50 {p50:>8}  p99 {p99:>8}").expect("a string takes everything");
+    }
+    if progress.failures > 0 {
+        write!(line, "  {} failures", units::grouped(progress.failures))
+            .expect("a string takes everything");
+    }
+    line
+}
+
+/// Lines of a name and a value.
+#[derive(Default)]
+struct Lines {
+    text: String,
+}
+
+impl Lines {
+    fn add(&mut self, name: &str, value: String) {
+        writeln!(self.text, "{name:<12} {value}").expect("a string takes everything");
+    }
+}
+
+fn measured(report: &Report) -> String {
+    let warm_up = match report.counts.warm_up_requests {
+        0 => String::new(),
+        count => format!(", after {} requests to warm up", units::grouped(count)),
+    };
+    let stopped = if report.was_stopped {
+        ", stopped early"
+    } else {
+        ""
+    };
+    format!("{:.3} s{warm_up}{stopped}", report.duration.as_secs_f64())
+}
+
+fn requests(report: &Report) -> String {
+    format!(
+        "{}, {}/s, {:.1} MiB/s of payload each way",
+        units::grouped(report.counts.requests),
+        units::rate(report.rate()),
+        report.mebibytes_per_second(),
+    )
+}
+
+fn latency(report: &Report) -> String {
+    let percentiles = report.latency.percentiles();
+    let [p50, p90, p99, p99_9, max] = [
+        percentiles.p50,
+        percentiles.p90,
+        percentiles.p99,
+        percentiles.p99_9,
+        percentiles.max,
+    ]
+    .map(units::time);
+    format!("p50 {p50}, p90 {p90}, p99 {p99}, p99.9 {p99_9}, max {max}")
+}
+
+fn failures(report: &Report) -> String {
+    let counts = &report.counts;
+    let errors = counts.errors;
+    let mut text = format!(
+        "{} errors, {} mismatches, {} unanswered",
+        units::grouped(errors.total()),
+        units::grouped(counts.mismatches.total()),
+        units::grouped(counts.unanswered)
+    );
+    let kinds = [
+        ("timed out", errors.timeouts),
+        ("lost", errors.lost),
+        ("refused", errors.connect),
+    ];
+    let classes = counts
+        .mismatches
+        .iter()
+        .map(|(class, count)| (class.name(), count));
+    let details = kinds
+        .into_iter()
+        .chain(classes)
+        .chain([("reconnects", counts.reconnects)]);
+    let details: Vec<String> = details
+        .filter(|(_, count)| *count > 0)
+        .map(|(name, count)| format!("{name}: {}", units::grouped(count)))
+        .collect();
+    if !details.is_empty() {
+        write!(text, " ({})", details.join(", ")).expect("a string takes everything");
+    }
+    text
+}
+
+fn client(report: &Report) -> String {
+    usage(report.client.cpu_us_per_request, report.client.busy_share)
+}
+
+fn server(report: &Report) -> String {
+    let server = &report.server;
+    let memory = server
+        .rss_peak_bytes
+        .map(|peak| format!(", peak memory {}", units::bytes(peak)));
+    match (server.cpu_us_per_request, memory) {
+        (None, None) => "unknown: give its --server-pid, or its command after `--`".to_owned(),
+        (cpu, memory) => usage(cpu, server.busy_share) + &memory.unwrap_or_default(),
+    }
+}
+
+fn usage(cpu_us_per_request: Option<f64>, busy_share: Option<f64>) -> String {
+    let cpu = match cpu_us_per_request {
+        Some(cpu) => format!("CPU {cpu:.3} us per request"),
+        None => "CPU unknown".to_owned(),
+    };
+    let busy = busy_share.map(|share| format!(", busy {:.0} %", share * 100.0));
+    cpu + &busy.unwrap_or_default()
+}

@@ -1,0 +1,507 @@
+//! One run: starts the server if there is one to start, the threads, and the clock; gathers what they tell.
+//!
+//! ```text
+//! connect ........ all links of all threads; none at all ends the run
+//! go ............. the threads get the same bounds; from here on they are on their own
+//! warm-up, then measuring: CPU of both sides is taken at either end
+//! drain .......... what is in flight
+//! report
+//! ```
+
+use std::{
+    io,
+    net::SocketAddr,
+    ops::Range,
+    sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    thread,
+    time::Duration,
+};
+
+use thiserror::Error;
+
+use crate::{
+    address::Address,
+    clock::{self, Clock},
+    latency::Percentiles,
+    payload::Payloads,
+    plan::{Plan, PlanError},
+    report::{ClientUsage, Report, ServerUsage},
+    schedule::Bounds,
+    server_command::{ServerCommand, ServerCommandError},
+    server_probe::{ServerProbe, Usage},
+    stop::{Stop, Urgency},
+    tally::Tally,
+    verdict::{Load, Verdict},
+    worker::{self, Effort, Job, News},
+};
+
+/// How often the orchestrating thread looks up while nothing happens.
+const PATIENCE: Duration = Duration::from_millis(20);
+/// In less time than this, how busy a side was says nothing.
+const TELLING_TIME: Duration = Duration::from_millis(200);
+
+/// Why there is nothing to report.
+#[non_exhaustive]
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// The plan is not possible.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The server that was to be started did not start.
+    #[error(transparent)]
+    Server(#[from] ServerCommandError),
+    /// The server's name has no address.
+    #[error("cannot look up {target}: {error}; check the host name")]
+    Lookup {
+        /// The server.
+        target: Address,
+        /// What the resolver says.
+        error: io::Error,
+    },
+    /// Not one connection could be made.
+    #[error(
+        "no connection to {target} ({tried}): {error}; start the server first, or let loadgen \
+         start it: loadgen [OPTIONS] -- SERVER COMMAND"
+    )]
+    NothingConnects {
+        /// The server.
+        target: Address,
+        /// Its addresses.
+        tried: String,
+        /// The first error in words.
+        error: String,
+    },
+    /// The system refused something that the generator needs.
+    #[error("cannot go on: {0}; if there are too many open files, raise the limit (ulimit -n)")]
+    System(#[from] io::Error),
+    /// Someone asked to stop before the load began.
+    #[error("stopped before the load began")]
+    Stopped,
+}
+
+/// What happened in one interval, over all threads.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// Time since the load began.
+    pub elapsed: Duration,
+    /// How long the interval was.
+    pub interval: Duration,
+    /// Requests that were answered in it, whether measured or not.
+    pub requests: u64,
+    /// Whether none of them was measured.
+    pub is_warm_up: bool,
+    /// How long the measured ones took.
+    pub latency: Percentiles,
+    /// Errors and mismatches in it.
+    pub failures: u64,
+}
+
+/// Runs a plan and reports. It blocks until all is over.
+///
+/// `observe` is called once per [`Plan::interval`] on the calling thread. Raising `stop` ends the run early, with a
+/// report of what was measured. Replies that are wrong, errors and requests without an answer are in the report: they
+/// are no [`RunError`].
+///
+/// A server that the plan starts is stopped before this returns.
+///
+/// # Errors
+///
+/// [`RunError`] if there is nothing to report: the plan is impossible, the server does not start, or nothing connects.
+///
+/// # Examples
+///
+/// ```
+/// use std::{io::{Read, Write}, net::TcpListener, thread};
+/// use loadgen::{Plan, Stop, Verdict};
+///
+/// let listener = TcpListener::bind("127.0.0.1:0")?;
+/// let target = listener.local_addr()?.into();
+/// thread::spawn(move || {
+///     let (mut stream, _) = listener.accept().unwrap();
+///     let mut bytes = [0; 4096];
+///     while let Ok(len @ 1..) = stream.read(&mut bytes) {
+///         stream.write_all(&bytes[..len]).unwrap();
+///     }
+/// });
+///
+/// let mut plan = Plan::for_target(target);
+/// plan.connections = 1;
+/// plan.requests = Some(100);
+/// plan.duration = None;
+/// plan.warm_up = std::time::Duration::ZERO;
+///
+/// let report = loadgen::run(&plan, &Stop::new(), &mut |_| {})?;
+/// assert_eq!(report.counts.requests, 100);
+/// assert_eq!(report.counts.mismatches.total(), 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn run(
+    plan: &Plan,
+    stop: &Stop,
+    observe: &mut dyn FnMut(&Progress),
+) -> Result<Report, RunError> {
+    plan.check()?;
+    // Dropped on every way out, which stops the server.
+    let server = match plan.command.as_slice() {
+        [] => None,
+        command => Some(ServerCommand::start(command, stop)?),
+    };
+    let announced = server.as_ref().map(|server| server.address().clone());
+    let target = plan
+        .target
+        .clone()
+        .or(announced)
+        .expect("a checked plan has one of the two");
+    let addresses = target.resolve().map_err(|error| RunError::Lookup {
+        target: target.clone(),
+        error,
+    })?;
+    let pid = server.as_ref().map(ServerCommand::pid).or(plan.server_pid);
+    let site = Site {
+        plan,
+        target,
+        addresses,
+        probe: pid.map(ServerProbe::new),
+    };
+    site.run(stop, observe)
+}
+
+/// A plan whose server is known.
+#[derive(Debug)]
+struct Site<'run> {
+    plan: &'run Plan,
+    target: Address,
+    addresses: Vec<SocketAddr>,
+    probe: Option<ServerProbe>,
+}
+
+/// What the threads have told so far.
+#[derive(Debug)]
+struct Gathered {
+    total: Tally,
+    /// What came in since progress was last reported, and from how many threads.
+    interval: Tally,
+    intervals: usize,
+    observed_until: u64,
+    loading: usize,
+    efforts: Vec<Effort>,
+    costs: [Option<Cost>; 2],
+}
+
+/// CPU time of both sides at one moment.
+#[derive(Clone, Copy, Debug)]
+struct Cost {
+    at: u64,
+    client: Duration,
+    server: Option<Usage>,
+}
+
+impl Site<'_> {
+    fn run(&self, stop: &Stop, observe: &mut dyn FnMut(&Progress)) -> Result<Report, RunError> {
+        let plan = self.plan;
+        let clock = Clock::start();
+        let payloads = Payloads::new(plan.seed, plan.connections, plan.payload_bytes);
+        thread::scope(|scope| {
+            let (news, received) = mpsc::channel();
+            let mut signals = Vec::new();
+            for thread in 0..plan.threads_used() {
+                let (signal, go) = mpsc::channel();
+                signals.push(signal);
+                let job = Job {
+                    plan,
+                    addresses: &self.addresses,
+                    payloads: &payloads,
+                    clock: &clock,
+                    stop,
+                    connections: connections_of(thread, plan),
+                    go,
+                    news: news.clone(),
+                };
+                thread::Builder::new()
+                    .name(format!("loadgen-{thread}"))
+                    .spawn_scoped(scope, || worker::run(job))?;
+            }
+            // Now the news end when the last thread does.
+            drop(news);
+            self.wait_for_connections(&received, signals.len(), stop)?;
+            self.conduct(&clock, &signals, &received, stop, observe)
+        })
+    }
+
+    fn wait_for_connections(
+        &self,
+        received: &Receiver<News>,
+        threads: usize,
+        stop: &Stop,
+    ) -> Result<(), RunError> {
+        let mut connections = 0;
+        let mut error = None;
+        for news in received.iter().take(threads) {
+            match news {
+                News::Connected { open, first_error } => {
+                    connections += open;
+                    error = error.or(first_error);
+                }
+                News::Failed(error) => return Err(RunError::System(error)),
+                _ => unreachable!("a thread first tells that it has connected"),
+            }
+        }
+        if connections > 0 {
+            return Ok(());
+        }
+        if stop.is_requested() {
+            return Err(RunError::Stopped);
+        }
+        let tried: Vec<String> = self.addresses.iter().map(ToString::to_string).collect();
+        Err(RunError::NothingConnects {
+            target: self.target.clone(),
+            tried: tried.join(", "),
+            error: error.unwrap_or_default(),
+        })
+    }
+
+    /// Gives the signal to go and gathers all news until the last thread has finished.
+    fn conduct(
+        &self,
+        clock: &Clock,
+        signals: &[Sender<Bounds>],
+        received: &Receiver<News>,
+        stop: &Stop,
+        observe: &mut dyn FnMut(&Progress),
+    ) -> Result<Report, RunError> {
+        let started_at = clock.now();
+        let measured_from = clock.after(started_at, self.plan.warm_up);
+        let mut gathered = Gathered::new(signals.len(), started_at);
+        if self.plan.warm_up.is_zero() {
+            gathered.costs[0] = Some(self.cost(clock));
+        }
+        for (signal, thread) in signals.iter().zip(0..) {
+            let share = |requests| {
+                let share = share(requests, thread, self.plan.threads_used());
+                share.end - share.start
+            };
+            let bounds = Bounds {
+                warm_up_ends_at: measured_from,
+                load_ends_at: self
+                    .plan
+                    .duration
+                    .map(|time| clock.after(measured_from, time)),
+                remaining: self.plan.requests.map(share),
+            };
+            // A thread that is gone has told why: its news are next.
+            let _ = signal.send(bounds);
+        }
+        while gathered.efforts.len() < signals.len() {
+            if gathered.costs[0].is_none() && clock.now() >= measured_from {
+                gathered.costs[0] = Some(self.cost(clock));
+            }
+            match received.recv_timeout(gathered.patience(clock, measured_from)) {
+                Ok(News::Failed(error)) => {
+                    // The other threads end at once, and with them the scope.
+                    stop.request();
+                    stop.request();
+                    return Err(RunError::System(error));
+                }
+                Ok(News::LoadEnded) => {
+                    gathered.loading -= 1;
+                    // Requests that time ends are in flight for a moment; a number of them may be, for long.
+                    if gathered.loading == 0 && self.plan.duration.is_some() {
+                        gathered.costs[1] = Some(self.cost(clock));
+                    }
+                }
+                Ok(news) => gathered.take_in(news, clock, started_at, observe),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        gathered.costs[1].get_or_insert_with(|| self.cost(clock));
+        Ok(self.report(gathered, stop.urgency() != Urgency::None))
+    }
+
+    fn cost(&self, clock: &Clock) -> Cost {
+        let server = self.probe.and_then(|probe| probe.usage());
+        Cost {
+            at: clock.now(),
+            client: clock::process_cpu(),
+            server,
+        }
+    }
+
+    fn report(&self, gathered: Gathered, was_stopped: bool) -> Report {
+        let Gathered {
+            total,
+            efforts,
+            costs,
+            ..
+        } = gathered;
+        let from = efforts
+            .iter()
+            .map(|effort| effort.window.0)
+            .min()
+            .unwrap_or_default();
+        let until = efforts
+            .iter()
+            .map(|effort| effort.window.1)
+            .max()
+            .unwrap_or_default();
+        let until = until.max(total.last_echo_at);
+        let duration = Duration::from_nanos(until.saturating_sub(from));
+        let sent = total.counts.sent();
+        let client = client_usage(&efforts, &costs, sent);
+        let server = server_usage(&costs, sent);
+        let is_telling = duration >= TELLING_TIME;
+        let load = Load {
+            client: client.busy_share.filter(|_| is_telling).unwrap_or_default(),
+            server: server.busy_share,
+        };
+        Report {
+            plan: self.plan.clone(),
+            target: self.target.clone(),
+            verdict: Verdict::of(&total.counts, load),
+            duration,
+            counts: total.counts,
+            latency: total.latency,
+            client,
+            server,
+            first_error: total.first_error,
+            was_stopped,
+        }
+    }
+}
+
+impl Gathered {
+    fn new(threads: usize, started_at: u64) -> Self {
+        Self {
+            total: Tally::new(),
+            interval: Tally::new(),
+            intervals: 0,
+            observed_until: started_at,
+            loading: threads,
+            efforts: Vec::with_capacity(threads),
+            costs: [None; 2],
+        }
+    }
+
+    /// How long to wait for news: not beyond the moment when measuring begins.
+    fn patience(&self, clock: &Clock, measured_from: u64) -> Duration {
+        match self.costs[0] {
+            Some(_) => PATIENCE,
+            None => PATIENCE.min(Duration::from_nanos(
+                measured_from.saturating_sub(clock.now()),
+            )),
+        }
+    }
+
+    fn take_in(
+        &mut self,
+        news: News,
+        clock: &Clock,
+        started_at: u64,
+        observe: &mut dyn FnMut(&Progress),
+    ) {
+        match news {
+            News::Interval(tally) => {
+                self.total.add(&tally);
+                self.interval.add(&tally);
+                self.intervals += 1;
+            }
+            News::Finished(effort) => self.efforts.push(effort),
+            News::Connected { .. } | News::LoadEnded | News::Failed(_) => {}
+        }
+        // While draining, threads end at different times: what they still tell is in the report.
+        let threads = self.loading;
+        if threads == 0 || self.intervals < threads {
+            return;
+        }
+        let now = clock.now();
+        let counts = &self.interval.counts;
+        observe(&Progress {
+            elapsed: Duration::from_nanos(now - started_at),
+            interval: Duration::from_nanos(now - self.observed_until),
+            requests: counts.requests + counts.warm_up_requests,
+            is_warm_up: counts.requests == 0 && counts.warm_up_requests > 0,
+            latency: self.interval.latency.percentiles(),
+            failures: counts.errors.total() + counts.mismatches.total(),
+        });
+        self.interval.clear();
+        self.intervals = 0;
+        self.observed_until = now;
+    }
+}
+
+/// The connections of one thread.
+fn connections_of(thread: u32, plan: &Plan) -> Range<u32> {
+    let share = share(u64::from(plan.connections), thread, plan.threads_used());
+    let narrow = |id| u32::try_from(id).expect("there are no more than connections");
+    narrow(share.start)..narrow(share.end)
+}
+
+/// One of `threads` parts of `total` things, as even as they can be.
+fn share(total: u64, thread: u32, threads: u32) -> Range<u64> {
+    let start = |thread: u32| {
+        let start = u128::from(total) * u128::from(thread) / u128::from(threads);
+        u64::try_from(start).expect("a part is no more than the whole")
+    };
+    start(thread)..start(thread + 1)
+}
+
+fn client_usage(efforts: &[Effort], costs: &[Option<Cost>; 2], sent: u64) -> ClientUsage {
+    let windows: u64 = efforts
+        .iter()
+        .map(|effort| effort.window.1 - effort.window.0)
+        .sum();
+    let busy: Duration = efforts.iter().map(|effort| effort.cpu).sum();
+    let cpu = match costs {
+        [Some(before), Some(after)] => Some(after.client.saturating_sub(before.client)),
+        _ => None,
+    };
+    ClientUsage {
+        cpu_us_per_request: cpu.and_then(|cpu| micros_per_request(cpu, sent)),
+        busy_share: (windows > 0).then(|| busy.as_nanos() as f64 / windows as f64),
+    }
+}
+
+fn server_usage(costs: &[Option<Cost>; 2], sent: u64) -> ServerUsage {
+    let [Some(before), Some(after)] = costs else {
+        return ServerUsage::default();
+    };
+    let rss_peak_bytes = after.server.and_then(|usage| usage.rss_peak_bytes);
+    let (Some(first), Some(last)) = (before.server, after.server) else {
+        return ServerUsage {
+            rss_peak_bytes,
+            ..ServerUsage::default()
+        };
+    };
+    let cpu = last.cpu.saturating_sub(first.cpu);
+    let time = Duration::from_nanos(after.at - before.at);
+    let possible = time.as_secs_f64() * f64::from(last.cpus);
+    ServerUsage {
+        cpu_us_per_request: micros_per_request(cpu, sent),
+        rss_peak_bytes,
+        busy_share: (time >= TELLING_TIME).then(|| cpu.as_secs_f64() / possible),
+    }
+}
+
+fn micros_per_request(cpu: Duration, requests: u64) -> Option<f64> {
+    (requests > 0).then(|| cpu.as_secs_f64() * 1e6 / requests as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_even_and_make_the_whole() {
+        for total in [1, 7, 10, u64::MAX] {
+            for threads in [1, 3, 7] {
+                let parts: Vec<_> = (0..threads)
+                    .map(|thread| share(total, thread, threads))
+                    .collect();
+                assert_eq!((parts[0].start, parts.last().unwrap().end), (0, total));
+                assert!(parts.windows(2).all(|pair| pair[0].end == pair[1].start));
+                let lengths = parts.iter().map(|part| part.end - part.start);
+                assert!(lengths.clone().max().unwrap() - lengths.min().unwrap() <= 1);
+            }
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! When a request may be sent: the phases of a run, as one thread sees them.
+//!
+//! ```text
+//! warm-up ----> measuring ----> draining
+//!          time            time, number, or stop
+//! ```
+//!
+//! In closed loop a request is due as soon as there is room in a pipeline. Requests count as measured if they are
+//! *sent* while measuring, so what is in flight at either end of the window is counted once and whole.
+
+/// Hands out permissions to send.
+#[derive(Debug)]
+pub(crate) struct Schedule {
+    phase: Phase,
+    bounds: Bounds,
+    /// When measuring began.
+    measured_from: u64,
+    /// When draining began.
+    loaded_until: u64,
+}
+
+/// What ends each phase. Times are nanoseconds of the run's clock.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    pub(crate) warm_up_ends_at: u64,
+    /// When the load ends, unless the number of requests ends it.
+    pub(crate) load_ends_at: Option<u64>,
+    /// How many measured requests this thread may still send.
+    pub(crate) remaining: Option<u64>,
+}
+
+/// What a thread is doing.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Phase {
+    WarmUp,
+    Measuring,
+    Draining,
+}
+
+/// How many requests may be sent now.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Admission {
+    pub(crate) count: u64,
+    pub(crate) is_measured: bool,
+}
+
+impl Schedule {
+    pub(crate) fn new(bounds: Bounds) -> Self {
+        Self {
+            phase: Phase::WarmUp,
+            bounds,
+            measured_from: bounds.warm_up_ends_at,
+            loaded_until: 0,
+        }
+    }
+
+    /// Admits nothing: for the time before the load.
+    pub(crate) fn closed() -> Self {
+        let bounds = Bounds {
+            warm_up_ends_at: 0,
+            load_ends_at: None,
+            remaining: None,
+        };
+        Self {
+            phase: Phase::Draining,
+            ..Self::new(bounds)
+        }
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// From when until when requests were sent that count.
+    pub(crate) fn measured_window(&self) -> (u64, u64) {
+        (
+            self.measured_from,
+            self.loaded_until.max(self.measured_from),
+        )
+    }
+
+    /// When the phase changes by itself.
+    pub(crate) fn next_change_at(&self) -> Option<u64> {
+        match self.phase {
+            Phase::WarmUp => Some(self.bounds.warm_up_ends_at),
+            Phase::Measuring => self.bounds.load_ends_at,
+            Phase::Draining => None,
+        }
+    }
+
+    /// Moves to the phase of this moment.
+    #[inline]
+    pub(crate) fn advance(&mut self, now: u64) {
+        if self.phase == Phase::WarmUp && now >= self.bounds.warm_up_ends_at {
+            self.phase = Phase::Measuring;
+        }
+        let is_over = self.bounds.load_ends_at.is_some_and(|end| now >= end);
+        if self.phase == Phase::Measuring && (is_over || self.bounds.remaining == Some(0)) {
+            self.end(now);
+        }
+    }
+
+    /// Sends no more.
+    pub(crate) fn end(&mut self, now: u64) {
+        if self.phase != Phase::Draining {
+            self.phase = Phase::Draining;
+            self.loaded_until = now;
+        }
+    }
+
+    /// Whether the load ended because its time was over, rather than its number.
+    pub(crate) fn is_bounded_by_time(&self) -> bool {
+        self.bounds.load_ends_at.is_some()
+    }
+
+    /// Admits as many of `wanted` requests as may be sent now.
+    #[inline]
+    pub(crate) fn admit(&mut self, wanted: u64, now: u64) -> Admission {
+        self.advance(now);
+        match self.phase {
+            Phase::WarmUp => Admission {
+                count: wanted,
+                is_measured: false,
+            },
+            Phase::Draining => Admission {
+                count: 0,
+                is_measured: false,
+            },
+            Phase::Measuring => {
+                let count = match &mut self.bounds.remaining {
+                    None => wanted,
+                    Some(remaining) => {
+                        let count = wanted.min(*remaining);
+                        *remaining -= count;
+                        count
+                    }
+                };
+                Admission {
+                    count,
+                    is_measured: true,
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schedule(load_ends_at: Option<u64>, remaining: Option<u64>) -> Schedule {
+        Schedule::new(Bounds {
+            warm_up_ends_at: 100,
+            load_ends_at,
+            remaining,
+        })
+    }
+
+    #[test]
+    fn what_is_sent_while_warming_up_is_not_measured() {
+        let mut schedule = schedule(Some(200), None);
+        assert_eq!(
+            schedule.admit(5, 99),
+            Admission {
+                count: 5,
+                is_measured: false
+            }
+        );
+        assert_eq!(
+            schedule.admit(5, 100),
+            Admission {
+                count: 5,
+                is_measured: true
+            }
+        );
+        assert_eq!(schedule.admit(5, 200).count, 0);
+        assert_eq!(schedule.measured_window(), (100, 200));
+    }
+
+    #[test]
+    fn a_number_of_requests_is_never_exceeded_and_not_spent_by_warming_up() {
+        let mut schedule = schedule(None, Some(7));
+        assert_eq!(schedule.admit(100, 0).count, 100);
+        assert_eq!(schedule.admit(5, 100).count, 5);
+        assert_eq!(schedule.admit(5, 101).count, 2);
+        assert_eq!(schedule.admit(5, 102).count, 0);
+        assert_eq!(schedule.phase(), Phase::Draining);
+    }
+
+    #[test]
+    fn a_stop_ends_the_window_early() {
+        let mut schedule = schedule(Some(1_000), None);
+        schedule.admit(1, 150);
+        schedule.end(160);
+        schedule.end(500);
+        assert_eq!(schedule.measured_window(), (100, 160));
+    }
+
+    #[test]
+    fn a_stop_before_measuring_leaves_an_empty_window() {
+        let mut schedule = schedule(Some(1_000), None);
+        schedule.end(50);
+        assert_eq!(schedule.measured_window(), (100, 100));
+    }
+}

@@ -1,0 +1,283 @@
+//! A server that the generator starts for one run, and stops again whatever happens.
+//!
+//! The server says `listening on ADDR` on its standard output once it accepts. What else it writes there is read and
+//! dropped; its standard error is ours. It runs in a process group of its own, so Ctrl-C at the terminal reaches only
+//! the generator, which ends the run before it stops the server. The group is stopped together, so that a wrapper
+//! does not leave the server behind.
+
+use std::{
+    io::{self, BufRead, BufReader},
+    os::unix::process::CommandExt,
+    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
+    sync::mpsc::{self, Receiver, RecvTimeoutError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use thiserror::Error;
+
+use crate::{
+    address::{Address, AddressError},
+    stop::{Stop, Urgency},
+};
+
+/// How long a server may take until it listens.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long it may take to end after SIGTERM.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long its exit status may be missing after it has closed its output.
+const EXIT_TIMEOUT: Duration = Duration::from_millis(500);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+const ANNOUNCEMENT: &str = "listening on ";
+
+/// A running server. Dropping it stops it.
+#[derive(Debug)]
+pub(crate) struct ServerCommand {
+    child: Child,
+    stop: Stop,
+    address: Address,
+}
+
+/// Why a server did not start.
+#[non_exhaustive]
+#[derive(Debug, Error)]
+pub enum ServerCommandError {
+    /// The program could not be run.
+    #[error("cannot run `{program}`: {error}; check the command after `--`")]
+    NotRun {
+        /// The program.
+        program: String,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// It ended, or closed its output, before it listened.
+    #[error(
+        "`{program}` ended before it wrote `listening on ADDR` to its standard output ({status}); \
+         see what it wrote above"
+    )]
+    Ended {
+        /// The program.
+        program: String,
+        /// How it ended, in words.
+        status: String,
+    },
+    /// It did not say in time that it listens.
+    #[error(
+        "`{program}` did not write `listening on ADDR` to its standard output within {} s",
+        START_TIMEOUT.as_secs()
+    )]
+    Silent {
+        /// The program.
+        program: String,
+    },
+    /// It says that it listens, but not where.
+    #[error("`{program}` announced an address that cannot be used: {error}")]
+    Address {
+        /// The program.
+        program: String,
+        /// What is wrong with it.
+        error: AddressError,
+    },
+    /// Someone asked to stop meanwhile.
+    #[error("stopped while waiting for `{program}` to listen")]
+    Stopped {
+        /// The program.
+        program: String,
+    },
+}
+
+impl ServerCommand {
+    /// Runs `command`, program first, and waits until it listens.
+    pub(crate) fn start(command: &[String], stop: &Stop) -> Result<Self, ServerCommandError> {
+        let (program, arguments) = command.split_first().expect("a command names a program");
+        let mut child = Command::new(program)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .map_err(|error| ServerCommandError::NotRun {
+                program: program.clone(),
+                error,
+            })?;
+        let lines = announcements(child.stdout.take().expect("it is piped"));
+        let unset = Address::Tcp {
+            host: String::new(),
+            port: 0,
+        };
+        // From here on every way out stops the child.
+        let mut server = Self {
+            child,
+            stop: stop.clone(),
+            address: unset,
+        };
+        server.address = server.wait_until_listening(program, &lines)?;
+        Ok(server)
+    }
+
+    pub(crate) fn address(&self) -> &Address {
+        &self.address
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn wait_until_listening(
+        &mut self,
+        program: &str,
+        lines: &Receiver<String>,
+    ) -> Result<Address, ServerCommandError> {
+        let program = program.to_owned();
+        let deadline = Instant::now() + START_TIMEOUT;
+        loop {
+            if self.stop.is_requested() {
+                return Err(ServerCommandError::Stopped { program });
+            }
+            match lines.recv_timeout(POLL_INTERVAL) {
+                Ok(address) => {
+                    return address
+                        .parse()
+                        .map_err(|error| ServerCommandError::Address { program, error });
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    let status = self.wait(EXIT_TIMEOUT).map_or_else(
+                        || "it closed its standard output and runs on".to_owned(),
+                        |status| status.to_string(),
+                    );
+                    return Err(ServerCommandError::Ended { program, status });
+                }
+                Err(RecvTimeoutError::Timeout) if Instant::now() >= deadline => {
+                    return Err(ServerCommandError::Silent { program });
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    }
+
+    fn wait(&mut self, patience: Duration) -> Option<ExitStatus> {
+        let deadline = Instant::now() + patience;
+        loop {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                return Some(status);
+            }
+            if Instant::now() >= deadline || self.stop.urgency() == Urgency::AtOnce {
+                return None;
+            }
+            thread::sleep(POLL_INTERVAL);
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        // It fails only if the whole group has ended, which is what is wanted.
+        let _ = kill_process_group(Pid::from_child(&self.child), signal);
+    }
+}
+
+impl Drop for ServerCommand {
+    fn drop(&mut self) {
+        self.signal(Signal::TERM);
+        if self.wait(STOP_TIMEOUT).is_none() {
+            self.signal(Signal::KILL);
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Reads the output to its end, so that the server never blocks on it, and passes on the first announcement.
+fn announcements(output: ChildStdout) -> Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let mut output = BufReader::new(output);
+        let mut line = Vec::new();
+        let mut sender = Some(sender);
+        while output.read_until(b'\n', &mut line).is_ok_and(|len| len > 0) {
+            if let Some(address) = announced(&line)
+                && let Some(sender) = sender.take()
+            {
+                // Nobody waits any more only if the run was stopped.
+                let _ = sender.send(address);
+            }
+            line.clear();
+        }
+    });
+    receiver
+}
+
+fn announced(line: &[u8]) -> Option<String> {
+    let line = str::from_utf8(line).ok()?;
+    let address = line.strip_prefix(ANNOUNCEMENT)?.split_whitespace().next()?;
+    Some(address.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Result<ServerCommand, ServerCommandError> {
+        ServerCommand::start(&["sh", "-c", script].map(str::to_owned), &Stop::new())
+    }
+
+    #[test]
+    fn only_a_line_that_starts_with_the_announcement_counts() {
+        assert_eq!(
+            announced(b"listening on [::1]:80\n").as_deref(),
+            Some("[::1]:80")
+        );
+        assert_eq!(
+            announced(b"listening on :80 (2 threads)\r\n").as_deref(),
+            Some(":80")
+        );
+        assert_eq!(announced(b"not listening on :80\n"), None);
+        assert_eq!(announced(b"listening on \n"), None);
+    }
+
+    #[test]
+    fn the_address_is_taken_from_the_first_announcement() {
+        let script =
+            "echo hello; echo listening on 127.0.0.1:7; echo listening on :8; exec sleep 60";
+        let server = shell(script).unwrap();
+        assert_eq!(server.address().to_string(), "127.0.0.1:7");
+    }
+
+    #[test]
+    fn dropping_a_server_ends_its_process_and_what_it_started() {
+        let server = shell("sleep 60 & echo listening on :7; wait").unwrap();
+        let group = Pid::from_child(&server.child);
+        drop(server);
+        // A group exists as long as one of its processes does; an orphan is reaped by the system a moment later.
+        while rustix::process::test_kill_process_group(group).is_ok() {
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_server_that_ignores_sigterm_is_killed() {
+        let server =
+            shell("trap '' TERM; echo listening on :7; while :; do sleep 1; done").unwrap();
+        server.stop.request();
+        server.stop.request();
+        let started = Instant::now();
+        drop(server);
+        assert!(started.elapsed() < STOP_TIMEOUT);
+    }
+
+    #[test]
+    fn a_command_that_ends_is_reported_with_its_status() {
+        let error = shell("exit 3").unwrap_err().to_string();
+        assert!(error.contains("exit status: 3"), "{error}");
+    }
+
+    #[test]
+    fn a_stop_ends_the_wait() {
+        let stop = Stop::new();
+        stop.request();
+        let command = ["sleep", "60"].map(str::to_owned);
+        let error = ServerCommand::start(&command, &stop).unwrap_err();
+        assert!(
+            matches!(error, ServerCommandError::Stopped { .. }),
+            "{error}"
+        );
+    }
+}

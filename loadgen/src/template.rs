@@ -1,0 +1,135 @@
+//! Small frames in a row, ready to be sent or compared: only their stamps are rewritten.
+//!
+//! ```text
+//! number      0        1        2              126       0        1
+//!          +--------+--------+--------+--   --+--------+--------+--------+--
+//! bytes    | 64 ~ . | 64 ~ . | 64 ~ . |  ...  | 64 ~ . | 64 ~ . | 64 ~ . |  ...     ~ stamp   . body
+//!          +--------+--------+--------+--   --+--------+--------+--------+--
+//!                   \___________________________ any batch is one slice
+//! ```
+//!
+//! Consecutive frames of a connection have consecutive bodies, so every batch stands here already, whatever its first
+//! frame. Writing it copies nothing, and checking many replies is one comparison.
+
+use crate::payload::{BODIES, HEADER_BYTES, Origin, PREFIX_BYTES, Payloads};
+
+/// How long one batch may be.
+const BATCH_BYTES_MAX: usize = 64 * 1024;
+/// Longer frames leave from where they are: with them the row would not fit into a cache.
+const FRAME_BYTES_MAX: usize = HEADER_BYTES + 4 * 1024;
+
+/// The row of one thread.
+#[derive(Debug)]
+pub(crate) struct Template {
+    row: Box<[u8]>,
+    frame_bytes: usize,
+    batch_frames: usize,
+    is_stamped: bool,
+}
+
+impl Template {
+    /// Lays the row out for batches of up to `pipeline` frames. `None` if the frames are too long for it.
+    pub(crate) fn new(payloads: &Payloads, pipeline: u32) -> Option<Self> {
+        let frame_bytes = payloads.frame_bytes();
+        if frame_bytes > FRAME_BYTES_MAX {
+            return None;
+        }
+        let batch_frames = (pipeline as usize).min(BATCH_BYTES_MAX / frame_bytes);
+        let numbers = 0..(BODIES + batch_frames) as u64;
+        // The first connection has the bodies in the order of their numbers.
+        let origins = numbers.map(|sequence| Origin {
+            connection: 0,
+            sequence,
+        });
+        let row: Vec<u8> = origins
+            .flat_map(|origin| payloads.frame(origin).tail(0).concat())
+            .collect();
+        Some(Self {
+            row: row.into_boxed_slice(),
+            frame_bytes,
+            batch_frames,
+            is_stamped: payloads.is_stamped(),
+        })
+    }
+
+    /// Writes the stamps of `frames` frames from `first` on and returns those frames: as many as fit one batch.
+    #[inline]
+    pub(crate) fn batch(&mut self, payloads: &Payloads, first: Origin, frames: u64) -> &[u8] {
+        let frames =
+            usize::try_from(frames).map_or(self.batch_frames, |f| f.min(self.batch_frames));
+        let start = payloads.body_number(first) * self.frame_bytes;
+        let batch = &mut self.row[start..][..frames * self.frame_bytes];
+        if self.is_stamped {
+            let frames = batch.chunks_exact_mut(self.frame_bytes);
+            for (frame, stamp) in frames.zip(payloads.stamps(first)) {
+                frame[HEADER_BYTES..PREFIX_BYTES].copy_from_slice(&stamp);
+            }
+        }
+        batch
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_is_its_frames_in_a_row() {
+        for payload_bytes in [0, 1, 7, 8, 64, 4_096] {
+            let payloads = Payloads::new(1, 9, payload_bytes);
+            let mut template = Template::new(&payloads, 70).unwrap();
+            let starts = [(0, 0, 1), (8, 100, 15), (3, 126, 2), (3, 1 << 40, 9)];
+            for (connection, sequence, frames) in starts {
+                let first = Origin {
+                    connection,
+                    sequence,
+                };
+                let sequences = sequence..sequence + frames;
+                let origins = sequences.map(|sequence| Origin { sequence, ..first });
+                let frame = |origin| payloads.frame(origin).tail(0).concat();
+                let expected: Vec<u8> = origins.flat_map(frame).collect();
+                let is_right = template.batch(&payloads, first, frames) == expected;
+                assert!(is_right, "{payload_bytes} bytes, {first:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_body_can_be_the_first_of_a_batch() {
+        let payloads = Payloads::new(1, 9, 64);
+        let mut template = Template::new(&payloads, 64).unwrap();
+        for sequence in 0..2 * BODIES as u64 {
+            let first = Origin {
+                connection: 5,
+                sequence,
+            };
+            let last = Origin {
+                connection: 5,
+                sequence: sequence + 63,
+            };
+            let batch = template.batch(&payloads, first, 64);
+            assert_eq!(batch[..68], payloads.frame(first).tail(0).concat());
+            assert_eq!(batch[63 * 68..], payloads.frame(last).tail(0).concat());
+        }
+    }
+
+    #[test]
+    fn a_batch_is_no_longer_than_pipeline_and_limit() {
+        let payloads = Payloads::new(1, 1, 64);
+        let first = Origin {
+            connection: 0,
+            sequence: 0,
+        };
+        let mut shallow = Template::new(&payloads, 3).unwrap();
+        assert_eq!(shallow.batch(&payloads, first, 10).len(), 3 * 68);
+        let mut deep = Template::new(&payloads, 1 << 16).unwrap();
+        let len = deep.batch(&payloads, first, u64::MAX).len();
+        assert!((BATCH_BYTES_MAX - 68..=BATCH_BYTES_MAX).contains(&len));
+    }
+
+    #[test]
+    fn long_frames_have_no_row() {
+        assert!(Template::new(&Payloads::new(1, 1, 4_096), 1).is_some());
+        assert!(Template::new(&Payloads::new(1, 1, 4_097), 1).is_none());
+    }
+}

@@ -1,0 +1,158 @@
+//! Sizes, times and counts, as people write and read them.
+//!
+//! | Written             | Means                                     |
+//! |---------------------|-------------------------------------------|
+//! | `64`, `4k`, `1MiB`  | bytes; every unit is a power of 1,024     |
+//! | `500ms`, `10s`      | a time, as `humantime` reads it           |
+
+use std::time::Duration;
+
+/// Reads a size such as `0`, `64`, `4k` or `1MiB`.
+///
+/// # Errors
+///
+/// A sentence without subject ("is not a size: ...") if the text is no size or does not fit 64 bits.
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        _ => return Err(not_a_size(text)),
+    };
+    let number: u64 = number.parse().map_err(|_| not_a_size(text))?;
+    number
+        .checked_mul(1 << shift)
+        .ok_or_else(|| not_a_size(text))
+}
+
+/// Reads a time such as `500ms`, `10s` or `1m 30s`.
+///
+/// # Errors
+///
+/// A sentence without subject if the text is no time.
+pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text.trim())
+        .map_err(|_| format!("is not a time: `{text}`; write for example 500ms, 10s or 1m"))
+}
+
+/// Writes a whole number with a comma between groups of three digits.
+pub(crate) fn grouped(number: u64) -> String {
+    group(&number.to_string())
+}
+
+/// Writes a rate as a whole number, with a comma between groups of three digits.
+pub(crate) fn rate(per_second: f64) -> String {
+    group(&format!("{per_second:.0}"))
+}
+
+fn group(digits: &str) -> String {
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (position, digit) in digits.chars().enumerate() {
+        if position > 0 && (digits.len() - position).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Writes nanoseconds with three significant digits in the unit that suits: `812 ns`, `45.3 us`, `1.20 s`.
+pub(crate) fn time(nanos: u64) -> String {
+    match nanos {
+        0..1_000 => format!("{nanos} ns"),
+        1_000..1_000_000 => three_digits(nanos as f64 / 1e3, "us"),
+        1_000_000..1_000_000_000 => three_digits(nanos as f64 / 1e6, "ms"),
+        _ => three_digits(nanos as f64 / 1e9, "s"),
+    }
+}
+
+/// Writes a number of bytes in the unit that suits: `512 B`, `64.0 KiB`, `1.50 MiB`.
+pub(crate) fn bytes(count: u64) -> String {
+    match count {
+        0..0x400 => format!("{count} B"),
+        0x400..0x10_0000 => three_digits(count as f64 / 1024.0, "KiB"),
+        0x10_0000..0x4000_0000 => three_digits(count as f64 / 1_048_576.0, "MiB"),
+        _ => three_digits(count as f64 / 1_073_741_824.0, "GiB"),
+    }
+}
+
+fn three_digits(number: f64, unit: &str) -> String {
+    match number {
+        ..10.0 => format!("{number:.2} {unit}"),
+        10.0..100.0 => format!("{number:.1} {unit}"),
+        _ => format!("{number:.0} {unit}"),
+    }
+}
+
+fn not_a_size(text: &str) -> String {
+    format!("is not a size: `{text}`; write for example 0, 64, 4k or 1MiB")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_of_size_are_powers_of_1024() {
+        for (text, size) in [
+            ("0", 0),
+            ("64", 64),
+            ("64b", 64),
+            ("4k", 4096),
+            ("4K", 4096),
+            ("4 KiB", 4096),
+            ("1MiB", 1 << 20),
+            ("2g", 2 << 30),
+        ] {
+            assert_eq!(parse_size(text), Ok(size), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_size_is_refused() {
+        for text in [
+            "",
+            "k",
+            "-1",
+            "1.5k",
+            "4kk",
+            "4x",
+            "99999999999999999999",
+            "18446744073709551615k",
+        ] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn times_carry_a_unit() {
+        assert_eq!(parse_time("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_time("0s"), Ok(Duration::ZERO));
+        assert_eq!(parse_time("1m 30s"), Ok(Duration::from_secs(90)));
+        assert!(parse_time("10").is_err());
+        assert!(parse_time("soon").is_err());
+    }
+
+    #[test]
+    fn digits_are_grouped_by_three() {
+        assert_eq!(grouped(0), "0");
+        assert_eq!(grouped(999), "999");
+        assert_eq!(grouped(1_000), "1,000");
+        assert_eq!(grouped(12_345_678), "12,345,678");
+        assert_eq!(rate(999_999.7), "1,000,000");
+    }
+
+    #[test]
+    fn times_and_sizes_show_three_digits() {
+        assert_eq!(time(812), "812 ns");
+        assert_eq!(time(45_300), "45.3 us");
+        assert_eq!(time(1_200_000_000), "1.20 s");
+        assert_eq!(bytes(512), "512 B");
+        assert_eq!(bytes(65_536), "64.0 KiB");
+        assert_eq!(bytes(3 << 19), "1.50 MiB");
+    }
+}

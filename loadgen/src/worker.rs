@@ -1,0 +1,337 @@
+//! One thread of the generator: a poll, its links, and nothing shared with the others but what never changes.
+//!
+//! It connects, says so, waits for the signal to go, loads, drains, and reports. Between the signal and the report it
+//! talks to nobody, except that it sends a tally once per interval.
+
+use std::{
+    io,
+    net::SocketAddr,
+    ops::Range,
+    sync::mpsc::{Receiver, Sender},
+    time::Duration,
+};
+
+use mio::{Events, Poll, Token};
+
+use crate::{
+    clock::{self, Clock},
+    connection::Source,
+    link::{Desk, Link, Turn},
+    payload::Payloads,
+    plan::Plan,
+    schedule::{Bounds, Phase, Schedule},
+    stop::{Stop, Urgency},
+    tally::Tally,
+    template::Template,
+};
+
+/// How often links are looked after and the request to stop is noticed.
+const TICK: Duration = Duration::from_millis(10);
+/// How long draining may take unless `--timeout` says otherwise.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+/// A load that only a number of requests ends is given up after this much silence.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+const EVENTS_PER_POLL: usize = 1024;
+/// One read should bring everything that a connection has waiting.
+const READ_BUFFER_BYTES: usize = 256 * 1024;
+
+/// What a thread needs to start.
+#[derive(Debug)]
+pub(crate) struct Job<'run> {
+    pub(crate) plan: &'run Plan,
+    pub(crate) addresses: &'run [SocketAddr],
+    pub(crate) payloads: &'run Payloads,
+    pub(crate) clock: &'run Clock,
+    pub(crate) stop: &'run Stop,
+    /// The connections of this thread.
+    pub(crate) connections: Range<u32>,
+    /// The signal to go. If it never comes, the thread ends.
+    pub(crate) go: Receiver<Bounds>,
+    pub(crate) news: Sender<News>,
+}
+
+/// What a thread tells.
+#[derive(Debug)]
+pub(crate) enum News {
+    /// Every connection is made or has failed.
+    Connected {
+        open: usize,
+        first_error: Option<String>,
+    },
+    /// What happened since the last tally.
+    Interval(Box<Tally>),
+    /// No more requests are sent.
+    LoadEnded,
+    /// All is over.
+    Finished(Effort),
+    /// The thread could not even start.
+    Failed(io::Error),
+}
+
+/// What a thread spent on its measured requests.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Effort {
+    /// From when until when measured requests were sent.
+    pub(crate) window: (u64, u64),
+    /// CPU time of the thread in the window.
+    pub(crate) cpu: Duration,
+}
+
+#[derive(Debug)]
+struct Worker<'run> {
+    poll: Poll,
+    links: Vec<Link>,
+    desk: Desk<'run>,
+    stop: &'run Stop,
+    news: Sender<News>,
+    drain_timeout: Duration,
+    silence_max: Duration,
+    interval: Duration,
+    /// Links that wait for nothing.
+    eager: Vec<usize>,
+}
+
+/// Does the job. The news end with [`News::Finished`], with [`News::Failed`], or after the first if there is no signal.
+pub(crate) fn run(job: Job<'_>) {
+    let news = job.news.clone();
+    let Job { go, .. } = &job;
+    let outcome = Worker::new(&job).and_then(|mut worker| {
+        worker.connect()?;
+        match go.recv() {
+            Ok(bounds) => worker.load(bounds),
+            Err(_) => Ok(()),
+        }
+    });
+    if let Err(error) = outcome {
+        // Nobody listens only if the run has failed for another reason.
+        let _ = news.send(News::Failed(error));
+    }
+}
+
+impl<'run> Worker<'run> {
+    fn new(job: &Job<'run>) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let links = job
+            .connections
+            .clone()
+            .enumerate()
+            .map(|(index, id)| Link::new(Token(index), id));
+        let timeout = job.plan.timeout;
+        let template = Template::new(job.payloads, job.plan.pipeline);
+        let desk = Desk {
+            addresses: job.addresses,
+            source: Source {
+                payloads: job.payloads,
+                template,
+            },
+            clock: job.clock,
+            pipeline: u64::from(job.plan.pipeline),
+            timeout,
+            registry: poll.registry().try_clone()?,
+            schedule: Schedule::closed(),
+            tally: Tally::new(),
+            now: job.clock.now(),
+            in_flight: 0,
+            last_arrival_at: 0,
+            read_buffer: vec![0; READ_BUFFER_BYTES].into_boxed_slice(),
+        };
+        Ok(Self {
+            links: links.collect(),
+            poll,
+            desk,
+            stop: job.stop,
+            news: job.news.clone(),
+            drain_timeout: timeout.unwrap_or(DRAIN_TIMEOUT),
+            silence_max: SILENCE_MAX.max(timeout.unwrap_or_default().saturating_mul(2)),
+            interval: job.plan.interval,
+            eager: Vec::new(),
+        })
+    }
+
+    /// Tries every connection once on every address.
+    fn connect(&mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(EVENTS_PER_POLL);
+        self.links
+            .iter_mut()
+            .for_each(|link| link.connect(&mut self.desk));
+        while self.stop.urgency() == Urgency::None {
+            for link in &mut self.links {
+                let is_down = !link.is_open() && !link.is_connecting();
+                if is_down && !link.has_tried_all(&self.desk) {
+                    link.connect(&mut self.desk);
+                }
+            }
+            if !self.links.iter().any(Link::is_connecting) {
+                break;
+            }
+            self.wait(&mut events, TICK)?;
+            self.links
+                .iter_mut()
+                .for_each(|link| link.check(true, &mut self.desk));
+        }
+        let open = self.links.iter().filter(|link| link.is_open()).count();
+        let first_error = self.desk.tally.first_error.clone();
+        self.tell(News::Connected { open, first_error });
+        Ok(())
+    }
+
+    fn load(&mut self, bounds: Bounds) -> io::Result<()> {
+        let mut events = Events::with_capacity(EVENTS_PER_POLL);
+        self.desk.schedule = Schedule::new(bounds);
+        self.desk.now = self.desk.clock.now();
+        self.desk.last_arrival_at = self.desk.now;
+        let mut meter = Meter::start();
+        let mut next_check = self.desk.now;
+        let mut next_interval = self.desk.clock.after(self.desk.now, self.interval);
+        self.links
+            .iter_mut()
+            .for_each(|link| link.send(&mut self.desk));
+        loop {
+            self.wait(&mut events, self.patience())?;
+            self.desk.schedule.advance(self.desk.now);
+            if meter.follow(self.desk.schedule.phase(), self.desk.now) {
+                self.tell(News::LoadEnded);
+            }
+            if self.desk.now >= next_check {
+                next_check = self.desk.clock.after(self.desk.now, TICK);
+                self.look_after_links();
+            }
+            if self.desk.now >= next_interval {
+                next_interval = self.desk.clock.after(next_interval, self.interval);
+                self.report();
+            }
+            if meter
+                .drained_since
+                .is_some_and(|since| self.is_drained(since))
+            {
+                break;
+            }
+        }
+        self.links
+            .iter_mut()
+            .for_each(|link| link.finish(&mut self.desk));
+        self.report();
+        let window = self.desk.schedule.measured_window();
+        self.tell(News::Finished(Effort {
+            window,
+            cpu: meter.cpu(),
+        }));
+        Ok(())
+    }
+
+    /// Waits for events and lets the links react. Afterwards the desk's `now` is fresh.
+    fn wait(&mut self, events: &mut Events, patience: Duration) -> io::Result<()> {
+        match self.poll.poll(events, Some(patience)) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+            _ => {}
+        }
+        if events.is_empty() {
+            self.desk.now = self.desk.clock.now();
+        }
+        let mut eager = std::mem::take(&mut self.eager);
+        eager.retain(|&index| self.links[index].go_on(&mut self.desk) == Turn::HasMore);
+        for event in events.iter() {
+            let index = event.token().0;
+            if self.links[index].ready(event, &mut self.desk) == Turn::HasMore
+                && !eager.contains(&index)
+            {
+                eager.push(index);
+            }
+        }
+        self.eager = eager;
+        Ok(())
+    }
+
+    fn patience(&self) -> Duration {
+        if !self.eager.is_empty() {
+            return Duration::ZERO;
+        }
+        let next_change_at = self.desk.schedule.next_change_at().unwrap_or(u64::MAX);
+        TICK.min(Duration::from_nanos(
+            next_change_at.saturating_sub(self.desk.now),
+        ))
+    }
+
+    fn look_after_links(&mut self) {
+        let desk = &mut self.desk;
+        if self.stop.urgency() != Urgency::None {
+            desk.schedule.end(desk.now);
+        }
+        let silence = Duration::from_nanos(desk.now.saturating_sub(desk.last_arrival_at));
+        if !desk.schedule.is_bounded_by_time() && silence >= self.silence_max {
+            desk.tally
+                .note(|| format!("nothing arrived for {} s", silence.as_secs()));
+            desk.schedule.end(desk.now);
+        }
+        let is_ending = desk.schedule.phase() == Phase::Draining;
+        self.links
+            .iter_mut()
+            .for_each(|link| link.check(is_ending, desk));
+    }
+
+    /// Whether nothing more is to be waited for, given when draining began.
+    ///
+    /// A load that a number of requests ends may have any amount in flight, so there the time counts from the last
+    /// arrival.
+    fn is_drained(&self, since: u64) -> bool {
+        let desk = &self.desk;
+        let since = match desk.schedule.is_bounded_by_time() || self.stop.urgency() != Urgency::None
+        {
+            true => since,
+            false => since.max(desk.last_arrival_at),
+        };
+        desk.in_flight == 0
+            || desk.now >= desk.clock.after(since, self.drain_timeout)
+            || self.stop.urgency() == Urgency::AtOnce
+    }
+
+    fn report(&mut self) {
+        self.tell(News::Interval(Box::new(self.desk.tally.clone())));
+        self.desk.tally.clear();
+    }
+
+    fn tell(&self, news: News) {
+        // Nobody listens only if the run has failed for another reason; then there is nobody to tell.
+        let _ = self.news.send(news);
+    }
+}
+
+/// Takes the CPU time of this thread at the two ends of the measured window.
+#[derive(Debug)]
+struct Meter {
+    phase: Phase,
+    from: Duration,
+    until: Duration,
+    drained_since: Option<u64>,
+}
+
+impl Meter {
+    fn start() -> Self {
+        let now = clock::thread_cpu();
+        Self {
+            phase: Phase::WarmUp,
+            from: now,
+            until: now,
+            drained_since: None,
+        }
+    }
+
+    /// Notes a change of phase. Returns whether the load has just ended.
+    fn follow(&mut self, phase: Phase, now: u64) -> bool {
+        if phase == self.phase {
+            return false;
+        }
+        self.phase = phase;
+        if phase == Phase::Draining {
+            self.until = clock::thread_cpu();
+            self.drained_since = Some(now);
+            return true;
+        }
+        self.from = clock::thread_cpu();
+        false
+    }
+
+    fn cpu(&self) -> Duration {
+        self.until.saturating_sub(self.from)
+    }
+}

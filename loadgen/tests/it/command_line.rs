@@ -1,0 +1,257 @@
+//! The program: exit codes, messages, files.
+
+use std::{
+    io::{BufRead, BufReader},
+    net::{SocketAddr, TcpListener},
+    process::{Child, Command, Output, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::servers::{self, echo};
+
+/// The program with these arguments, split at blanks.
+pub(crate) fn loadgen(arguments: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_loadgen"));
+    command.args(arguments.split_whitespace());
+    command
+}
+
+pub(crate) fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[track_caller]
+pub(crate) fn exits_with(code: i32, output: &Output) {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = output;
+    assert_eq!(
+        status.code(),
+        Some(code),
+        "{}\n{}",
+        text(stdout),
+        text(stderr)
+    );
+}
+
+/// Sends SIGINT as soon as `child` has shown progress, and reads what it still shows.
+pub(crate) fn interrupt_after_progress(child: &mut Child) {
+    let mut progress = BufReader::new(child.stderr.take().unwrap()).lines();
+    progress.next().unwrap().unwrap();
+    kill_process(Pid::from_child(child), Signal::INT).unwrap();
+    progress.for_each(drop);
+}
+
+fn honest() -> SocketAddr {
+    servers::start(|_, stream| echo(stream))
+}
+
+#[test]
+fn a_good_run_reports_and_exits_with_0() {
+    let output = loadgen(&format!("-c 4 -n 1000 {}", honest()))
+        .output()
+        .unwrap();
+    exits_with(0, &output);
+    let report = text(&output.stdout);
+    for words in [
+        "1,000",
+        "requests",
+        "p99.9",
+        "0 errors, 0 mismatches, 0 unanswered",
+        "CPU",
+    ] {
+        assert!(report.contains(words), "{words} is not in:\n{report}");
+    }
+}
+
+#[test]
+fn the_word_run_is_optional() {
+    exits_with(
+        0,
+        &loadgen(&format!("run -n 10 {}", honest()))
+            .output()
+            .unwrap(),
+    );
+}
+
+#[test]
+fn progress_is_one_line_per_interval_when_it_is_not_on_a_terminal() {
+    let arguments = format!("-d 200ms -w 50ms -i 50ms {}", honest());
+    let output = loadgen(&arguments).output().unwrap();
+    exits_with(0, &output);
+    let progress = text(&output.stderr);
+    assert!(progress.lines().count() >= 2, "{progress}");
+    assert!(
+        progress.lines().all(|line| line.contains("requests/s")),
+        "{progress}"
+    );
+    assert!(!progress.contains('\x1b'), "{progress}");
+}
+
+#[test]
+fn a_wrong_byte_exits_with_4_also_where_there_are_errors() {
+    let server = servers::replying(|_, number, mut frame| {
+        frame[30] ^= u8::from(number == 3);
+        frame
+    });
+    let output = loadgen(&format!("-c 1 -p 4 -n 100 {server}"))
+        .output()
+        .unwrap();
+    exits_with(4, &output);
+    assert!(
+        text(&output.stdout).contains("flipped"),
+        "{}",
+        text(&output.stdout)
+    );
+}
+
+#[test]
+fn nobody_listening_exits_with_1_and_says_what_to_do() {
+    let address = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let output = loadgen(&format!("-n 1 {address}")).output().unwrap();
+    exits_with(1, &output);
+    assert!(text(&output.stderr).contains("start the server first"));
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn every_wrong_value_exits_with_2_and_is_named() {
+    let output = loadgen("-c none -s huge -d 0s -o run.csv :x")
+        .output()
+        .unwrap();
+    exits_with(2, &output);
+    let message = text(&output.stderr);
+    for flag in [
+        "--connections",
+        "--size",
+        "--duration",
+        "--output",
+        ".json",
+        "TARGET",
+    ] {
+        assert!(message.contains(flag), "{flag} is not in:\n{message}");
+    }
+}
+
+#[test]
+fn an_unknown_flag_exits_with_2() {
+    exits_with(2, &loadgen("--unknown :9000").output().unwrap());
+    exits_with(2, &loadgen("").output().unwrap());
+}
+
+#[test]
+fn help_and_version_exit_with_0() {
+    exits_with(0, &loadgen("--help").output().unwrap());
+    exits_with(0, &loadgen("--version").output().unwrap());
+}
+
+#[test]
+fn a_file_that_cannot_be_written_is_found_before_the_run() {
+    let server = servers::start(|_, _| unreachable!("nobody connects"));
+    let output = loadgen(&format!("-n 1 -o /nowhere/run.json {server}"))
+        .output()
+        .unwrap();
+    exits_with(1, &output);
+    assert!(
+        text(&output.stderr).contains("/nowhere/run.json"),
+        "{}",
+        text(&output.stderr)
+    );
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn reduced_threads_are_said() {
+    let output = loadgen(&format!("-t 9 -c 2 -n 10 {}", honest()))
+        .output()
+        .unwrap();
+    exits_with(0, &output);
+    assert!(
+        text(&output.stderr).contains("reduced to 2"),
+        "{}",
+        text(&output.stderr)
+    );
+}
+
+#[test]
+fn json_has_the_keys_that_scripts_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = [
+        folder.path().join("one.json"),
+        folder.path().join("two.json"),
+    ];
+    let arguments = format!(
+        "-c 2 -n 300 -s 100 --seed 5 --server-pid {}",
+        std::process::id()
+    );
+    let output = loadgen(&arguments)
+        .args(
+            files
+                .iter()
+                .flat_map(|file| ["-o".as_ref(), file.as_os_str()]),
+        )
+        .arg(honest().to_string())
+        .output()
+        .unwrap();
+    exits_with(0, &output);
+    let [one, two] = files.map(|file| std::fs::read(file).unwrap());
+    assert_eq!(one, two);
+    let report: Value = serde_json::from_slice(&one).unwrap();
+    assert_eq!(report["requests"], 300);
+    for key in ["errors", "mismatches", "unanswered"] {
+        assert_eq!(report[key], 0, "{key}");
+    }
+    for key in ["duration_s", "rate"] {
+        assert!(report[key].as_f64().unwrap() > 0.0, "{key}");
+    }
+    for percentile in ["p50", "p90", "p99", "p99_9", "max"] {
+        assert!(report["latency_ns"][percentile].as_u64().unwrap() > 0);
+        assert_eq!(
+            report["service_ns"][percentile],
+            report["latency_ns"][percentile]
+        );
+        assert_eq!(report["send_lag_ns"][percentile], 0);
+    }
+    assert!(report["client"]["cpu_us_per_request"].as_f64().unwrap() > 0.0);
+    assert!(report["server"]["cpu_us_per_request"].is_number());
+    assert!(report["server"]["rss_peak_bytes"].as_u64().unwrap() > 0);
+    assert_eq!(report["verdict"], "ok");
+    assert_eq!(report["schema"], 1);
+    assert_eq!(report["config"]["seed"], 5);
+}
+
+#[test]
+fn what_is_unknown_is_null_in_json() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("run.json");
+    let output = loadgen(&format!("-n 10 {} -o", honest()))
+        .arg(&file)
+        .output()
+        .unwrap();
+    exits_with(0, &output);
+    let report: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    assert_eq!(report["server"]["cpu_us_per_request"], Value::Null);
+    assert_eq!(report["server"]["rss_peak_bytes"], Value::Null);
+}
+
+#[test]
+fn ctrl_c_ends_a_run_with_a_report() {
+    let mut child = loadgen(&format!("-d 1h -w 0s -i 20ms {}", honest()))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    interrupt_after_progress(&mut child);
+    let output = child.wait_with_output().unwrap();
+    exits_with(0, &output);
+    let report = text(&output.stdout);
+    assert!(report.contains("stopped early"), "{report}");
+    assert!(report.contains("p99.9"), "{report}");
+}

@@ -1,0 +1,128 @@
+//! Servers that go away, stay silent, or were never there.
+
+use std::{
+    io::{self, Write},
+    net::TcpListener,
+    thread,
+    time::Duration,
+};
+
+use loadgen::{Plan, RunError, Stop, Verdict};
+
+use crate::servers::{self, echo, plan, read_frame, run};
+
+#[test]
+fn a_connection_that_the_server_closes_is_made_again_and_what_it_owed_is_unanswered() {
+    let server = servers::start(|connection, mut stream| {
+        if connection > 0 {
+            return echo(stream);
+        }
+        for _ in 0..50 {
+            let frame = read_frame(&mut stream)?;
+            stream.write_all(&frame)?;
+        }
+        read_frame(&mut stream)?;
+        Ok(())
+    });
+    let report = run(&Plan {
+        pipeline: 8,
+        ..plan(server, 500)
+    });
+    let counts = report.counts;
+    assert_eq!(report.counts.sent(), 500);
+    assert!((1..=8).contains(&counts.unanswered), "{counts:?}");
+    assert_eq!((counts.errors.lost, counts.reconnects), (1, 1));
+    assert_eq!(report.verdict, Verdict::Errors);
+    assert_eq!(report.verdict.exit_code(), 1);
+    assert!(report.first_error.is_some());
+}
+
+#[test]
+fn a_request_that_takes_too_long_is_an_error_and_closes_its_connection() {
+    let server = servers::start(|connection, mut stream| {
+        if connection > 0 {
+            return echo(stream);
+        }
+        for number in 0.. {
+            let frame = read_frame(&mut stream)?;
+            if number != 5 {
+                stream.write_all(&frame)?;
+            } else {
+                // Until the client closes.
+                return io::copy(&mut stream, &mut io::sink()).map(|_| ());
+            }
+        }
+        Ok(())
+    });
+    let timeout = Some(Duration::from_millis(100));
+    let report = run(&Plan {
+        timeout,
+        ..plan(server, 100)
+    });
+    assert_eq!(report.counts.errors.timeouts, 1);
+    assert_eq!(report.counts.requests, 99);
+    assert_eq!(report.counts.reconnects, 1);
+    assert_eq!(report.verdict, Verdict::Errors);
+}
+
+#[test]
+fn a_server_that_never_answers_leaves_everything_unanswered() {
+    let server = servers::start(|_, mut stream| {
+        io::copy(&mut stream, &mut io::sink())?;
+        Ok(())
+    });
+    let duration = Some(Duration::from_millis(50));
+    let load = Plan {
+        duration,
+        requests: None,
+        connections: 3,
+        pipeline: 4,
+        ..plan(server, 1)
+    };
+    let report = run(&load);
+    assert_eq!(report.counts.unanswered, 12);
+    assert_eq!(report.counts.requests, 0);
+    assert_eq!(report.verdict, Verdict::Failed);
+    assert_eq!(report.verdict.exit_code(), 1);
+}
+
+#[test]
+fn a_server_that_stops_listening_cannot_hold_a_run_beyond_its_time() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        drop(listener);
+        let frame = read_frame(&mut stream).unwrap();
+        stream.write_all(&frame).unwrap();
+    });
+    let duration = Some(Duration::from_millis(300));
+    let report = run(&Plan {
+        duration,
+        requests: None,
+        ..plan(server, 1)
+    });
+    assert_eq!(report.counts.requests, 1);
+    assert_eq!(report.counts.errors.lost, 1);
+    assert!(report.counts.errors.connect > 0);
+    assert_eq!(report.counts.reconnects, 0);
+}
+
+#[test]
+fn nobody_listening_is_said_with_what_was_tried() {
+    let address = {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap()
+    };
+    let load = Plan {
+        connections: 4,
+        threads: 2,
+        ..plan(address, 10)
+    };
+    let error = loadgen::run(&load, &Stop::new(), &mut |_| {}).unwrap_err();
+    assert!(matches!(error, RunError::NothingConnects { .. }), "{error}");
+    let message = error.to_string();
+    assert!(message.contains(&address.to_string()), "{message}");
+    assert!(message.contains("refused"), "{message}");
+    assert!(message.contains("start the server first"), "{message}");
+}

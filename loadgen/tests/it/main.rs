@@ -1,0 +1,8 @@
+//! Runs of the generator against servers that these tests write themselves, honest ones and others.
+
+mod command_line;
+mod counts;
+mod lies;
+mod losses;
+mod server_command;
+mod servers;
