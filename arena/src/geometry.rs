@@ -55,8 +55,9 @@ impl Span {
 
     /// The first unit.
     #[inline]
+    #[allow(clippy::cast_possible_truncation, reason = "the lower half")]
     pub(crate) fn first(self) -> u32 {
-        (self.0 & u64::from(u32::MAX)) as u32
+        self.0 as u32
     }
 
     /// How many there are.

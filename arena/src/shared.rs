@@ -102,13 +102,26 @@ impl Shared {
     #[inline]
     pub(crate) unsafe fn release(shared: NonNull<Self>, span: Span) {
         // SAFETY: the caller has the units, so the arena is alive (A2).
-        let core = unsafe { NonNull::new_unchecked(&raw mut (*shared.as_ptr()).core) };
+        let core = unsafe { Self::core(shared) };
         // SAFETY: the caller's promise.
         let fate = unsafe { Core::release(core, span, thread::seat()) };
         if fate == Fate::Over {
             // SAFETY: `Over` says that nobody else has a part in it (A2).
             unsafe { Self::free(shared) };
         }
+    }
+
+    /// The core inside, without a reference to the rest, which may end sooner than a reference would.
+    ///
+    /// # Safety
+    ///
+    /// The arena is alive.
+    #[inline]
+    unsafe fn core(shared: NonNull<Self>) -> NonNull<Core> {
+        // SAFETY: `shared` points to a live arena (the caller's promise), so its field has an address.
+        let core = unsafe { &raw mut (*shared.as_ptr()).core };
+        // SAFETY: the address of a field of a live value is not null.
+        unsafe { NonNull::new_unchecked(core) }
     }
 
     /// Ends the arena.
@@ -186,7 +199,7 @@ impl Clone for Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         // SAFETY: our handle keeps the arena alive (A2).
-        let core = unsafe { NonNull::new_unchecked(&raw mut (*self.0.as_ptr()).core) };
+        let core = unsafe { Shared::core(self.0) };
         // SAFETY: the handle is dropped, and not used after this.
         let fate = unsafe { Core::drop_handle(core) };
         if fate == Fate::Over {

@@ -3,7 +3,13 @@
 //! The same operations are timed by criterion (`benches/*.rs`, one question a file) and by the program `figures`, which
 //! alternates both sides of a ratio in one run.
 
-use std::{hint::black_box, num::NonZeroUsize};
+use std::{
+    hint::black_box,
+    num::NonZeroUsize,
+    sync::Barrier,
+    thread,
+    time::{Duration, Instant},
+};
 
 use arena::{BuddyArena, FixedArena};
 use bytes::{BufMut, BytesMut};
@@ -119,4 +125,49 @@ pub fn buddy_alligator_roundtrip(arena: &arena_alligator::BuddyArena, data: &[u8
     };
     buffer.put_slice(black_box(data));
     drop(black_box(buffer.freeze()));
+}
+
+/// Payload sizes from 192 B to 16 KiB, evenly spread over the orders of magnitude, in an order that no predictor learns.
+pub fn mixed_sizes() -> Vec<usize> {
+    const COUNT: usize = 1024;
+    const SMALLEST: f64 = 192.0;
+    const LARGEST: f64 = 16_384.0;
+
+    // A Weyl sequence: every part of the range is met equally often.
+    let golden = 0.618_033_988_749_895_f64;
+    let place = |index: usize| (index as f64 * golden).fract();
+    let size = |place: f64| SMALLEST * (LARGEST / SMALLEST).powf(place);
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "between SMALLEST and LARGEST"
+    )]
+    (0..COUNT)
+        .map(|index| size(place(index)) as usize)
+        .collect()
+}
+
+/// Runs `operation` `iterations` times in each of `threads` threads at once, and returns the wall time of all.
+///
+/// `operation` gets the thread's number and the iteration's. So the throughput is `threads * iterations` over that time.
+pub fn time_in_threads(
+    threads: usize,
+    iterations: u64,
+    operation: impl Fn(usize, u64) + Sync,
+) -> Duration {
+    let start_line = Barrier::new(threads + 1);
+    thread::scope(|scope| {
+        for thread in 0..threads {
+            let (start_line, operation) = (&start_line, &operation);
+            scope.spawn(move || {
+                start_line.wait();
+                for iteration in 0..iterations {
+                    operation(thread, iteration);
+                }
+            });
+        }
+        start_line.wait();
+        Instant::now()
+    })
+    .elapsed()
 }

@@ -85,7 +85,7 @@ impl Level {
     pub(crate) fn word(&self, index: u32) -> &AtomicU64 {
         debug_assert!(index < self.words);
         let row = index as usize & (self.rows.len() - 1);
-        &self.rows[row].word(index as usize >> self.rows_log2)
+        self.rows[row].word(index as usize >> self.rows_log2)
     }
 
     /// Claims the lowest free block of `order` in one word and returns its first unit, counted in units of this level.

@@ -499,8 +499,6 @@ fn cached_units(stripes: &Stripes) -> Vec<(u32, u64)> {
 }
 
 /// Levels are few.
-#[inline]
 fn level_u32(level: usize) -> u32 {
-    debug_assert!(level < LEVELS_MAX);
-    level as u32
+    u32::try_from(level).expect("fewer than LEVELS_MAX")
 }

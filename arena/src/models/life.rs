@@ -5,7 +5,10 @@ use std::ptr::NonNull;
 use loom::{cell::UnsafeCell, thread};
 
 use super::*;
-use crate::life::{Core, Fate};
+use crate::{
+    barrier,
+    life::{Core, Fate},
+};
 
 /// A core that is freed for real, and beside it a cell that stands for the memory: a release reads it before, and
 /// freeing writes it, so loom sees a release that comes too late.
@@ -109,6 +112,25 @@ fn a_release_by_another_thread_and_the_last_handle_free_once() {
         let by_handle = arena.drop_handle();
         assert_ne!(by_handle, rival.join().unwrap(), "freed exactly once");
     });
+}
+
+/// A2: where there is no barrier, the words of the map carry the handshake alone.
+#[test]
+fn without_a_barrier_the_arena_is_freed_once_as_well() {
+    for seat in [owned_seat(0), shared_seat()] {
+        barrier::models::without(|| {
+            model(move || {
+                let arena = Doomed::new(Map::of_slots(1).unwrap());
+                let slot = arena.claim(Order::UNIT, seat);
+                let rival = thread::spawn({
+                    let arena = arena.clone();
+                    move || arena.release(slot, seat)
+                });
+                let by_handle = arena.drop_handle();
+                assert_ne!(by_handle, rival.join().unwrap(), "freed exactly once");
+            });
+        });
+    }
 }
 
 /// A2: two releases and the last handle. Whoever is last frees.
