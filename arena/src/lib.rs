@@ -31,14 +31,16 @@
 //!
 //! # What it costs
 //!
-//! Allocating and freeing are lock-free and touch no heap: one atomic read-modify-write each, on a cache line that
-//! other threads leave alone. [`Buffer::freeze`] allocates once, inside the `bytes` crate;
-//! [`Buffer::into_frozen`] does not. Beside its memory an arena takes about 10 KiB, four bytes for each slot or minimum
-//! block in tables that are resident only where they are used, and an eighth of a byte for each in maps.
+//! Allocating and freeing are lock-free and touch no heap: a few loads and stores in a cache of the thread's own, and
+//! one atomic read-modify-write each where that does not suffice, on a cache line that other threads mostly leave alone.
+//! [`Buffer::freeze`] allocates once, inside the `bytes` crate; [`Buffer::into_frozen`] does not. Beside its memory an arena
+//! takes about 25 KiB, four bytes for each slot or minimum block in a table that is resident only where buffers are
+//! shared, and an eighth of a byte for each in maps.
 //!
 //! # What it does not do
 //!
-//! It never grows, starts no thread and logs nothing. Old contents of memory cannot be read through it, but are
+//! It never grows, starts no thread and logs nothing. What is free in one thread's cache is free for all: nobody is
+//! refused beside it. Old contents of memory cannot be read through it, but are
 //! not erased either.
 
 mod buddy;
@@ -69,6 +71,11 @@ mod zeroed;
 
 #[cfg(all(test, arena_loom))]
 mod models;
+
+/// The examples of the README, which must compile and pass.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+mod readme {}
 
 pub use crate::{
     buddy::{BuddyArena, BuddyArenaBuilder},

@@ -38,7 +38,7 @@ pub(crate) struct Seat(u32);
 
 impl Seat {
     /// The seat with this number.
-    #[cfg(test)]
+    #[cfg(all(test, arena_loom))]
     pub(crate) fn new(number: usize) -> Self {
         assert!(number < SEATS, "there is no such seat");
         Self(u32::try_from(number).expect("below SEATS"))

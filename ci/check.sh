@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Formatting, lints, documentation, the optimised build's tests, the loom models and the examples.
+#
+# Needs the stable toolchain with rustfmt and clippy, and nothing else. Takes some ten minutes on two cores.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+step() {
+    printf '\n== %s\n' "$*"
+    "$@"
+}
+
+step cargo fmt --all --check
+step cargo clippy --workspace --all-targets --locked -- -D warnings
+RUSTDOCFLAGS="-D warnings" step cargo doc --workspace --no-deps --document-private-items --locked
+step cargo test --workspace --release --locked
+step ci/loom.sh
+for example in fixed_buffer buddy_buffer spill_buffer; do
+    step cargo run --quiet --locked --package arena --example "$example"
+done
