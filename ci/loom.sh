@@ -10,4 +10,4 @@ export RUSTFLAGS="--cfg arena_loom ${RUSTFLAGS:-}"
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/loom"
 export LOOM_MAX_PREEMPTIONS="${LOOM_MAX_PREEMPTIONS:-3}"
 
-cargo test --package arena --lib --release -- "${@:-models::}"
+cargo test --package arena --features async-alloc --lib --release -- "${@:-models::}"

@@ -5,7 +5,7 @@ use std::{fmt, num::NonZeroUsize};
 use crate::{
     buffer::Buffer,
     error::{AllocError, BuildError},
-    geometry::Geometry,
+    geometry::{Geometry, Order},
     metrics::BuddyArenaMetrics,
     occupancy::Occupancy,
     shared::{Handle, Kind, Options},
@@ -35,7 +35,7 @@ use crate::{
 /// ```
 #[derive(Clone)]
 pub struct BuddyArena {
-    handle: Handle,
+    pub(crate) handle: Handle,
 }
 
 /// Configures a [`BuddyArena`].
@@ -106,9 +106,16 @@ impl BuddyArena {
     /// ```
     #[inline(always)]
     pub fn allocate(&self, len: NonZeroUsize) -> Result<Buffer, AllocError> {
-        let order = self.handle.shared().geometry.order_for(len);
-        let order = order.ok_or(AllocError::RequestTooLarge)?;
-        self.handle.claim(order).map(Buffer::new)
+        self.handle.claim(self.order_for(len)?).map(Buffer::new)
+    }
+
+    #[inline]
+    pub(crate) fn order_for(&self, len: NonZeroUsize) -> Result<Order, AllocError> {
+        self.handle
+            .shared()
+            .geometry
+            .order_for(len)
+            .ok_or(AllocError::RequestTooLarge)
     }
 
     /// Takes a snapshot of the figures.

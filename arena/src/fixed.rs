@@ -34,7 +34,7 @@ use crate::{
 /// ```
 #[derive(Clone)]
 pub struct FixedArena {
-    handle: Handle,
+    pub(crate) handle: Handle,
 }
 
 /// Configures a [`FixedArena`].

@@ -5,7 +5,7 @@ use std::{
     ptr::NonNull,
 };
 
-use crate::{geometry::Span, shared::Shared, thread};
+use crate::{geometry::Span, shared::Shared};
 
 /// The exclusive right to the bytes of one span.
 ///
@@ -53,7 +53,7 @@ impl Lease {
             return;
         };
         self.span = kept;
-        self.shared().core.release_tail(tail, thread::seat());
+        self.shared().release_tail(tail);
     }
 
     /// Shares the right, from now on for reading only.

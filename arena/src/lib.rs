@@ -45,6 +45,8 @@
 
 mod buddy;
 mod fixed;
+#[cfg(feature = "async-alloc")]
+mod waiting;
 
 mod buffer;
 mod frozen;
@@ -64,6 +66,9 @@ mod claim;
 mod life;
 mod stripe;
 mod thread;
+
+#[cfg(feature = "async-alloc")]
+mod wait;
 
 mod barrier;
 mod sync;
@@ -85,4 +90,9 @@ pub use crate::{
     frozen::Frozen,
     metrics::{BuddyArenaMetrics, FixedArenaMetrics},
     occupancy::{Occupancy, Run},
+};
+#[cfg(feature = "async-alloc")]
+pub use crate::{
+    wait::WaitMetrics,
+    waiting::{AsyncBuddyArena, AsyncFixedArena, BuddyWaiter, FixedWaiter},
 };

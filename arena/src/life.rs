@@ -40,7 +40,7 @@ use std::ptr::NonNull;
 
 use crate::{
     barrier,
-    claim::Map,
+    claim::{Effort, Map},
     geometry::{Order, Span},
     stripe::{Stripes, Tally},
     sync::{
@@ -50,11 +50,17 @@ use crate::{
     thread::Seat,
 };
 
+#[cfg(feature = "async-alloc")]
+use crate::sync::between_write_and_read;
+
 /// More units than an arena can have.
 const BIAS: u64 = 1 << 62;
 
 /// The last handle is gone.
 const ORPHANED: u64 = 1;
+/// Somebody waits for memory.
+#[cfg(feature = "async-alloc")]
+const WAITED_FOR: u64 = 2;
 
 /// More handles than this mean a leak in a loop; going on could wrap the count.
 const HANDLES_MAX: usize = usize::MAX / 2;
@@ -75,6 +81,8 @@ pub(crate) enum Fate {
     Lives,
     /// The caller was the last to touch it.
     Over,
+    /// Somebody waits for memory, and the caller has a handle with which to serve him.
+    MustServe,
 }
 
 impl Core {
@@ -87,14 +95,35 @@ impl Core {
         }
     }
 
-    /// Claims a block. The caller has a handle, so the core stays.
+    /// Claims a block from the thread's cache. The caller has a handle, so the core stays.
     #[inline]
-    pub(crate) fn claim(&self, order: Order, seat: Seat) -> Option<Span> {
+    pub(crate) fn claim_cached(&self, order: Order, seat: Seat) -> Option<Span> {
         let tally = self.stripes.at(seat);
-        let first = self.map.claim(order, &self.stripes, tally)?;
+        let first = self.map.claim_cached(order, tally)?;
+        Some(Self::count_claim(first, order, tally))
+    }
+
+    /// Claims a block from wherever there is one. If waiters must be served afterwards, [`is_waited_for`] tells.
+    ///
+    /// [`is_waited_for`]: Self::is_waited_for
+    pub(crate) fn claim_beyond_cache(
+        &self,
+        order: Order,
+        seat: Seat,
+        effort: Effort,
+    ) -> Option<Span> {
+        let tally = self.stripes.at(seat);
+        let first = self
+            .map
+            .claim_beyond_cache(order, effort, &self.stripes, tally)?;
+        Some(Self::count_claim(first, order, tally))
+    }
+
+    #[inline]
+    fn count_claim(first: u32, order: Order, tally: Tally<'_>) -> Span {
         let units = order.units();
         tally.count_claim(units);
-        Some(Span::new(first, units))
+        Span::new(first, units)
     }
 
     /// Releases units whose owner is done with them.
@@ -118,7 +147,8 @@ impl Core {
         life.end_release(span.units(), tally)
     }
 
-    /// Releases a part of a lease that goes on, and so keeps the core alive.
+    /// Releases a part of a lease that goes on, and so keeps the core alive. If waiters must be served afterwards,
+    /// [`is_waited_for`](Self::is_waited_for) tells.
     pub(crate) fn release_tail(&self, tail: Span, seat: Seat) {
         let tally = self.stripes.at(seat);
         tally.begin_release();
@@ -126,7 +156,7 @@ impl Core {
         tally.begin_move();
         self.map.release(tail, tally);
         tally.end_move();
-        if self.life.is_orphaned() {
+        if self.life.attention() & ORPHANED != 0 {
             tally.leave();
             // Never the end: the rest of the lease is outstanding.
             let _ = self.life.settle(u64::from(tail.units()));
@@ -134,6 +164,32 @@ impl Core {
             tally.count_shrink(tail.units());
             tally.leave();
         }
+    }
+
+    /// Whether somebody waits for memory. Asked after memory was made free or was moved.
+    #[cfg(feature = "async-alloc")]
+    #[inline]
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.life.attention() & WAITED_FOR != 0
+    }
+
+    /// Notes that somebody waits for memory. What was made free by those who do not see it is visible from now on.
+    ///
+    /// Called under the lock of the queue, as is [`set_not_waited_for`](Self::set_not_waited_for).
+    #[cfg(feature = "async-alloc")]
+    pub(crate) fn set_waited_for(&self) {
+        // One side of Dekker's pattern, see `wait`.
+        let before = self.life.attention.fetch_or(WAITED_FOR, SeqCst);
+        if before & WAITED_FOR == 0 {
+            between_write_and_read();
+            barrier::heavy();
+        }
+    }
+
+    #[cfg(feature = "async-alloc")]
+    pub(crate) fn set_not_waited_for(&self) {
+        // Relaxed: it lets others do less, and carries nothing. Whoever still sees the flag finds the queue empty.
+        self.life.attention.fetch_and(!WAITED_FOR, Relaxed);
     }
 
     /// Adds a handle. The caller has one.
@@ -198,24 +254,42 @@ impl Life {
     /// Step 3 of the diagram. The units are back.
     #[inline]
     fn end_release(&self, units: u32, tally: Tally<'_>) -> Fate {
-        if self.is_orphaned() {
-            return self.end_orphaned_release(units, tally);
+        let attention = self.attention();
+        if attention != 0 {
+            return self.end_release_attentively(attention, units, tally);
         }
         tally.end_release(units);
         Fate::Lives
     }
 
     #[cold]
-    fn end_orphaned_release(&self, units: u32, tally: Tally<'_>) -> Fate {
-        tally.leave();
-        self.settle(u64::from(units))
+    fn end_release_attentively(&self, attention: u64, units: u32, tally: Tally<'_>) -> Fate {
+        if attention & ORPHANED != 0 {
+            tally.leave();
+            return self.settle(u64::from(units));
+        }
+        // Somebody waits. To serve him takes longer than the release, so it takes a handle; while the release is under
+        // way, one can be had if there is one. If there is none, nobody waits any more: waiters have handles.
+        let has_handle = self.add_handle_if_any();
+        tally.end_release(units);
+        if has_handle {
+            Fate::MustServe
+        } else {
+            Fate::Lives
+        }
+    }
+
+    fn add_handle_if_any(&self) -> bool {
+        // Relaxed: as for any handle that comes from one that exists.
+        let more = |handles| (handles > 0).then_some(handles + 1);
+        self.handles.fetch_update(Relaxed, Relaxed, more).is_ok()
     }
 
     #[inline]
-    fn is_orphaned(&self) -> bool {
+    fn attention(&self) -> u64 {
         barrier::light();
-        // A release in the map was `SeqCst`, and so at least Acquire: see the two cases above.
-        self.attention.load(SeqCst) != 0
+        // A release in the map was `SeqCst`, and so at least Acquire: see the two cases above. `SeqCst` for the waiters.
+        self.attention.load(SeqCst)
     }
 
     fn settle(&self, units: u64) -> Fate {

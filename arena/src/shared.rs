@@ -1,9 +1,16 @@
 //! What all handles, buffers and frozen bytes of one arena share.
 
 use std::{fmt, ptr::NonNull};
+#[cfg(feature = "async-alloc")]
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
 
+#[cfg(feature = "async-alloc")]
+use crate::wait::{Node, Queue, Standing, Wakers};
 use crate::{
-    claim::Map,
+    claim::{Effort, Map},
     error::{AllocError, BuildError},
     geometry::{Geometry, Order, Span},
     lease::Lease,
@@ -23,6 +30,8 @@ pub(crate) struct Shared {
     pub(crate) region: Region,
     pub(crate) counts: Counts,
     pub(crate) auto_spill: bool,
+    #[cfg(feature = "async-alloc")]
+    pub(crate) queue: Queue,
     /// The most units in use that a snapshot or a refusal has seen.
     live_units_max: AtomicU64,
 }
@@ -87,13 +96,6 @@ impl Shared {
         }
     }
 
-    #[cold]
-    fn refuse(&self) -> AllocError {
-        self.tally().count_refusal();
-        self.note_live(self.core.stripes.live_units());
-        AllocError::ArenaFull
-    }
-
     /// Gives back a run of units.
     ///
     /// # Safety
@@ -105,10 +107,27 @@ impl Shared {
         let core = unsafe { Self::core(shared) };
         // SAFETY: the caller's promise.
         let fate = unsafe { Core::release(core, span, thread::seat()) };
-        if fate == Fate::Over {
+        match fate {
+            Fate::Lives => {}
             // SAFETY: `Over` says that nobody else has a part in it (A2).
-            unsafe { Self::free(shared) };
+            Fate::Over => unsafe { Self::free(shared) },
+            Fate::MustServe => Self::serve_with(Handle(shared)),
         }
+    }
+
+    /// Serves the queue with a handle that was got for it.
+    #[cold]
+    fn serve_with(handle: Handle) {
+        #[cfg(feature = "async-alloc")]
+        handle.shared().serve();
+        drop(handle);
+    }
+
+    /// Gives back a part of a lease that goes on.
+    pub(crate) fn release_tail(&self, tail: Span) {
+        self.core.release_tail(tail, thread::seat());
+        #[cfg(feature = "async-alloc")]
+        self.serve_if_waited_for();
     }
 
     /// The core inside, without a reference to the rest, which may end sooner than a reference would.
@@ -163,6 +182,8 @@ impl Handle {
             counts: Counts::new(geometry.units())?,
             auto_spill: options.auto_spill,
             live_units_max: AtomicU64::new(0),
+            #[cfg(feature = "async-alloc")]
+            queue: Queue::new(),
             geometry,
         });
         // SAFETY: a box is never null.
@@ -180,12 +201,142 @@ impl Handle {
     /// Claims a block and leases it to the caller.
     #[inline(always)]
     pub(crate) fn claim(&self, order: Order) -> Result<Lease, AllocError> {
-        let shared = self.shared();
-        match shared.core.claim(order, thread::seat()) {
-            // SAFETY: the span was claimed just now, for this lease alone (A1).
-            Some(span) => Ok(unsafe { Lease::new(self.0, span) }),
-            None => Err(shared.refuse()),
+        match self.shared().core.claim_cached(order, thread::seat()) {
+            Some(span) => Ok(self.lease(span)),
+            None => self
+                .claim_beyond_cache(order, Effort::Certain)
+                .ok_or_else(|| self.refuse()),
         }
+    }
+
+    fn claim_beyond_cache(&self, order: Order, effort: Effort) -> Option<Lease> {
+        let shared = self.shared();
+        let span = shared
+            .core
+            .claim_beyond_cache(order, thread::seat(), effort);
+        // The search may have moved what a waiter just looked for.
+        #[cfg(feature = "async-alloc")]
+        shared.serve_if_waited_for();
+        span.map(|span| self.lease(span))
+    }
+
+    /// Leases a span that was just claimed.
+    #[inline]
+    fn lease(&self, span: Span) -> Lease {
+        // SAFETY: the span was claimed for this lease alone (A1).
+        unsafe { Lease::new(self.0, span) }
+    }
+
+    #[cold]
+    fn refuse(&self) -> AllocError {
+        let shared = self.shared();
+        shared.tally().count_refusal();
+        shared.note_live(shared.core.stripes.live_units());
+        AllocError::ArenaFull
+    }
+}
+
+/// Waiting.
+#[cfg(feature = "async-alloc")]
+impl Handle {
+    /// Claims a block if there is one and nobody waits.
+    #[inline]
+    pub(crate) fn claim_unless_waited_for(&self, order: Order) -> Option<Lease> {
+        let core = &self.shared().core;
+        if core.is_waited_for() {
+            return None;
+        }
+        match core.claim_cached(order, thread::seat()) {
+            Some(span) => Some(self.lease(span)),
+            None => self.claim_beyond_cache(order, Effort::Once),
+        }
+    }
+
+    /// Joins the queue, if the node is not in it, or asks what has become of it.
+    pub(crate) fn poll_queue(
+        &self,
+        node: Pin<&Node>,
+        order: Order,
+        context: &mut Context<'_>,
+    ) -> Poll<Lease> {
+        let shared = self.shared();
+        // Cloned and dropped outside the lock, since both may run code of the executor.
+        let mut standing = shared.queue.lock().check(node, None);
+        if let Standing::Waiting { .. } = standing {
+            let waker = context.waker().clone();
+            standing = shared.queue.lock().check(node, Some(waker));
+        }
+        if let Standing::Idle = standing {
+            let waker = context.waker().clone();
+            {
+                let mut list = shared.queue.lock();
+                list.join(node, order, waker);
+                shared.core.set_waited_for();
+            }
+            shared.note_live(shared.core.stripes.live_units());
+            shared.serve();
+            standing = shared.queue.lock().check(node, None);
+        }
+        match standing {
+            Standing::Served(span) => Poll::Ready(self.lease(span)),
+            Standing::Idle | Standing::Waiting { .. } => Poll::Pending,
+        }
+    }
+
+    /// Takes the node out of the queue. What it was served meanwhile goes to the next.
+    pub(crate) fn leave_queue(&self, node: Pin<&Node>) {
+        let shared = self.shared();
+        let (served, waker) = shared.queue.lock().leave(node);
+        drop(waker);
+        match served {
+            // The drop of the lease serves the next.
+            Some(span) => drop(self.lease(span)),
+            // He may have stood before others whom less would serve.
+            None => shared.serve_if_waited_for(),
+        }
+    }
+}
+
+/// Serving those who wait.
+#[cfg(feature = "async-alloc")]
+impl Shared {
+    /// Serves the queue if somebody stands in it. The caller keeps the arena alive.
+    #[inline]
+    pub(crate) fn serve_if_waited_for(&self) {
+        if self.core.is_waited_for() {
+            self.serve();
+        }
+    }
+
+    /// Claims for the first waiter and hands over, as long as there is memory.
+    #[cold]
+    fn serve(&self) {
+        loop {
+            let mut wakers = Wakers::default();
+            let mut list = self.queue.lock();
+            while !wakers.is_full()
+                && let Some(order) = list.first_order()
+                && let Some(span) = self.claim_once(order)
+            {
+                wakers.push(list.serve_first(span));
+            }
+            if list.is_empty() {
+                self.core.set_not_waited_for();
+            }
+            drop(list);
+            let may_be_more = wakers.is_full();
+            wakers.wake();
+            if !may_be_more {
+                return;
+            }
+        }
+    }
+
+    fn claim_once(&self, order: Order) -> Option<Span> {
+        let seat = thread::seat();
+        let core = &self.core;
+        core.claim_cached(order, seat)
+            .or_else(|| core.claim_beyond_cache(order, seat, Effort::Once))
     }
 }
 

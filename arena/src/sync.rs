@@ -19,6 +19,35 @@ pub(crate) use loom::{
     thread::yield_now,
 };
 
+#[cfg(all(feature = "async-alloc", not(all(test, arena_loom))))]
+pub(crate) use {
+    self::cell::UnsafeCell,
+    std::sync::{Mutex, MutexGuard},
+};
+
+#[cfg(all(feature = "async-alloc", test, arena_loom))]
+pub(crate) use loom::{
+    cell::UnsafeCell,
+    sync::{Mutex, MutexGuard},
+};
+
+#[cfg(all(feature = "async-alloc", not(all(test, arena_loom))))]
+mod cell {
+    /// A cell with the interface of loom's, which sees two that touch it at once.
+    #[derive(Debug)]
+    pub(crate) struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
+
+    impl<T> UnsafeCell<T> {
+        pub(crate) fn new(value: T) -> Self {
+            Self(std::cell::UnsafeCell::new(value))
+        }
+
+        pub(crate) fn with_mut<R>(&self, touch: impl FnOnce(*mut T) -> R) -> R {
+            touch(self.0.get())
+        }
+    }
+}
+
 /// Stands between the write and the read of one side of Dekker's pattern.
 #[inline(always)]
 pub(crate) fn between_write_and_read() {

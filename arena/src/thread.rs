@@ -75,7 +75,25 @@ thread_local! {
     static LEAVE: Leave = const { Leave };
 }
 
+#[cfg(all(test, arena_loom))]
+loom::thread_local! {
+    static MODEL_SEAT: Cell<usize> = Cell::new(0);
+}
+
+/// In a model, gives the current thread a seat. Without one it has the shared seat 0.
+#[cfg(all(test, arena_loom))]
+pub(crate) fn sit(seat: Seat) {
+    MODEL_SEAT.with(|cell| cell.set(seat.index()));
+}
+
 /// The seat of the current thread.
+#[cfg(all(test, arena_loom))]
+pub(crate) fn seat() -> Seat {
+    Seat::new(MODEL_SEAT.with(Cell::get))
+}
+
+/// The seat of the current thread.
+#[cfg(not(all(test, arena_loom)))]
 #[inline]
 pub(crate) fn seat() -> Seat {
     let seat = SEAT.get();
@@ -96,6 +114,7 @@ pub(crate) fn seats_in_use() -> usize {
     IN_USE.load(Acquire)
 }
 
+#[cfg_attr(all(test, arena_loom), allow(dead_code))]
 #[cold]
 fn take_seat() -> Seat {
     // A thread whose destructors are running could not give an owned seat back any more.

@@ -62,6 +62,26 @@ use crate::{
 /// Searches that find nothing, each disturbed by a publication, before a refusal is given all the same.
 const SEARCHES_MAX: u32 = 10_000;
 
+/// How hard a claim tries.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Effort {
+    /// Until something is found or it is certain that there is nothing: for a refusal.
+    Certain,
+    /// One search, for somebody who will be told if it has missed something.
+    #[cfg(feature = "async-alloc")]
+    Once,
+}
+
+impl Effort {
+    fn searches(self) -> u32 {
+        match self {
+            Self::Certain => SEARCHES_MAX,
+            #[cfg(feature = "async-alloc")]
+            Self::Once => 1,
+        }
+    }
+}
+
 /// The free units of one arena.
 #[derive(Debug)]
 pub(crate) struct Map {
@@ -113,18 +133,42 @@ impl Map {
         self.levels().map(Level::words).collect()
     }
 
-    /// Claims a block of `order` and returns its first unit.
+    /// Claims a block of `order` from the thread's cache and returns its first unit.
+    #[inline]
+    pub(crate) fn claim_cached(&self, order: Order, tally: Tally<'_>) -> Option<u32> {
+        if order.get() < WORD_ORDER && tally.is_owned() {
+            tally.cache().claim(order)
+        } else {
+            None
+        }
+    }
+
+    /// Claims a block of `order` from wherever there is one, and returns its first unit.
     ///
     /// Lock-free if there is one. A refusal waits for moves that are under way.
-    #[inline]
-    pub(crate) fn claim(&self, order: Order, stripes: &Stripes, tally: Tally<'_>) -> Option<u32> {
-        if order.get() < WORD_ORDER
-            && tally.is_owned()
-            && let Some(first) = tally.cache().claim(order)
-        {
-            return Some(first);
-        }
-        self.claim_beyond_cache(order, stripes, tally)
+    #[inline(never)]
+    pub(crate) fn claim_beyond_cache(
+        &self,
+        order: Order,
+        effort: Effort,
+        stripes: &Stripes,
+        tally: Tally<'_>,
+    ) -> Option<u32> {
+        let level = (order.get() / WORD_ORDER).min(level_u32(self.last_level()));
+        let in_word = Order::new(order.get() - level * WORD_ORDER);
+        let scale = WORD_ORDER * level;
+        let level = level as usize;
+
+        let at_home = if level == 0 && tally.is_owned() && tally.cache().rest() {
+            self.refill(tally)
+                .then(|| tally.cache().claim(in_word))
+                .flatten()
+        } else {
+            self.level(level).claim_in(tally.home(level), in_word)
+        };
+        at_home
+            .or_else(|| self.search(level, in_word, effort, stripes, tally))
+            .map(|first| first << scale)
     }
 
     /// Releases a run of units. The release is under way: the owner's cache is busy.
@@ -193,34 +237,16 @@ impl Map {
         free
     }
 
-    #[inline(never)]
-    fn claim_beyond_cache(&self, order: Order, stripes: &Stripes, tally: Tally<'_>) -> Option<u32> {
-        let level = (order.get() / WORD_ORDER).min(level_u32(self.last_level()));
-        let in_word = Order::new(order.get() - level * WORD_ORDER);
-        let scale = WORD_ORDER * level;
-        let level = level as usize;
-
-        let at_home = if level == 0 && tally.is_owned() && tally.cache().rest() {
-            self.refill(tally)
-                .then(|| tally.cache().claim(in_word))
-                .flatten()
-        } else {
-            self.level(level).claim_in(tally.home(level), in_word)
-        };
-        at_home
-            .or_else(|| self.search(level, in_word, stripes, tally))
-            .map(|first| first << scale)
-    }
-
     /// Searches everywhere, until something is found or it is certain that there is nothing.
     fn search(
         &self,
         level: usize,
         order: Order,
+        effort: Effort,
         stripes: &Stripes,
         tally: Tally<'_>,
     ) -> Option<u32> {
-        for round in 0..SEARCHES_MAX {
+        for round in 0..effort.searches() {
             // Rule 1: a refusal needs a search during which nothing was published. Before, then after.
             let over = stripes.publications_over();
             let found = self

@@ -41,7 +41,10 @@ impl Doomed {
 
     fn claim(&self, order: Order, seat: Seat) -> Span {
         // SAFETY: called while the handle exists.
-        unsafe { self.core.as_ref() }.claim(order, seat).unwrap()
+        let core = unsafe { self.core.as_ref() };
+        core.claim_cached(order, seat)
+            .or_else(|| core.claim_beyond_cache(order, seat, Effort::Certain))
+            .unwrap()
     }
 
     fn release(&self, span: Span, seat: Seat) -> bool {

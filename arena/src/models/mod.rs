@@ -7,11 +7,13 @@ mod cache;
 mod claim;
 mod life;
 mod share;
+#[cfg(feature = "async-alloc")]
+mod wait;
 
 use loom::sync::Arc;
 
 use crate::{
-    claim::Map,
+    claim::{Effort, Map},
     geometry::{Order, Span},
     stripe::{Stripes, Tally},
     thread::{SHARED_SEATS, Seat},
@@ -48,7 +50,10 @@ impl Arena {
     }
 
     fn claim(&self, order: Order, tally: Tally<'_>) -> Option<Span> {
-        let first = self.map.claim(order, &self.stripes, tally)?;
+        let first = self.map.claim_cached(order, tally).or_else(|| {
+            self.map
+                .claim_beyond_cache(order, Effort::Certain, &self.stripes, tally)
+        })?;
         tally.count_claim(order.units());
         Some(Span::new(first, order.units()))
     }
@@ -74,8 +79,13 @@ fn shared_seat() -> Seat {
 
 /// Runs a model, with the bound on preemptions that the environment sets or one that fits a test run.
 fn model(f: impl Fn() + Sync + Send + 'static) {
+    model_bounded(usize::MAX, f);
+}
+
+/// Runs a model of many steps, with no more preemptions than `most`.
+fn model_bounded(most: usize, f: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = builder.preemption_bound.or(Some(3));
+    builder.preemption_bound = Some(builder.preemption_bound.unwrap_or(3).min(most));
     builder.max_branches = 100_000;
     builder.check(f);
 }
