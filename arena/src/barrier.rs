@@ -1,9 +1,10 @@
 //! A memory barrier that costs one side nothing.
 //!
-//! Both sides of Dekker's pattern need a full barrier between their write and their read. Where one side runs at every
-//! allocation and the other once in a long while, the rare side can do the work of both: it asks the kernel to
-//! interrupt every processor that runs a thread of this process (`membarrier(2)`, about a microsecond). Then the
-//! frequent side needs only that the compiler keeps its order.
+//! Both sides of Dekker's pattern need a full barrier between their write and their read. Where one
+//! side runs at every allocation and the other once in a long while, the rare side can do the work
+//! of both: it asks the kernel to interrupt every processor that runs a thread of this process
+//! (`membarrier(2)`, about a microsecond). Then the frequent side needs only that the compiler
+//! keeps its order.
 //!
 //! ```text
 //! frequent side                rare side
@@ -12,8 +13,9 @@
 //! 3  read y                    c  read x
 //! ```
 //!
-//! As with two full barriers, 3 sees a or c sees 1. Where the kernel does not offer it, [`is_available`] says so, and
-//! the frequent side must take another way. In the models both are full fences, or nothing.
+//! As with two full barriers, 3 sees a or c sees 1. Where the kernel does not offer it,
+//! [`is_available`] says so, and the frequent side must take another way. In the models both are
+//! full fences, or nothing.
 
 #[cfg(all(target_os = "linux", not(miri), not(all(test, arena_loom))))]
 pub(crate) use self::kernel::{heavy, is_available, light};
@@ -45,13 +47,15 @@ mod kernel {
         compiler_fence(SeqCst);
     }
 
-    /// Makes every thread of the process execute a full barrier; only this one, where that is not available.
+    /// Makes every thread of the process execute a full barrier; only this one, where that is not
+    /// available.
     pub(crate) fn heavy() {
         if !is_available() {
             return fence(SeqCst);
         }
-        // What this thread did before it is ordered as well: the call itself is a full barrier. A child made by `fork`
-        // inherits the registration, and an `exec` ends the program that relied on it.
+        // What this thread did before it is ordered as well: the call itself is a full barrier. A
+        // child made by `fork` inherits the registration, and an `exec` ends the program that
+        // relied on it.
         assert!(
             call(libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED),
             "the kernel takes back a barrier that it has offered"

@@ -13,9 +13,10 @@ use crate::{
 
 /// Power-of-two blocks of many sizes, in one piece of memory.
 ///
-/// Right where request sizes vary. A request gets the smallest block that holds it; a block that comes back is one
-/// with its free neighbours at once. A clone is another handle to the same arena. The memory lives until the last handle and
-/// everything allocated from it is gone, in any order and from any thread.
+/// Right where request sizes vary. A request gets the smallest block that holds it; a block that
+/// comes back is one with its free neighbours at once. A clone is another handle to the same arena.
+/// The memory lives until the last handle and everything allocated from it is gone, in any order
+/// and from any thread.
 ///
 /// # Examples
 ///
@@ -48,7 +49,8 @@ pub struct BuddyArenaBuilder {
 }
 
 impl BuddyArena {
-    /// Starts to configure an arena of `total_size` bytes with blocks of `min_block_size` bytes and more.
+    /// Starts to configure an arena of `total_size` bytes with blocks of `min_block_size` bytes and
+    /// more.
     ///
     /// Both must be powers of two.
     pub fn builder(total_size: NonZeroUsize, min_block_size: NonZeroUsize) -> BuddyArenaBuilder {
@@ -76,16 +78,17 @@ impl BuddyArena {
 
     /// Takes a free block of at least `len` bytes, without waiting.
     ///
-    /// The buffer is empty and its capacity is the whole block: `len` rounded up to a power of two, or the minimum
-    /// block. Old contents are never readable, but they are not erased either.
+    /// The buffer is empty and its capacity is the whole block: `len` rounded up to a power of two,
+    /// or the minimum block. Old contents are never readable, but they are not erased either.
     ///
-    /// Lock-free and without heap allocation, but for a thread's first use of any arena. A refusal may wait a few
-    /// instructions of another thread.
+    /// Lock-free and without heap allocation, but for a thread's first use of any arena. A refusal
+    /// may wait a few instructions of another thread.
     ///
     /// # Errors
     ///
-    /// [`AllocError::ArenaFull`] if no block that is large enough is free now: try again when something was dropped.
-    /// [`AllocError::RequestTooLarge`] if `len` exceeds [`total_size`](Self::total_size): it can never be served.
+    /// [`AllocError::ArenaFull`] if no block that is large enough is free now: try again when
+    /// something was dropped. [`AllocError::RequestTooLarge`] if `len` exceeds
+    /// [`total_size`](Self::total_size): it can never be served.
     ///
     /// # Examples
     ///
@@ -120,8 +123,8 @@ impl BuddyArena {
 
     /// Takes a snapshot of the figures.
     ///
-    /// Costs a few reads for each thread that has used the arena and, for `largest_free_block`, one for each part of the
-    /// map that is in use. Writes nothing that other threads wait for.
+    /// Costs a few reads for each thread that has used the arena and, for `largest_free_block`, one
+    /// for each part of the map that is in use. Writes nothing that other threads wait for.
     pub fn metrics(&self) -> BuddyArenaMetrics {
         let shared = self.handle.shared();
         let totals = shared.totals();
@@ -160,10 +163,11 @@ impl fmt::Debug for BuddyArena {
 }
 
 impl BuddyArenaBuilder {
-    /// Aligns every block to `n` bytes, a power of two of which the minimum block size must be a multiple.
+    /// Aligns every block to `n` bytes, a power of two of which the minimum block size must be a
+    /// multiple.
     ///
-    /// The default is 1: no demand beyond that each block starts at a multiple of the minimum block size from
-    /// the start of the region, which is a page or at least a cache line boundary.
+    /// The default is 1: no demand beyond that each block starts at a multiple of the minimum block
+    /// size from the start of the region, which is a page or at least a cache line boundary.
     pub fn alignment(mut self, n: usize) -> Self {
         self.options.alignment = n;
         self
@@ -181,8 +185,8 @@ impl BuddyArenaBuilder {
     ///
     /// # Errors
     ///
-    /// [`BuildError::InvalidGeometry`], [`BuildError::InvalidAlignment`], [`BuildError::SizeOverflow`] or
-    /// [`BuildError::OutOfMemory`].
+    /// [`BuildError::InvalidGeometry`], [`BuildError::InvalidAlignment`],
+    /// [`BuildError::SizeOverflow`] or [`BuildError::OutOfMemory`].
     pub fn build(self) -> Result<BuddyArena, BuildError> {
         let Self {
             total_size,

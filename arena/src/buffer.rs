@@ -14,12 +14,12 @@ use crate::{error::BufferFullError, frozen::Frozen, lease::Lease};
 
 /// Memory from an arena that can be written, and then frozen.
 ///
-/// A buffer is a [`BufMut`]: bytes are appended, up to [`capacity`](Self::capacity). What is written can be read and
-/// changed as a slice. Dropping the buffer returns its memory to the arena at once; so does dropping the last
-/// reference to what was frozen from it.
+/// A buffer is a [`BufMut`]: bytes are appended, up to [`capacity`](Self::capacity). What is
+/// written can be read and changed as a slice. Dropping the buffer returns its memory to the arena
+/// at once; so does dropping the last reference to what was frozen from it.
 ///
-/// Writing past the capacity panics, unless the arena was built with `auto_spill`: then the buffer moves to the heap,
-/// gives its arena memory back at once and grows there.
+/// Writing past the capacity panics, unless the arena was built with `auto_spill`: then the buffer
+/// moves to the heap, gives its arena memory back at once and grows there.
 ///
 /// # Examples
 ///
@@ -50,7 +50,8 @@ struct Leased {
     /// The first byte of the lease. Valid for `capacity` bytes while `lease` lives (A2, A3).
     start: NonNull<MaybeUninit<u8>>,
     capacity: usize,
-    /// The first `len` bytes were written since the lease began; no other byte is ever read (A4). At most `capacity`.
+    /// The first `len` bytes were written since the lease began; no other byte is ever read (A4).
+    /// At most `capacity`.
     len: usize,
     lease: Lease,
 }
@@ -88,7 +89,8 @@ impl Buffer {
         }
     }
 
-    /// Makes a buffer of a lease, with `len` written bytes that begin at `from` and are moved to the front.
+    /// Makes a buffer of a lease, with `len` written bytes that begin at `from` and are moved to
+    /// the front.
     ///
     /// # Safety
     ///
@@ -97,14 +99,15 @@ impl Buffer {
         let (start, _) = lease.bytes();
         let to = start.cast::<u8>();
         if from != to {
-            // SAFETY: the source lies inside the lease (the caller's promise), so the target, its front, does as well.
-            // The lease is exclusive (A1). `copy` allows the two to overlap.
+            // SAFETY: the source lies inside the lease (the caller's promise), so the target, its
+            // front, does as well. The lease is exclusive (A1). `copy` allows the two to overlap.
             unsafe { from.copy_to(to, len) };
         }
         Self::with_written(lease, len)
     }
 
-    /// Returns how many bytes the buffer can hold, written ones included: the slot or the whole block.
+    /// Returns how many bytes the buffer can hold, written ones included: the slot or the whole
+    /// block.
     #[inline]
     pub fn capacity(&self) -> usize {
         match &self.storage {
@@ -154,12 +157,13 @@ impl Buffer {
 
     /// Makes the written bytes immutable and shareable, as [`Bytes`].
     ///
-    /// Copies nothing. Makes one small heap allocation: the reference count that [`Bytes::from_owner`] needs.
-    /// [`into_frozen`](Self::into_frozen) does without. A spilled buffer makes none.
+    /// Copies nothing. Makes one small heap allocation: the reference count that
+    /// [`Bytes::from_owner`] needs. [`into_frozen`](Self::into_frozen) does without. A spilled
+    /// buffer makes none.
     ///
-    /// The whole slot or block stays in use until the last clone or slice is dropped, even if that slice is one byte
-    /// long. To keep a small part for long, copy it out; to give back an unused tail, call
-    /// [`shrink_to_fit`](Self::shrink_to_fit) first.
+    /// The whole slot or block stays in use until the last clone or slice is dropped, even if that
+    /// slice is one byte long. To keep a small part for long, copy it out; to give back an unused
+    /// tail, call [`shrink_to_fit`](Self::shrink_to_fit) first.
     ///
     /// # Examples
     ///
@@ -188,8 +192,8 @@ impl Buffer {
     /// Makes the written bytes immutable and shareable, as [`Frozen`].
     ///
     /// Copies nothing and allocates nothing.
-    // Always inline, here and on the way to it: a call would pass the parts through memory and load them in other
-    // pieces than it stored them, which costs as much as all the rest.
+    // Always inline, here and on the way to it: a call would pass the parts through memory and load
+    // them in other pieces than it stored them, which costs as much as all the rest.
     #[inline(always)]
     pub fn into_frozen(self) -> Frozen {
         match self.storage {
@@ -197,7 +201,8 @@ impl Buffer {
                 start, len, lease, ..
             }) => {
                 lease.shared().tally().count_frozen();
-                // SAFETY: the first `len` bytes of the lease were written (A4), and `start` is where it begins.
+                // SAFETY: the first `len` bytes of the lease were written (A4), and `start` is
+                // where it begins.
                 unsafe { Frozen::from_lease(lease.into_shared(), start.cast(), len) }
             }
             Storage::Spilled(spilled) => freeze_spilled(spilled),
@@ -222,8 +227,9 @@ impl Buffer {
 
     /// Gives the memory behind the written bytes back to the arena now.
     ///
-    /// A buddy arena takes back whole minimum blocks, usually with one atomic operation, and the capacity shrinks
-    /// accordingly; at least one minimum block stays. A slot of a fixed arena, and a buffer on the heap, stay as they are.
+    /// A buddy arena takes back whole minimum blocks, usually with one atomic operation, and the
+    /// capacity shrinks accordingly; at least one minimum block stays. A slot of a fixed arena, and
+    /// a buffer on the heap, stay as they are.
     ///
     /// # Examples
     ///
@@ -327,7 +333,8 @@ impl Leased {
         // SAFETY:
         // - in bounds: `len` is at most `capacity`, and `start` is valid for that many bytes (A3);
         // - initialised: the first `len` bytes were written (A4);
-        // - not written meanwhile: writing needs `&mut self`, and no other lease covers these bytes (A1);
+        // - not written meanwhile: writing needs `&mut self`, and no other lease covers these bytes
+        //   (A1);
         // - alive: `lease` keeps the region (A2) and the slice borrows `self`.
         unsafe { slice::from_raw_parts(self.start.cast::<u8>().as_ptr(), self.len) }
     }
@@ -342,8 +349,8 @@ impl Leased {
     fn unwritten_mut(&mut self) -> &mut [MaybeUninit<u8>] {
         // SAFETY: `len` is at most `capacity`, so the result is in bounds or one past the end (A3).
         let start = unsafe { self.start.add(self.len) };
-        // SAFETY: as in `written_mut`; the rest of the capacity follows, and every bit pattern is a valid
-        // `MaybeUninit<u8>`.
+        // SAFETY: as in `written_mut`; the rest of the capacity follows, and every bit pattern is a
+        // valid `MaybeUninit<u8>`.
         unsafe { slice::from_raw_parts_mut(start.as_ptr(), self.capacity - self.len) }
     }
 
@@ -373,10 +380,11 @@ fn panic_full(full: BufferFullError) -> ! {
     panic!("{full}")
 }
 
-// SAFETY: `chunk_mut` returns memory that this buffer alone may write, and `advance_mut` checks that no more than
-// that is taken over.
+// SAFETY: `chunk_mut` returns memory that this buffer alone may write, and `advance_mut` checks
+// that no more than that is taken over.
 unsafe impl BufMut for Buffer {
-    /// Without `auto_spill`, the bytes that still fit. With it there is no limit short of the address space.
+    /// Without `auto_spill`, the bytes that still fit. With it there is no limit short of the
+    /// address space.
     #[inline]
     fn remaining_mut(&self) -> usize {
         match &self.storage {

@@ -4,8 +4,8 @@
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum AllocError {
-    /// Every slot, or every block that is large enough, is in use. Worth trying again: memory returns when a buffer,
-    /// or the last reference to what was frozen from it, drops.
+    /// Every slot, or every block that is large enough, is in use. Worth trying again: memory
+    /// returns when a buffer, or the last reference to what was frozen from it, drops.
     #[error(
         "the arena is full: no free slot or block is large enough now; try again when a buffer has been dropped"
     )]
@@ -22,7 +22,8 @@ pub enum AllocError {
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum BuildError {
-    /// The arena would have more bytes than an address range, or more units than an index, can count.
+    /// The arena would have more bytes than an address range, or more units than an index, can
+    /// count.
     #[error(
         "the arena is too large: slot count times slot capacity (rounded up to the alignment) must not exceed \
          isize::MAX bytes, and there must be at most 2^31 slots or minimum blocks"

@@ -13,8 +13,9 @@ use crate::{
 
 /// A fixed number of slots of one size, in one piece of memory.
 ///
-/// The fastest arena: right where one size covers most requests. A clone is another handle to the same arena. The memory
-/// lives until the last handle and everything allocated from it is gone, in any order and from any thread.
+/// The fastest arena: right where one size covers most requests. A clone is another handle to the
+/// same arena. The memory lives until the last handle and everything allocated from it is gone, in
+/// any order and from any thread.
 ///
 /// # Examples
 ///
@@ -68,16 +69,16 @@ impl FixedArena {
 
     /// Takes a free slot, without waiting.
     ///
-    /// The buffer is empty and can hold [`slot_capacity`](Self::slot_capacity) bytes. Old contents are never readable,
-    /// but they are not erased either.
+    /// The buffer is empty and can hold [`slot_capacity`](Self::slot_capacity) bytes. Old contents
+    /// are never readable, but they are not erased either.
     ///
-    /// Lock-free and without heap allocation, but for a thread's first use of any arena. A refusal may wait a few
-    /// instructions of another thread.
+    /// Lock-free and without heap allocation, but for a thread's first use of any arena. A refusal
+    /// may wait a few instructions of another thread.
     ///
     /// # Errors
     ///
-    /// [`AllocError::ArenaFull`] if every slot is in use. A slot returns when its buffer, or the last
-    /// [`Bytes`](bytes::Bytes) made from it, drops.
+    /// [`AllocError::ArenaFull`] if every slot is in use. A slot returns when its buffer, or the
+    /// last [`Bytes`](bytes::Bytes) made from it, drops.
     ///
     /// # Examples
     ///
@@ -100,7 +101,8 @@ impl FixedArena {
 
     /// Takes a snapshot of the figures.
     ///
-    /// Costs a few reads for each thread that has used the arena, and writes nothing that other threads wait for.
+    /// Costs a few reads for each thread that has used the arena, and writes nothing that other
+    /// threads wait for.
     pub fn metrics(&self) -> FixedArenaMetrics {
         let shared = self.handle.shared();
         let totals = shared.totals();
@@ -135,7 +137,8 @@ impl fmt::Debug for FixedArena {
 }
 
 impl FixedArenaBuilder {
-    /// Aligns every slot to `n` bytes, a power of two, and rounds the slot capacity up to a multiple of it.
+    /// Aligns every slot to `n` bytes, a power of two, and rounds the slot capacity up to a
+    /// multiple of it.
     ///
     /// The default is 1: no demand. Direct I/O wants 4096.
     pub fn alignment(mut self, n: usize) -> Self {
@@ -155,7 +158,8 @@ impl FixedArenaBuilder {
     ///
     /// # Errors
     ///
-    /// [`BuildError::InvalidAlignment`], [`BuildError::SizeOverflow`] or [`BuildError::OutOfMemory`].
+    /// [`BuildError::InvalidAlignment`], [`BuildError::SizeOverflow`] or
+    /// [`BuildError::OutOfMemory`].
     pub fn build(self) -> Result<FixedArena, BuildError> {
         let Self {
             slot_count,

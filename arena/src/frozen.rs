@@ -15,9 +15,10 @@ use crate::{buffer::Buffer, lease::SharedLease};
 
 /// Bytes in arena memory that are shared for reading.
 ///
-/// What [`Bytes`] is to the heap: clones and slices refer to the same memory, which returns to the arena when the last
-/// of them drops. The count of references stands in the arena, so neither freezing nor cloning allocates, and dropping
-/// one that is not shared reads the count without writing it.
+/// What [`Bytes`] is to the heap: clones and slices refer to the same memory, which returns to the
+/// arena when the last of them drops. The count of references stands in the arena, so neither
+/// freezing nor cloning allocates, and dropping one that is not shared reads the count without
+/// writing it.
 ///
 /// It is a [`Buf`], and becomes [`Bytes`] where an interface wants those.
 ///
@@ -58,7 +59,8 @@ enum Owner {
 /// Some of the written bytes of a lease.
 #[derive(Clone)]
 struct View {
-    /// The first of `len` bytes that lie inside the lease and were written before it was shared (A4, A5).
+    /// The first of `len` bytes that lie inside the lease and were written before it was shared
+    /// (A4, A5).
     start: NonNull<u8>,
     len: usize,
     lease: SharedLease,
@@ -93,15 +95,16 @@ impl Frozen {
         Self::from_heap(Bytes::new())
     }
 
-    /// Returns whether the bytes lie on the heap, because their buffer had spilled. Also true of what has no bytes and
-    /// holds no memory.
+    /// Returns whether the bytes lie on the heap, because their buffer had spilled. Also true of
+    /// what has no bytes and holds no memory.
     pub fn is_spilled(&self) -> bool {
         matches!(self.owner, Owner::Heap(_))
     }
 
     /// Returns the bytes of `range` without copying.
     ///
-    /// The slice keeps the whole slot or block in use. Costs one atomic operation; an empty slice costs none and holds nothing.
+    /// The slice keeps the whole slot or block in use. Costs one atomic operation; an empty slice
+    /// costs none and holds nothing.
     ///
     /// # Panics
     ///
@@ -134,7 +137,8 @@ impl Frozen {
 
     /// Splits the first `n` bytes off and returns them. `self` keeps the rest.
     ///
-    /// Costs one atomic operation, or none if one of the two is empty: an empty part holds no memory.
+    /// Costs one atomic operation, or none if one of the two is empty: an empty part holds no
+    /// memory.
     ///
     /// # Panics
     ///
@@ -169,8 +173,8 @@ impl Frozen {
 
     /// Makes the bytes writable again, if this is the only reference.
     ///
-    /// The buffer holds these bytes, and its capacity is the whole lease: a part that does not stand at the front is
-    /// moved there.
+    /// The buffer holds these bytes, and its capacity is the whole lease: a part that does not
+    /// stand at the front is moved there.
     ///
     /// # Errors
     ///
@@ -206,7 +210,8 @@ impl View {
             first <= end && end <= self.len,
             "a view only becomes smaller"
         );
-        // SAFETY: `first` is at most `len`, so the result lies inside the lease or one past its end (A3).
+        // SAFETY: `first` is at most `len`, so the result lies inside the lease or one past its end
+        // (A3).
         self.start = unsafe { self.start.add(first) };
         self.len = end - first;
     }
@@ -216,8 +221,10 @@ impl AsRef<[u8]> for View {
     #[inline]
     fn as_ref(&self) -> &[u8] {
         // SAFETY:
-        // - in bounds and initialised: `start` and `len` say where written bytes of the lease are (A3, A4);
-        // - not written: the lease is shared, and only a sole reference gives it up for writing (A5);
+        // - in bounds and initialised: `start` and `len` say where written bytes of the lease are
+        //   (A3, A4);
+        // - not written: the lease is shared, and only a sole reference gives it up for writing
+        //   (A5);
         // - alive: `lease` keeps the region (A2) and the slice borrows `self`.
         unsafe { slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }

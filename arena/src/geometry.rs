@@ -1,8 +1,8 @@
 //! Units, orders and spans, and the only place where they become bytes.
 //!
-//! An arena is a row of *units* of one size: the slots of a fixed arena, the minimum blocks of a buddy arena. The
-//! rest of the crate counts in units; whether a unit lies inside the region is decided here and nowhere else, so every
-//! span is in bounds (invariant A3).
+//! An arena is a row of *units* of one size: the slots of a fixed arena, the minimum blocks of a
+//! buddy arena. The rest of the crate counts in units; whether a unit lies inside the region is
+//! decided here and nowhere else, so every span is in bounds (invariant A3).
 
 use std::{alloc::Layout, fmt, num::NonZeroUsize};
 
@@ -41,8 +41,8 @@ impl Order {
 
 /// A run of neighbouring units: at least one.
 ///
-/// One word, so that it moves through memory as it is written: two halves that are stored apart and loaded as one
-/// would stall the processor.
+/// One word, so that it moves through memory as it is written: two halves that are stored apart and
+/// loaded as one would stall the processor.
 #[derive(Clone, Copy, Eq, PartialEq)]
 pub(crate) struct Span(u64);
 
@@ -178,8 +178,8 @@ impl Geometry {
         Order::new(self.units.ilog2())
     }
 
-    /// The order of the smallest block of at least `len` bytes, if the arena is that large. For buddy arenas, whose
-    /// unit is a power of two.
+    /// The order of the smallest block of at least `len` bytes, if the arena is that large. For
+    /// buddy arenas, whose unit is a power of two.
     #[inline]
     pub(crate) fn order_for(&self, len: NonZeroUsize) -> Option<Order> {
         debug_assert!(self.unit_bytes.is_power_of_two());

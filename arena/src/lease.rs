@@ -1,4 +1,5 @@
-//! The exclusive right to one span, and the shared right to read it. The only `Drop`s that give memory back.
+//! The exclusive right to one span, and the shared right to read it. The only `Drop`s that give
+//! memory back.
 
 use std::{
     mem::{ManuallyDrop, MaybeUninit},
@@ -16,10 +17,12 @@ pub(crate) struct Lease {
     span: Span,
 }
 
-// SAFETY: a lease is the only way to its bytes (A1). Moving it to another thread moves that access along.
+// SAFETY: a lease is the only way to its bytes (A1). Moving it to another thread moves that access
+// along.
 unsafe impl Send for Lease {}
 
-// SAFETY: a shared lease gives addresses and `&Shared`, which is `Sync`; bytes are written through `&mut` alone.
+// SAFETY: a shared lease gives addresses and `&Shared`, which is `Sync`; bytes are written through
+// `&mut` alone.
 unsafe impl Sync for Lease {}
 
 impl Lease {
@@ -95,7 +98,8 @@ impl SharedLease {
 impl Clone for SharedLease {
     fn clone(&self) -> Self {
         self.0.shared().counts.add(self.0.span.first());
-        // SAFETY: the copy is counted just above, and of all counted copies one alone drops the lease (`Counts::leave`).
+        // SAFETY: the copy is counted just above, and of all counted copies one alone drops the
+        // lease (`Counts::leave`).
         let copy = unsafe { Lease::new(self.0.shared, self.0.span) };
         Self(ManuallyDrop::new(copy))
     }
@@ -105,7 +109,8 @@ impl Drop for SharedLease {
     #[inline]
     fn drop(&mut self) {
         if self.0.shared().counts.leave(self.0.span.first()) {
-            // SAFETY: this was the last reference, so the lease is ours alone, and it is not used again.
+            // SAFETY: this was the last reference, so the lease is ours alone, and it is not used
+            // again.
             unsafe { ManuallyDrop::drop(&mut self.0) };
         }
     }

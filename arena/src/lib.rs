@@ -1,8 +1,9 @@
 //! One fixed piece of memory, at heap speed.
 //!
-//! A server that allocates every frame from the heap is fast and unbounded: a burst takes the process down. An arena is
-//! as fast, and has an end. Write into a [`Buffer`], freeze it without a copy, get the memory back when the last
-//! reference drops, and learn from an error, not from the system, that there is none.
+//! A server that allocates every frame from the heap is fast and unbounded: a burst takes the
+//! process down. An arena is as fast, and has an end. Write into a [`Buffer`], freeze it without a
+//! copy, get the memory back when the last reference drops, and learn from an error, not from the
+//! system, that there is none.
 //!
 //! ```
 //! use std::num::NonZeroUsize;
@@ -31,16 +32,17 @@
 //!
 //! # What it costs
 //!
-//! Allocating and freeing are lock-free and touch no heap: a few loads and stores in a cache of the thread's own, and
-//! one atomic read-modify-write each where that does not suffice, on a cache line that other threads mostly leave alone.
-//! [`Buffer::freeze`] allocates once, inside the `bytes` crate; [`Buffer::into_frozen`] does not. Beside its memory an arena
-//! takes about 25 KiB, four bytes for each slot or minimum block in a table that is resident only where buffers are
-//! shared, and an eighth of a byte for each in maps.
+//! Allocating and freeing are lock-free and touch no heap: a few loads and stores in a cache of the
+//! thread's own, and one atomic read-modify-write each where that does not suffice, on a cache line
+//! that other threads mostly leave alone. [`Buffer::freeze`] allocates once, inside the `bytes`
+//! crate; [`Buffer::into_frozen`] does not. Beside its memory an arena takes about 25 KiB, four
+//! bytes for each slot or minimum block in a table that is resident only where buffers are shared,
+//! and an eighth of a byte for each in maps.
 //!
 //! # What it does not do
 //!
-//! It never grows, starts no thread and logs nothing. What is free in one thread's cache is free for all: nobody is
-//! refused beside it. Old contents of memory cannot be read through it, but are
+//! It never grows, starts no thread and logs nothing. What is free in one thread's cache is free
+//! for all: nobody is refused beside it. Old contents of memory cannot be read through it, but are
 //! not erased either.
 
 mod buddy;

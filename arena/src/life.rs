@@ -1,7 +1,8 @@
 //! When the memory of an arena goes back to the system.
 //!
-//! Buffers outlive handles. A shared count that each buffer holds would be a line that every thread writes twice per
-//! buffer. Here buffers count nothing that is not a figure anyway, and the last handle settles the account.
+//! Buffers outlive handles. A shared count that each buffer holds would be a line that every thread
+//! writes twice per buffer. Here buffers count nothing that is not a figure anyway, and the last
+//! handle settles the account.
 //!
 //! ```text
 //! release (any thread)                       last handle, when it drops
@@ -18,21 +19,24 @@
 //!
 //! # Why the memory is freed exactly once, and touched by nobody afterwards
 //!
-//! Take a release into the map, and the word that 2 and b both change by a read-modify-write. One of them comes first.
+//! Take a release into the map, and the word that 2 and b both change by a read-modify-write. One
+//! of them comes first.
 //!
-//! - **2 is first.** Then b reads from it and the last handle sees 1. So c waits for the release, and its last access,
-//!   `busy = 0`, happens before e.
-//! - **b is first.** Then 2 reads from it and 3 sees ORPHANED. The units were never counted as released, so they are
-//!   part of `outstanding`, and nothing is freed before the release has taken them off `remaining`: its last access.
+//! - **2 is first.** Then b reads from it and the last handle sees 1. So c waits for the release,
+//!   and its last access, `busy = 0`, happens before e.
+//! - **b is first.** Then 2 reads from it and 3 sees ORPHANED. The units were never counted as
+//!   released, so they are part of `outstanding`, and nothing is freed before the release has taken
+//!   them off `remaining`: its last access.
 //!
-//! A release that finds ORPHANED although 2 came first is part of `outstanding` as well: it does not count its units as
-//! released, and c waited for it. A release of several runs has several words; if any of them is in the second case, it
-//! sees ORPHANED.
+//! A release that finds ORPHANED although 2 came first is part of `outstanding` as well: it does
+//! not count its units as released, and c waited for it. A release of several runs has several
+//! words; if any of them is in the second case, it sees ORPHANED.
 //!
 //! For a release into the cache the two barriers make the same two cases: c sees 1, or 3 sees a.
 //!
-//! `remaining` starts at BIAS and reaches zero once: when e has taken the bias off and every outstanding unit
-//! has come back. Whoever brings it there frees the memory. All changes to it are `AcqRel`, so that one sees all others done.
+//! `remaining` starts at BIAS and reaches zero once: when e has taken the bias off and every
+//! outstanding unit has come back. Whoever brings it there frees the memory. All changes to it are
+//! `AcqRel`, so that one sees all others done.
 //!
 //! Models: `models::life`.
 
@@ -65,7 +69,8 @@ const WAITED_FOR: u64 = 2;
 /// More handles than this mean a leak in a loop; going on could wrap the count.
 const HANDLES_MAX: usize = usize::MAX / 2;
 
-/// What an arena is without its memory: the map, the counters and the account of who still needs them.
+/// What an arena is without its memory: the map, the counters and the account of who still needs
+/// them.
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) map: Map,
@@ -103,7 +108,8 @@ impl Core {
         Some(Self::count_claim(first, order, tally))
     }
 
-    /// Claims a block from wherever there is one. If waiters must be served afterwards, [`is_waited_for`] tells.
+    /// Claims a block from wherever there is one. If waiters must be served afterwards,
+    /// [`is_waited_for`] tells.
     ///
     /// [`is_waited_for`]: Self::is_waited_for
     pub(crate) fn claim_beyond_cache(
@@ -130,12 +136,14 @@ impl Core {
     ///
     /// # Safety
     ///
-    /// The units are claimed and the caller gives them up. `core` was alive when they were claimed. Unless this
-    /// returns [`Fate::Over`], the caller does not touch the core again on the strength of having had them.
+    /// The units are claimed and the caller gives them up. `core` was alive when they were claimed.
+    /// Unless this returns [`Fate::Over`], the caller does not touch the core again on the strength
+    /// of having had them.
     #[inline]
     pub(crate) unsafe fn release(core: NonNull<Self>, span: Span, seat: Seat) -> Fate {
-        // The references below end before the last access: `end_release` or `settle`, which go through atomics alone.
-        // SAFETY: the units are outstanding until `end_release` or `settle`, and so the core is alive (A2).
+        // The references below end before the last access: `end_release` or `settle`, which go
+        // through atomics alone. SAFETY: the units are outstanding until `end_release` or `settle`,
+        // and so the core is alive (A2).
         let stripes = unsafe { &core.as_ref().stripes };
         let tally = stripes.at(seat);
         tally.begin_release();
@@ -147,8 +155,8 @@ impl Core {
         life.end_release(span.units(), tally)
     }
 
-    /// Releases a part of a lease that goes on, and so keeps the core alive. If waiters must be served afterwards,
-    /// [`is_waited_for`](Self::is_waited_for) tells.
+    /// Releases a part of a lease that goes on, and so keeps the core alive. If waiters must be
+    /// served afterwards, [`is_waited_for`](Self::is_waited_for) tells.
     pub(crate) fn release_tail(&self, tail: Span, seat: Seat) {
         let tally = self.stripes.at(seat);
         tally.begin_release();
@@ -173,7 +181,8 @@ impl Core {
         self.life.attention() & WAITED_FOR != 0
     }
 
-    /// Notes that somebody waits for memory. What was made free by those who do not see it is visible from now on.
+    /// Notes that somebody waits for memory. What was made free by those who do not see it is
+    /// visible from now on.
     ///
     /// Called under the lock of the queue, as is [`set_not_waited_for`](Self::set_not_waited_for).
     #[cfg(feature = "async-alloc")]
@@ -188,13 +197,15 @@ impl Core {
 
     #[cfg(feature = "async-alloc")]
     pub(crate) fn set_not_waited_for(&self) {
-        // Relaxed: it lets others do less, and carries nothing. Whoever still sees the flag finds the queue empty.
+        // Relaxed: it lets others do less, and carries nothing. Whoever still sees the flag finds
+        // the queue empty.
         self.life.attention.fetch_and(!WAITED_FOR, Relaxed);
     }
 
     /// Adds a handle. The caller has one.
     pub(crate) fn add_handle(&self) {
-        // Relaxed: the new handle comes from one that exists, so the count cannot be zero, and it carries nothing.
+        // Relaxed: the new handle comes from one that exists, so the count cannot be zero, and it
+        // carries nothing.
         let handles = self.life.handles.fetch_add(1, Relaxed);
         if handles > HANDLES_MAX {
             // The same answer as `Arc`: unwinding would leave the count where it is.
@@ -202,16 +213,17 @@ impl Core {
         }
     }
 
-    /// Drops a handle. The last one settles the account: it visits every word of the map, and it may have to wait
-    /// a few instructions for each thread that is in the middle of a release.
+    /// Drops a handle. The last one settles the account: it visits every word of the map, and it
+    /// may have to wait a few instructions for each thread that is in the middle of a release.
     ///
     /// # Safety
     ///
-    /// The caller has a handle and gives it up. Unless this returns [`Fate::Over`], the caller does not touch the core
-    /// again on the strength of having had it.
+    /// The caller has a handle and gives it up. Unless this returns [`Fate::Over`], the caller does
+    /// not touch the core again on the strength of having had it.
     pub(crate) unsafe fn drop_handle(core: NonNull<Self>) -> Fate {
-        // The references below end before the last access: the decrement or `settle`, which go through atomics alone.
-        // SAFETY: our handle keeps the core alive, until the decrement if it is not the last, else until `settle`.
+        // The references below end before the last access: the decrement or `settle`, which go
+        // through atomics alone. SAFETY: our handle keeps the core alive, until the decrement if it
+        // is not the last, else until `settle`.
         let life = unsafe { &core.as_ref().life };
         // Release, and Acquire for the last: the claims made through other handles are counted.
         if life.handles.fetch_sub(1, AcqRel) != 1 {
@@ -231,12 +243,14 @@ impl Core {
     }
 }
 
-/// The account that handles and releases share. Atomics alone, so that a reference to it may outlive it harmlessly.
+/// The account that handles and releases share. Atomics alone, so that a reference to it may
+/// outlive it harmlessly.
 #[derive(Debug)]
 struct Life {
     /// How many handles there are.
     handles: AtomicUsize,
-    /// What a release must look after beyond setting bits. Zero in normal operation, and rarely written.
+    /// What a release must look after beyond setting bits. Zero in normal operation, and rarely
+    /// written.
     attention: AtomicU64,
     /// Units that must still come back, once the arena is orphaned. Before that, BIAS.
     remaining: AtomicU64,
@@ -268,8 +282,9 @@ impl Life {
             tally.leave();
             return self.settle(u64::from(units));
         }
-        // Somebody waits. To serve him takes longer than the release, so it takes a handle; while the release is under
-        // way, one can be had if there is one. If there is none, nobody waits any more: waiters have handles.
+        // Somebody waits. To serve him takes longer than the release, so it takes a handle; while
+        // the release is under way, one can be had if there is one. If there is none, nobody waits
+        // any more: waiters have handles.
         let has_handle = self.add_handle_if_any();
         tally.end_release(units);
         if has_handle {
@@ -288,12 +303,14 @@ impl Life {
     #[inline]
     fn attention(&self) -> u64 {
         barrier::light();
-        // A release in the map was `SeqCst`, and so at least Acquire: see the two cases above. `SeqCst` for the waiters.
+        // A release in the map was `SeqCst`, and so at least Acquire: see the two cases above.
+        // `SeqCst` for the waiters.
         self.attention.load(SeqCst)
     }
 
     fn settle(&self, units: u64) -> Fate {
-        // Release: what we did to the arena is done. Acquire: if we are the last, so is what the others did.
+        // Release: what we did to the arena is done. Acquire: if we are the last, so is what the
+        // others did.
         let before = self.remaining.fetch_sub(units, AcqRel);
         if before == units {
             Fate::Over

@@ -6,11 +6,12 @@ use crate::shared::Shared;
 
 /// Which slots or minimum blocks of an arena were free at one moment.
 ///
-/// Taken without stopping anybody: what is claimed or released meanwhile may be shown either way, and a block that
-/// is just being opened or closed may be shown as in use. Exact when nothing is under way.
+/// Taken without stopping anybody: what is claimed or released meanwhile may be shown either way,
+/// and a block that is just being opened or closed may be shown as in use. Exact when nothing is
+/// under way.
 ///
-/// `{}` draws it as text, a character for each unit up to 4096 units and for equal groups of units beyond that: `.` is
-/// free, `#` in use, `+` partly in use.
+/// `{}` draws it as text, a character for each unit up to 4096 units and for equal groups of units
+/// beyond that: `.` is free, `#` in use, `+` partly in use.
 ///
 /// # Examples
 ///

@@ -39,8 +39,8 @@ impl Region {
     #[inline]
     pub(crate) fn address_of(&self, geometry: &Geometry, unit: u32) -> NonNull<MaybeUninit<u8>> {
         let offset = geometry.offset_of(unit);
-        // SAFETY: `offset_of` admits only units of the geometry that the region was made for (A3), so the result
-        // lies inside the allocation.
+        // SAFETY: `offset_of` admits only units of the geometry that the region was made for (A3),
+        // so the result lies inside the allocation.
         unsafe { self.start.add(offset) }.cast()
     }
 

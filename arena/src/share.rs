@@ -1,7 +1,9 @@
-//! How many references share a frozen lease: a count beside each unit, instead of a heap allocation.
+//! How many references share a frozen lease: a count beside each unit, instead of a heap
+//! allocation.
 //!
-//! The count of a lease stands at its first unit, and it counts the *others*: zero means that whoever holds it is
-//! alone. So freezing writes nothing, and dropping an unshared lease reads once.
+//! The count of a lease stands at its first unit, and it counts the *others*: zero means that
+//! whoever holds it is alone. So freezing writes nothing, and dropping an unshared lease reads
+//! once.
 //!
 //! | Operation | Ordering  | Pairs with | Carries                                                             |
 //! |-----------|-----------|------------|---------------------------------------------------------------------|
@@ -45,19 +47,22 @@ impl Counts {
         self.at(first).load(Acquire) == 0
     }
 
-    /// Takes the caller's reference away. True if it was the last: the lease is then the caller's, with a count of zero.
+    /// Takes the caller's reference away. True if it was the last: the lease is then the caller's,
+    /// with a count of zero.
     #[inline]
     pub(crate) fn leave(&self, first: u32) -> bool {
         self.is_alone(first) || self.leave_others(first)
     }
 
     fn leave_others(&self, first: u32) -> bool {
-        // Release: what we read is read. Acquire, if we turn out to be the last: the others are done too.
+        // Release: what we read is read. Acquire, if we turn out to be the last: the others are
+        // done too.
         let others = self.at(first).fetch_sub(1, AcqRel);
         if others > 0 {
             return false;
         }
-        // Relaxed: nobody else has a reference, and the release of the units carries it to the next owner.
+        // Relaxed: nobody else has a reference, and the release of the units carries it to the next
+        // owner.
         self.at(first).store(0, Relaxed);
         true
     }

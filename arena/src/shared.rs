@@ -75,8 +75,8 @@ impl Shared {
         totals
     }
 
-    /// What a sum of units comes to in bytes. A sum taken while others claim and release can be off, but there is never
-    /// more than the whole.
+    /// What a sum of units comes to in bytes. A sum taken while others claim and release can be
+    /// off, but there is never more than the whole.
     pub(crate) fn bytes_of_sum(&self, units: u64) -> usize {
         let units = u32::try_from(units)
             .unwrap_or(u32::MAX)
@@ -100,7 +100,8 @@ impl Shared {
     ///
     /// # Safety
     ///
-    /// As for [`Core::release`]; and if the arena's life is over, `shared` must be where [`Handle::new`] put it.
+    /// As for [`Core::release`]; and if the arena's life is over, `shared` must be where
+    /// [`Handle::new`] put it.
     #[inline]
     pub(crate) unsafe fn release(shared: NonNull<Self>, span: Span) {
         // SAFETY: the caller has the units, so the arena is alive (A2).
@@ -130,14 +131,16 @@ impl Shared {
         self.serve_if_waited_for();
     }
 
-    /// The core inside, without a reference to the rest, which may end sooner than a reference would.
+    /// The core inside, without a reference to the rest, which may end sooner than a reference
+    /// would.
     ///
     /// # Safety
     ///
     /// The arena is alive.
     #[inline]
     unsafe fn core(shared: NonNull<Self>) -> NonNull<Core> {
-        // SAFETY: `shared` points to a live arena (the caller's promise), so its field has an address.
+        // SAFETY: `shared` points to a live arena (the caller's promise), so its field has an
+        // address.
         let core = unsafe { &raw mut (*shared.as_ptr()).core };
         // SAFETY: the address of a field of a live value is not null.
         unsafe { NonNull::new_unchecked(core) }
@@ -158,7 +161,8 @@ impl Shared {
 /// A handle to an arena: the right to claim.
 pub(crate) struct Handle(NonNull<Shared>);
 
-// SAFETY: a handle gives `&Shared`, whose parts are all `Send` and `Sync`; the count of handles is atomic.
+// SAFETY: a handle gives `&Shared`, whose parts are all `Send` and `Sync`; the count of handles is
+// atomic.
 unsafe impl Send for Handle {}
 
 // SAFETY: as above.
@@ -194,7 +198,8 @@ impl Handle {
 
     #[inline]
     pub(crate) fn shared(&self) -> &Shared {
-        // SAFETY: a handle keeps the arena alive (A2), and nobody has it mutably while there are handles.
+        // SAFETY: a handle keeps the arena alive (A2), and nobody has it mutably while there are
+        // handles.
         unsafe { self.0.as_ref() }
     }
 

@@ -1,15 +1,19 @@
 //! What each thread counts for itself: no line is written by all threads.
 //!
-//! A stripe belongs to a seat. At an owned seat a counter is bumped by a load and a store, since nobody else writes it;
-//! at a shared seat by a read-modify-write. Sums over all stripes are exact when nothing is under way.
+//! A stripe belongs to a seat. At an owned seat a counter is bumped by a load and a store, since
+//! nobody else writes it; at a shared seat by a read-modify-write. Sums over all stripes are exact
+//! when nothing is under way.
 //!
 //! Some of it is more than figures:
 //!
-//! - A *release* is under way from before it touches the map until it touches the arena no more. The last handle waits
-//!   until none is (see `life`). At an owned seat `Cache::busy` says so, at a shared one two counters do.
-//! - A *move* (a block opened or closed, a summary bit cleared, units fetched into a cache or recalled from one) hides
-//!   free units for a moment. It counts as begun before and as done after. A refusal waits until the two are equal (see `claim`).
-//! - Releases and moves that are done are *publications*: what was free when they ended is visible to whoever sees them counted.
+//! - A *release* is under way from before it touches the map until it touches the arena no more.
+//!   The last handle waits until none is (see `life`). At an owned seat `Cache::busy` says so, at a
+//!   shared one two counters do.
+//! - A *move* (a block opened or closed, a summary bit cleared, units fetched into a cache or
+//!   recalled from one) hides free units for a moment. It counts as begun before and as done after.
+//!   A refusal waits until the two are equal (see `claim`).
+//! - Releases and moves that are done are *publications*: what was free when they ended is visible
+//!   to whoever sees them counted.
 //!
 //! | Access                           | Ordering  | Pairs with      | Carries                                          |
 //! |----------------------------------|-----------|-----------------|--------------------------------------------------|
@@ -37,7 +41,8 @@ pub(crate) const LEVELS_MAX: usize = 6;
 pub(crate) struct Stripe {
     cache: Cache,
     claims: AtomicU64,
-    /// Units claimed beyond the first of each claim. So a claim of one unit has one counter to bump.
+    /// Units claimed beyond the first of each claim. So a claim of one unit has one counter to
+    /// bump.
     claimed_further: AtomicU64,
     releases: AtomicU64,
     /// Units released beyond the first of each release.
@@ -75,8 +80,8 @@ pub(crate) struct Totals {
 pub(crate) struct Stripes(Box<[Stripe; SEATS]>);
 
 impl Stripes {
-    /// Stripes for a map whose levels have these numbers of words. Each seat starts at a word of its own, next to those
-    /// of the others.
+    /// Stripes for a map whose levels have these numbers of words. Each seat starts at a word of
+    /// its own, next to those of the others.
     pub(crate) fn new(words_of_levels: &[u32]) -> Self {
         let stripes: Vec<_> = (0..SEATS).map(|_| Stripe::default()).collect();
         for (seat, stripe) in stripes.iter().enumerate() {
@@ -115,7 +120,8 @@ impl Stripes {
         &self.0[..thread::seats_in_use()]
     }
 
-    /// Publications that are over. Compare with [`publications_begun`](Self::publications_begun), taken later.
+    /// Publications that are over. Compare with [`publications_begun`](Self::publications_begun),
+    /// taken later.
     pub(crate) fn publications_over(&self) -> u64 {
         self.used().iter().fold(0, |sum, stripe| {
             sum.wrapping_add(stripe.releases.load(Acquire))
@@ -125,8 +131,9 @@ impl Stripes {
 
     /// Publications that are over, and moves that are under way.
     ///
-    /// If this is what [`publications_over`](Self::publications_over) was, then no move was under way at any time in
-    /// between, and no release ended: each counter only grows, and none of these can be below what it was compared with.
+    /// If this is what [`publications_over`](Self::publications_over) was, then no move was under
+    /// way at any time in between, and no release ended: each counter only grows, and none of these
+    /// can be below what it was compared with.
     pub(crate) fn publications_begun(&self) -> u64 {
         self.used().iter().fold(0, |sum, stripe| {
             sum.wrapping_add(stripe.releases.load(Acquire))
@@ -166,8 +173,8 @@ impl Stripes {
 
     /// The units that are in use. Claims and releases under way may be counted or not.
     pub(crate) fn live_units(&self) -> u64 {
-        // Acquire, and all releases before all claims: what is seen released was claimed before. So no arena seems to
-        // have less than nothing in use.
+        // Acquire, and all releases before all claims: what is seen released was claimed before. So
+        // no arena seems to have less than nothing in use.
         let released = self.used().iter().fold(0, |sum, stripe| {
             sum + stripe.releases.load(Acquire) + stripe.released_further.load(Acquire)
         });
@@ -181,8 +188,8 @@ impl Stripes {
 impl Stripe {
     /// Whether no release is under way among those that we are bound to see begun.
     ///
-    /// `done` is read first, so every release that it counts is also counted in `begun`. If both are equal then nothing
-    /// else has begun that we can see.
+    /// `done` is read first, so every release that it counts is also counted in `begun`. If both
+    /// are equal then nothing else has begun that we can see.
     fn is_idle(&self) -> bool {
         // Acquire: pairs with `end_release`.
         let done = self.releases_done.load(Acquire);

@@ -2,10 +2,11 @@
 //!
 //! # Dekker's pattern
 //!
-//! Three handshakes here have one shape: each side writes its own word and then reads the other's, and at least one
-//! of the two must see the other. In production all four accesses are `SeqCst`, which is enough and costs nothing
-//! extra on x86, where the write is a read-modify-write anyway. Loom treats `SeqCst` accesses as `AcqRel`, so in a
-//! model [`between_write_and_read`] puts the fence that gives the same guarantee.
+//! Three handshakes here have one shape: each side writes its own word and then reads the other's,
+//! and at least one of the two must see the other. In production all four accesses are `SeqCst`,
+//! which is enough and costs nothing extra on x86, where the write is a read-modify-write anyway.
+//! Loom treats `SeqCst` accesses as `AcqRel`, so in a model [`between_write_and_read`] puts the
+//! fence that gives the same guarantee.
 
 #[cfg(not(all(test, arena_loom)))]
 pub(crate) use std::{
@@ -55,7 +56,8 @@ pub(crate) fn between_write_and_read() {
     loom::sync::atomic::fence(Ordering::SeqCst);
 }
 
-/// Waits a moment in a loop that another thread will end: first by spinning, then by giving up the processor.
+/// Waits a moment in a loop that another thread will end: first by spinning, then by giving up the
+/// processor.
 pub(crate) fn wait_a_moment(round: u32) {
     const SPINS: u32 = 64;
 

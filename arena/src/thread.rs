@@ -1,11 +1,12 @@
 //! Which stripe of counters the current thread writes to.
 //!
-//! The first [`OWNED_SEATS`] threads that are alive at one time have a seat of their own, and with it, in every arena,
-//! a stripe that no other thread writes: they count with plain stores. The threads beyond share [`SHARED_SEATS`] seats and
-//! count with read-modify-writes. A seat is given up when its thread ends and then taken by another.
+//! The first [`OWNED_SEATS`] threads that are alive at one time have a seat of their own, and with
+//! it, in every arena, a stripe that no other thread writes: they count with plain stores. The
+//! threads beyond share [`SHARED_SEATS`] seats and count with read-modify-writes. A seat is given
+//! up when its thread ends and then taken by another.
 //!
-//! This is the only state that arenas have in common. It is touched once when a thread first uses an arena and once
-//! when the thread ends, never in between.
+//! This is the only state that arenas have in common. It is touched once when a thread first uses
+//! an arena and once when the thread ends, never in between.
 
 use std::{
     cell::Cell,
@@ -64,7 +65,8 @@ static TAKEN: AtomicU64 = AtomicU64::new(0);
 
 /// Seats from here on were never taken by any thread. What sums over seats stops here.
 ///
-/// Raised before the seat is used, so whoever is bound to see something written at a seat sees this as well.
+/// Raised before the seat is used, so whoever is bound to see something written at a seat sees this
+/// as well.
 static IN_USE: AtomicUsize = AtomicUsize::new(SHARED_SEATS);
 
 /// Turns through the shared seats.
@@ -134,11 +136,13 @@ fn take_owned() -> Option<u32> {
         if free as usize >= OWNED_SEATS {
             return None;
         }
-        // Acquire: pairs with `Leave`. The counters that the last owner stored are ours to read and to go on from.
+        // Acquire: pairs with `Leave`. The counters that the last owner stored are ours to read and
+        // to go on from.
         match TAKEN.compare_exchange_weak(taken, taken | 1 << free, Acquire, Relaxed) {
             Ok(_) => {
                 let seat = free + SHARED_SEATS_U32;
-                // Release: pairs with `seats_in_use`, but it is what the thread then writes that carries it.
+                // Release: pairs with `seats_in_use`, but it is what the thread then writes that
+                // carries it.
                 IN_USE.fetch_max(Seat(seat).index() + 1, Release);
                 return Some(seat);
             }
@@ -157,11 +161,13 @@ struct Leave;
 impl Drop for Leave {
     fn drop(&mut self) {
         let seat = Seat(SEAT.get());
-        // Buffers that drop after this, in later destructors of the same thread, are counted at a shared seat.
+        // Buffers that drop after this, in later destructors of the same thread, are counted at a
+        // shared seat.
         SEAT.set(take_shared());
         if seat.0 != STANDING && seat.is_owned() {
             let bit = 1 << (seat.index() - SHARED_SEATS);
-            // Release: pairs with `take_owned`; our plain stores happen before those of the next owner.
+            // Release: pairs with `take_owned`; our plain stores happen before those of the next
+            // owner.
             TAKEN.fetch_and(!bit, Release);
         }
     }

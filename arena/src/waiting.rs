@@ -1,4 +1,5 @@
-//! The arenas that wait: `AsyncFixedArena`, `AsyncBuddyArena`, and the waiters that a transport can hold.
+//! The arenas that wait: `AsyncFixedArena`, `AsyncBuddyArena`, and the waiters that a transport can
+//! hold.
 
 use std::{
     num::NonZeroUsize,
@@ -21,9 +22,10 @@ use crate::{
 ///
 /// # Who is next
 ///
-/// Those who wait are served in the order in which they came, by whoever frees a slot: the slot is handed over, and nobody
-/// can take it in between. [`allocate`](FixedArena::allocate) does not wait, and does not stand in the queue either: its refusal is
-/// true, so it takes a slot that is free. While somebody waits, freed slots go to him, so it finds none.
+/// Those who wait are served in the order in which they came, by whoever frees a slot: the slot is
+/// handed over, and nobody can take it in between. [`allocate`](FixedArena::allocate) does not
+/// wait, and does not stand in the queue either: its refusal is true, so it takes a slot that is
+/// free. While somebody waits, freed slots go to him, so it finds none.
 #[derive(Clone, Debug)]
 pub struct AsyncFixedArena {
     arena: FixedArena,
@@ -35,11 +37,12 @@ pub struct AsyncFixedArena {
 ///
 /// # Who is next
 ///
-/// Those who wait are served in the order in which they came, by whoever makes memory free: the block is handed over, and
-/// nobody can take it in between. A large request at the head of the queue is not overtaken by smaller ones behind it: what is
-/// freed is kept until it suffices. [`allocate`](BuddyArena::allocate) does not wait, and does not stand in the
-/// queue either: its refusal is true, so it takes what is free and too small for the head. Where large requests wait, let small
-/// ones wait as well.
+/// Those who wait are served in the order in which they came, by whoever makes memory free: the
+/// block is handed over, and nobody can take it in between. A large request at the head of the
+/// queue is not overtaken by smaller ones behind it: what is freed is kept until it suffices.
+/// [`allocate`](BuddyArena::allocate) does not wait, and does not stand in the queue either: its
+/// refusal is true, so it takes what is free and too small for the head. Where large requests wait,
+/// let small ones wait as well.
 #[derive(Clone, Debug)]
 pub struct AsyncBuddyArena {
     arena: BuddyArena,
@@ -47,7 +50,8 @@ pub struct AsyncBuddyArena {
 
 /// A place in the queue for a slot, owned and used again and again: for transports that poll.
 ///
-/// Dropping it, or [`cancel`](Self::cancel), leaves the queue; a slot that was handed over meanwhile goes to the next.
+/// Dropping it, or [`cancel`](Self::cancel), leaves the queue; a slot that was handed over
+/// meanwhile goes to the next.
 #[derive(Debug)]
 pub struct FixedWaiter {
     waiter: Waiter,
@@ -55,7 +59,8 @@ pub struct FixedWaiter {
 
 /// A place in the queue for a block, owned and used again and again: for transports that poll.
 ///
-/// Dropping it, or [`cancel`](Self::cancel), leaves the queue; a block that was handed over meanwhile goes to the next.
+/// Dropping it, or [`cancel`](Self::cancel), leaves the queue; a block that was handed over
+/// meanwhile goes to the next.
 #[derive(Debug)]
 pub struct BuddyWaiter {
     waiter: Waiter,
@@ -64,8 +69,9 @@ pub struct BuddyWaiter {
 impl AsyncFixedArena {
     /// Takes a slot, and waits for one if there is none.
     ///
-    /// Without waiters it costs what [`allocate`](FixedArena::allocate) costs. Waiting allocates nothing from the heap,
-    /// and needs no particular runtime; joining and leaving the queue take a short lock.
+    /// Without waiters it costs what [`allocate`](FixedArena::allocate) costs. Waiting allocates
+    /// nothing from the heap, and needs no particular runtime; joining and leaving the queue take a
+    /// short lock.
     ///
     /// # Cancel safety
     ///
@@ -94,7 +100,8 @@ impl AsyncFixedArena {
 
     /// Takes a slot, and waits at most `patience` for one.
     ///
-    /// Waits by tokio's clock, so it must be called within a tokio runtime that has its timer enabled.
+    /// Waits by tokio's clock, so it must be called within a tokio runtime that has its timer
+    /// enabled.
     ///
     /// # Errors
     ///
@@ -129,8 +136,9 @@ impl AsyncFixedArena {
 impl AsyncBuddyArena {
     /// Takes a block of at least `len` bytes, and waits for one if there is none.
     ///
-    /// Without waiters it costs what [`allocate`](BuddyArena::allocate) costs. Waiting allocates nothing from the heap,
-    /// and needs no particular runtime; joining and leaving the queue take a short lock.
+    /// Without waiters it costs what [`allocate`](BuddyArena::allocate) costs. Waiting allocates
+    /// nothing from the heap, and needs no particular runtime; joining and leaving the queue take a
+    /// short lock.
     ///
     /// # Errors
     ///
@@ -138,7 +146,8 @@ impl AsyncBuddyArena {
     ///
     /// # Cancel safety
     ///
-    /// The future may be dropped at any time. It loses its place in the queue, and no block is lost.
+    /// The future may be dropped at any time. It loses its place in the queue, and no block is
+    /// lost.
     ///
     /// # Examples
     ///
@@ -164,12 +173,13 @@ impl AsyncBuddyArena {
 
     /// Takes a block of at least `len` bytes, and waits at most `patience` for one.
     ///
-    /// Waits by tokio's clock, so it must be called within a tokio runtime that has its timer enabled.
+    /// Waits by tokio's clock, so it must be called within a tokio runtime that has its timer
+    /// enabled.
     ///
     /// # Errors
     ///
-    /// [`AllocError::RequestTooLarge`] at once, if `len` exceeds the whole arena; [`AllocError::TimedOut`] if no
-    /// block was handed over in time.
+    /// [`AllocError::RequestTooLarge`] at once, if `len` exceeds the whole arena;
+    /// [`AllocError::TimedOut`] if no block was handed over in time.
     ///
     /// # Cancel safety
     ///
@@ -215,14 +225,16 @@ impl FixedWaiter {
 }
 
 impl BuddyWaiter {
-    /// Takes a block of at least `len` bytes, or arranges for `context` to be woken when one is handed over.
+    /// Takes a block of at least `len` bytes, or arranges for `context` to be woken when one is
+    /// handed over.
     ///
-    /// While it is pending the waiter keeps its place in the queue, also between polls. To ask for a block of another
-    /// size is to leave the queue and join it again at its end.
+    /// While it is pending the waiter keeps its place in the queue, also between polls. To ask for
+    /// a block of another size is to leave the queue and join it again at its end.
     ///
     /// # Errors
     ///
-    /// [`AllocError::RequestTooLarge`] if `len` exceeds the whole arena. The waiter has left the queue then.
+    /// [`AllocError::RequestTooLarge`] if `len` exceeds the whole arena. The waiter has left the
+    /// queue then.
     pub fn poll_allocate(
         &mut self,
         context: &mut Context<'_>,

@@ -1,7 +1,8 @@
 //! Tables whose entries start as zero bytes.
 //!
-//! The memory comes zeroed from the system, so a large table that is never touched costs address space and no pages:
-//! the words below a block that was never opened, the counts of buffers that were never shared.
+//! The memory comes zeroed from the system, so a large table that is never touched costs address
+//! space and no pages: the words below a block that was never opened, the counts of buffers that
+//! were never shared.
 
 use crate::{
     error::BuildError,
@@ -58,8 +59,8 @@ pub(crate) fn table<T: Zeroed>(len: usize) -> Result<Box<[T]>, BuildError> {
         return Err(BuildError::OutOfMemory);
     }
     let entries = ptr::slice_from_raw_parts_mut(start, len);
-    // SAFETY: `start` is a fresh allocation of the global allocator with the layout of `[T; len]`, and its zero
-    // bytes are `len` valid entries (`Zeroed`). Nobody else has the pointer.
+    // SAFETY: `start` is a fresh allocation of the global allocator with the layout of `[T; len]`,
+    // and its zero bytes are `len` valid entries (`Zeroed`). Nobody else has the pointer.
     Ok(unsafe { Box::from_raw(entries) })
 }
 

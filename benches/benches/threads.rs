@@ -1,6 +1,7 @@
 //! How many operations do several threads get done together, as wall time sees it?
 //!
-//! Every thread does all iterations, so one iteration is one operation a thread, and the throughput is that of all.
+//! Every thread does all iterations, so one iteration is one operation a thread, and the throughput
+//! is that of all.
 
 #![allow(
     missing_docs,

@@ -1,7 +1,7 @@
 //! What the benchmarks do: one operation each, for this arena and for its peers.
 //!
-//! The same operations are timed by criterion (`benches/*.rs`, one question a file) and by the program `figures`, which
-//! alternates both sides of a ratio in one run.
+//! The same operations are timed by criterion (`benches/*.rs`, one question a file) and by the
+//! program `figures`, which alternates both sides of a ratio in one run.
 
 use std::{
     hint::black_box,
@@ -114,8 +114,8 @@ pub fn buddy_frozen_roundtrip(arena: &BuddyArena, data: &[u8]) {
     drop(black_box(buffer.into_frozen()));
 }
 
-/// Allocate, write, freeze to `Bytes`, drop: a block of the peer. Repeats a request that the peer refuses, which it does
-/// now and then with several threads although memory is free.
+/// Allocate, write, freeze to `Bytes`, drop: a block of the peer. Repeats a request that the peer
+/// refuses, which it does now and then with several threads although memory is free.
 #[inline]
 pub fn buddy_alligator_roundtrip(arena: &arena_alligator::BuddyArena, data: &[u8]) {
     let mut buffer = loop {
@@ -127,7 +127,8 @@ pub fn buddy_alligator_roundtrip(arena: &arena_alligator::BuddyArena, data: &[u8
     drop(black_box(buffer.freeze()));
 }
 
-/// Payload sizes from 192 B to 16 KiB, evenly spread over the orders of magnitude, in an order that no predictor learns.
+/// Payload sizes from 192 B to 16 KiB, evenly spread over the orders of magnitude, in an order that
+/// no predictor learns.
 pub fn mixed_sizes() -> Vec<usize> {
     const COUNT: usize = 1024;
     const SMALLEST: f64 = 192.0;
@@ -147,9 +148,11 @@ pub fn mixed_sizes() -> Vec<usize> {
         .collect()
 }
 
-/// Runs `operation` `iterations` times in each of `threads` threads at once, and returns the wall time of all.
+/// Runs `operation` `iterations` times in each of `threads` threads at once, and returns the wall
+/// time of all.
 ///
-/// `operation` gets the thread's number and the iteration's. So the throughput is `threads * iterations` over that time.
+/// `operation` gets the thread's number and the iteration's. So the throughput is `threads *
+/// iterations` over that time.
 pub fn time_in_threads(
     threads: usize,
     iterations: u64,

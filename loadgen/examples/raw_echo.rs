@@ -1,7 +1,9 @@
-//! What does it cost a server to send back what it reads? The least that any echo server can do, without framing.
+//! What does it cost a server to send back what it reads? The least that any echo server can do,
+//! without framing.
 //!
-//! One thread, one poll, one buffer for all peers. It is the baseline for what the generator itself may cost. What a socket
-//! does not take at once is kept, and nothing more is read from that peer meanwhile.
+//! One thread, one poll, one buffer for all peers. It is the baseline for what the generator itself
+//! may cost. What a socket does not take at once is kept, and nothing more is read from that peer
+//! meanwhile.
 //!
 //! Usage: `raw_echo [ADDRESS]`, by default on a free port. It prints `listening on ADDRESS`.
 

@@ -6,7 +6,8 @@
 //! | `:port`           | TCP, this machine                                           |
 //! | `[::1]:port`      | TCP over IPv6                                               |
 //!
-//! A server that announces `0.0.0.0` or `[::]` listens everywhere; it is reached on the loopback address.
+//! A server that announces `0.0.0.0` or `[::]` listens everywhere; it is reached on the loopback
+//! address.
 
 use std::{
     fmt, io,

@@ -212,7 +212,8 @@ impl RunArguments {
         }
         let known: Vec<_> = judge.problems.iter().map(|problem| problem.flag).collect();
         if let Err(error) = plan.check() {
-            // What could not be read stands in the plan as a default: the plan knows nothing about it.
+            // What could not be read stands in the plan as a default: the plan knows nothing about
+            // it.
             let is_news = |problem: &Problem| !known.contains(&problem.flag);
             judge
                 .problems
@@ -346,7 +347,8 @@ impl Live {
     }
 }
 
-/// A file for a report, opened before the run. Dropped without a report, it disappears again if it was not there.
+/// A file for a report, opened before the run. Dropped without a report, it disappears again if it
+/// was not there.
 #[derive(Debug)]
 struct Output<'a> {
     path: &'a Path,

@@ -10,8 +10,9 @@
 //!                          not taken yet
 //! ```
 //!
-//! The two on the left point to bytes, so frames may arrive and leave in pieces. The bytes themselves come from
-//! [`Payloads`]; nothing of what was sent is kept but the time, once per batch of frames that were queued together.
+//! The two on the left point to bytes, so frames may arrive and leave in pieces. The bytes
+//! themselves come from [`Payloads`]; nothing of what was sent is kept but the time, once per batch
+//! of frames that were queued together.
 
 use std::{
     collections::VecDeque,
@@ -195,7 +196,8 @@ impl Connection {
         })
     }
 
-    /// Forgets what is outstanding, for a new socket. Sequence numbers go on, so that late frames stay recognisable.
+    /// Forgets what is outstanding, for a new socket. Sequence numbers go on, so that late frames
+    /// stay recognisable.
     pub(crate) fn abandon(&mut self) -> impl Iterator<Item = Batch> + '_ {
         let next = Position {
             sequence: self.queued,
@@ -231,7 +233,8 @@ impl Connection {
         Ok((offered, socket.write_vectored(slices)?))
     }
 
-    /// How many bytes at the start of `bytes` are right: all, or a batch of them. `None` if there is a wrong one.
+    /// How many bytes at the start of `bytes` are right: all, or a batch of them. `None` if there
+    /// is a wrong one.
     #[inline]
     fn compare_batch(
         &self,

@@ -1,4 +1,5 @@
-//! How long requests take: one HDR histogram in nanoseconds, kept per thread and merged by addition.
+//! How long requests take: one HDR histogram in nanoseconds, kept per thread and merged by
+//! addition.
 //!
 //! Percentiles are never averaged. Values are exact to three significant digits, up to [`LONGEST`].
 

@@ -1,25 +1,27 @@
 #![forbid(unsafe_code)]
-//! A load generator for servers that echo length-prefixed frames: it checks every byte of every reply, and says what
-//! both sides cost.
+//! A load generator for servers that echo length-prefixed frames: it checks every byte of every
+//! reply, and says what both sides cost.
 //!
-//! The program is `loadgen`; this library is what it is made of, for tests and tools that want a run in their own
-//! process. The way in is [`Plan`], [`run()`] and [`Report`].
+//! The program is `loadgen`; this library is what it is made of, for tests and tools that want a
+//! run in their own process. The way in is [`Plan`], [`run()`] and [`Report`].
 //!
 //! # Protocol
 //!
-//! Each frame is a 4-byte big-endian length and that many bytes of payload. The reply is the same frame. Replies come
-//! in the order of the requests.
+//! Each frame is a 4-byte big-endian length and that many bytes of payload. The reply is the same
+//! frame. Replies come in the order of the requests.
 //!
 //! # What the figures mean
 //!
-//! * The load is a closed loop: each connection keeps a fixed number of requests in flight, and sends the next when a
-//!   reply comes. A slow server is therefore asked less often, and its latency looks better than independent users
-//!   would find it.
-//! * A request counts if it was sent after the warm-up and before the end. Its time runs from when it was due, which
-//!   is before it is written, until its reply is read. All replies that one read brings share one look at the clock.
-//! * Service time equals latency, and send lag is zero: in a closed loop a request is due when it is sent.
-//! * Nothing that is wrong is left out: a mismatch, an error or a request without an answer is in the report, and in
-//!   the exit code of the program.
+//! * The load is a closed loop: each connection keeps a fixed number of requests in flight, and
+//!   sends the next when a reply comes. A slow server is therefore asked less often, and its
+//!   latency looks better than independent users would find it.
+//! * A request counts if it was sent after the warm-up and before the end. Its time runs from when
+//!   it was due, which is before it is written, until its reply is read. All replies that one read
+//!   brings share one look at the clock.
+//! * Service time equals latency, and send lag is zero: in a closed loop a request is due when it
+//!   is sent.
+//! * Nothing that is wrong is left out: a mismatch, an error or a request without an answer is in
+//!   the report, and in the exit code of the program.
 //!
 //! # Modules, from the outside in
 //!

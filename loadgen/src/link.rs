@@ -1,8 +1,8 @@
 //! One connection with its socket: connecting, reading, writing, losing it and connecting again.
 //!
-//! Readiness is edge-triggered: a socket is read until a read does not fill the buffer, and written until a write is
-//! not taken whole. One read answers everything it brought: one look at the clock, one record in the histogram per
-//! batch, and one write of all that is due then.
+//! Readiness is edge-triggered: a socket is read until a read does not fill the buffer, and written
+//! until a write is not taken whole. One read answers everything it brought: one look at the clock,
+//! one record in the histogram per batch, and one write of all that is due then.
 
 use std::{
     io::{self, IoSlice, Read, Write},
@@ -24,7 +24,8 @@ use crate::{
 
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The pause before the first attempt to connect again; it doubles with each failure, up to the last.
+/// The pause before the first attempt to connect again; it doubles with each failure, up to the
+/// last.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LAST_PAUSE: Duration = Duration::from_secs(1);
 /// How often one socket is read before the others get their turn.
@@ -146,7 +147,8 @@ impl Link {
 
     /// Goes on reading after [`Turn::HasMore`].
     pub(crate) fn go_on(&mut self, desk: &mut Desk<'_>) -> Turn {
-        // Whether the peer has closed is no longer known: read until the socket says that it is empty.
+        // Whether the peer has closed is no longer known: read until the socket says that it is
+        // empty.
         self.receive(true, desk)
     }
 
@@ -172,7 +174,8 @@ impl Link {
         }
     }
 
-    /// Looks after what no event reports: timeouts, attempts that are due, replies that stay incomplete.
+    /// Looks after what no event reports: timeouts, attempts that are due, replies that stay
+    /// incomplete.
     pub(crate) fn check(&mut self, is_ending: bool, desk: &mut Desk<'_>) {
         match &self.socket {
             Socket::Down { retry_at } if !is_ending && desk.now >= *retry_at => self.connect(desk),
@@ -233,7 +236,8 @@ impl Link {
         self.send(desk);
     }
 
-    /// Reads until the socket is empty, or its turn is over. An end of the stream only shows when it is read.
+    /// Reads until the socket is empty, or its turn is over. An end of the stream only shows when
+    /// it is read.
     #[inline]
     fn receive(&mut self, may_be_closed: bool, desk: &mut Desk<'_>) -> Turn {
         for _ in 0..READS_PER_TURN {
@@ -359,8 +363,8 @@ impl Link {
     }
 }
 
-/// A socket that is read and written by the plain system calls. Those of the standard library are points where a
-/// thread may be cancelled, which costs as much as checking a few frames.
+/// A socket that is read and written by the plain system calls. Those of the standard library are
+/// points where a thread may be cancelled, which costs as much as checking a few frames.
 #[derive(Debug)]
 struct Wire<'a>(&'a TcpStream);
 

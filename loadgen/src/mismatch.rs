@@ -1,7 +1,8 @@
 //! What a wrong reply is: the classes, and how one is told from the other.
 //!
-//! The evidence is where the reply first differs from the frame that was due, and what arrived from there on. The stamp
-//! decides, if it names a request that can have been sent: one that is damaged names another with near certainty.
+//! The evidence is where the reply first differs from the frame that was due, and what arrived from
+//! there on. The stamp decides, if it names a request that can have been sent: one that is damaged
+//! names another with near certainty.
 //!
 //! | Class           | The bytes are                                                                       |
 //! |-----------------|-------------------------------------------------------------------------------------|
@@ -173,7 +174,8 @@ impl Evidence {
             && origin.sequence < self.due.sequence.saturating_add(LEAD_MAX)
     }
 
-    /// The reply from its first byte on, as far as known; the body only if the difference is before it.
+    /// The reply from its first byte on, as far as known; the body only if the difference is before
+    /// it.
     fn start(&self, payloads: &Payloads) -> Vec<u8> {
         let mut start = payloads.frame(self.due).tail(0).concat();
         start.truncate(self.matched.min(PREFIX_BYTES));

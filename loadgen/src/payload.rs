@@ -1,6 +1,7 @@
 //! What is sent: every byte of every frame is a pure function of (seed, connection, sequence).
 //!
-//! So a reply is checked by comparing it with the frame that must come next, and no copy of what was sent is kept.
+//! So a reply is checked by comparing it with the frame that must come next, and no copy of what
+//! was sent is kept.
 //!
 //! ```text
 //!             4 bytes      8 bytes                       the rest
@@ -11,14 +12,15 @@
 //!                      \_________________________ payload ______________________/
 //! ```
 //!
-//! The stamp is the request's name, `connection << 44 | sequence`, multiplied by an odd number and masked with a key
-//! from the seed. That is undone as easily, but a stamp with a wrong bit names a request that was never sent, and so
-//! do zeros and bytes of other runs. A payload of fewer than 8 bytes has no room for it: there the slice starts at
-//! once.
+//! The stamp is the request's name, `connection << 44 | sequence`, multiplied by an odd number and
+//! masked with a key from the seed. That is undone as easily, but a stamp with a wrong bit names a
+//! request that was never sent, and so do zeros and bytes of other runs. A payload of fewer than 8
+//! bytes has no room for it: there the slice starts at once.
 //!
-//! Bodies repeat after [`BODIES`] requests: that many frames can be kept ready, and only their stamps are rewritten
-//! (see [`template`](crate::template)). The number is prime, so that memory which a server uses again after a round
-//! number of requests never holds the right body by its age.
+//! Bodies repeat after [`BODIES`] requests: that many frames can be kept ready, and only their
+//! stamps are rewritten (see [`template`](crate::template)). The number is prime, so that memory
+//! which a server uses again after a round number of requests never holds the right body by its
+//! age.
 
 use rand_xoshiro::{
     Xoshiro256PlusPlus,
@@ -45,7 +47,8 @@ pub(crate) const BODIES: usize = 127;
 const BODY_STEP: usize = 16;
 /// How many bodies connections are apart.
 const BODIES_PER_CONNECTION: u64 = 48;
-/// 2^64 divided by the golden ratio: what is multiplied by it differs in many bits from its neighbours.
+/// 2^64 divided by the golden ratio: what is multiplied by it differs in many bits from its
+/// neighbours.
 const STAMP_FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
 const STAMP_INVERSE: u64 = inverse(STAMP_FACTOR);
 
@@ -88,7 +91,8 @@ pub(crate) struct Frame<'a> {
 }
 
 impl Payloads {
-    /// Fills the block. `payload_bytes` and `connections` have been checked against the limits above.
+    /// Fills the block. `payload_bytes` and `connections` have been checked against the limits
+    /// above.
     pub(crate) fn new(seed: u64, connections: u32, payload_bytes: u32) -> Self {
         assert!(connections <= CONNECTIONS_MAX && payload_bytes <= PAYLOAD_BYTES_MAX);
         let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
@@ -141,8 +145,8 @@ impl Payloads {
         usize::try_from(count % BODIES as u64).expect("there are few bodies")
     }
 
-    /// The stamps of this request and of those that follow it on the connection. Multiplying by a constant
-    /// distributes over counting, so each costs one addition.
+    /// The stamps of this request and of those that follow it on the connection. Multiplying by a
+    /// constant distributes over counting, so each costs one addition.
     #[inline]
     pub(crate) fn stamps(&self, first: Origin) -> impl Iterator<Item = [u8; STAMP_BYTES]> + use<> {
         let key = self.key;
@@ -212,7 +216,8 @@ pub(crate) fn common_prefix(left: &[u8], right: &[u8]) -> usize {
         .count()
 }
 
-/// The number whose product with `odd` is 1, by Newton's iteration: each round doubles the bits that are right.
+/// The number whose product with `odd` is 1, by Newton's iteration: each round doubles the bits
+/// that are right.
 const fn inverse(odd: u64) -> u64 {
     let mut inverse = odd;
     let mut right_bits = 3;

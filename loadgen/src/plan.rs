@@ -1,7 +1,7 @@
 //! What a run is to do, checked before anything starts.
 //!
-//! [`Plan`] is a plain struct: fill in what differs from the defaults. [`Plan::check`] finds everything that is wrong
-//! with it at once, and names each part by the flag that sets it.
+//! [`Plan`] is a plain struct: fill in what differs from the defaults. [`Plan::check`] finds
+//! everything that is wrong with it at once, and names each part by the flag that sets it.
 
 use std::{fmt, time::Duration};
 
@@ -30,18 +30,20 @@ const PIPELINE_MAX: u32 = 1 << 16;
 pub struct Plan {
     /// The server. `None` takes it from what [`command`](Self::command) announces.
     pub target: Option<Address>,
-    /// A server to start, with its arguments, and to stop afterwards. Empty: the server runs already.
+    /// A server to start, with its arguments, and to stop afterwards. Empty: the server runs
+    /// already.
     pub command: Vec<String>,
     /// Connections, at least 1.
     pub connections: u32,
-    /// Threads, at least 1. More than connections are useless: see [`threads_used`](Self::threads_used).
+    /// Threads, at least 1. More than connections are useless: see
+    /// [`threads_used`](Self::threads_used).
     pub threads: u32,
     /// Requests in flight per connection, at least 1.
     pub pipeline: u32,
     /// How long to measure. `None`: until [`requests`](Self::requests) are sent.
     pub duration: Option<Duration>,
-    /// How many measured requests to send. `None`: until [`duration`](Self::duration) is over. With both, whatever
-    /// comes first.
+    /// How many measured requests to send. `None`: until [`duration`](Self::duration) is over. With
+    /// both, whatever comes first.
     pub requests: Option<u64>,
     /// How long to load before measuring begins.
     pub warm_up: Duration,
@@ -51,7 +53,8 @@ pub struct Plan {
     pub seed: u64,
     /// After this long a request counts as an error and its connection is closed.
     pub timeout: Option<Duration>,
-    /// The process whose CPU time and memory are reported. Not needed with [`command`](Self::command).
+    /// The process whose CPU time and memory are reported. Not needed with
+    /// [`command`](Self::command).
     pub server_pid: Option<u32>,
     /// How often progress is reported.
     pub interval: Duration,
@@ -170,8 +173,8 @@ impl Plan {
 }
 
 impl Default for Plan {
-    /// The plan of a command line without flags. One thing differs: there is one thread, so that a test that embeds a
-    /// run does not take all cores.
+    /// The plan of a command line without flags. One thing differs: there is one thread, so that a
+    /// test that embeds a run does not take all cores.
     fn default() -> Self {
         Self {
             target: None,

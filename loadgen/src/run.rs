@@ -1,4 +1,5 @@
-//! One run: starts the server if there is one to start, the threads, and the clock; gathers what they tell.
+//! One run: starts the server if there is one to start, the threads, and the clock; gathers what
+//! they tell.
 //!
 //! ```text
 //! connect ........ all links of all threads; none at all ends the run
@@ -98,15 +99,16 @@ pub struct Progress {
 
 /// Runs a plan and reports. It blocks until all is over.
 ///
-/// `observe` is called once per [`Plan::interval`] on the calling thread. Raising `stop` ends the run early, with a
-/// report of what was measured. Replies that are wrong, errors and requests without an answer are in the report: they
-/// are no [`RunError`].
+/// `observe` is called once per [`Plan::interval`] on the calling thread. Raising `stop` ends the
+/// run early, with a report of what was measured. Replies that are wrong, errors and requests
+/// without an answer are in the report: they are no [`RunError`].
 ///
 /// A server that the plan starts is stopped before this returns.
 ///
 /// # Errors
 ///
-/// [`RunError`] if there is nothing to report: the plan is impossible, the server does not start, or nothing connects.
+/// [`RunError`] if there is nothing to report: the plan is impossible, the server does not start,
+/// or nothing connects.
 ///
 /// # Examples
 ///
@@ -304,7 +306,8 @@ impl Site<'_> {
                 }
                 Ok(News::LoadEnded) => {
                     gathered.loading -= 1;
-                    // Requests that time ends are in flight for a moment; a number of them may be, for long.
+                    // Requests that time ends are in flight for a moment; a number of them may be,
+                    // for long.
                     if gathered.loading == 0 && self.plan.duration.is_some() {
                         gathered.costs[1] = Some(self.cost(clock));
                     }

@@ -5,8 +5,9 @@
 //!          time            time, number, or stop
 //! ```
 //!
-//! In closed loop a request is due as soon as there is room in a pipeline. Requests count as measured if they are
-//! *sent* while measuring, so what is in flight at either end of the window is counted once and whole.
+//! In closed loop a request is due as soon as there is room in a pipeline. Requests count as
+//! measured if they are *sent* while measuring, so what is in flight at either end of the window is
+//! counted once and whole.
 
 /// Hands out permissions to send.
 #[derive(Debug)]

@@ -1,9 +1,9 @@
 //! A server that the generator starts for one run, and stops again whatever happens.
 //!
-//! The server says `listening on ADDR` on its standard output once it accepts. What else it writes there is read and
-//! dropped; its standard error is ours. It runs in a process group of its own, so Ctrl-C at the terminal reaches only
-//! the generator, which ends the run before it stops the server. The group is stopped together, so that a wrapper
-//! does not leave the server behind.
+//! The server says `listening on ADDR` on its standard output once it accepts. What else it writes
+//! there is read and dropped; its standard error is ours. It runs in a process group of its own, so
+//! Ctrl-C at the terminal reaches only the generator, which ends the run before it stops the
+//! server. The group is stopped together, so that a wrapper does not leave the server behind.
 
 use std::{
     io::{self, BufRead, BufReader},
@@ -185,7 +185,8 @@ impl Drop for ServerCommand {
     }
 }
 
-/// Reads the output to its end, so that the server never blocks on it, and passes on the first announcement.
+/// Reads the output to its end, so that the server never blocks on it, and passes on the first
+/// announcement.
 fn announcements(output: ChildStdout) -> Receiver<String> {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
@@ -246,7 +247,8 @@ mod tests {
         let server = shell("sleep 60 & echo listening on :7; wait").unwrap();
         let group = Pid::from_child(&server.child);
         drop(server);
-        // A group exists as long as one of its processes does; an orphan is reaped by the system a moment later.
+        // A group exists as long as one of its processes does; an orphan is reaped by the system a
+        // moment later.
         while rustix::process::test_kill_process_group(group).is_ok() {
             thread::yield_now();
         }

@@ -1,7 +1,8 @@
 //! What the server costs: its CPU time and memory, as the kernel counts them for its process.
 //!
-//! The CPU time has the resolution of the kernel's tick (10 ms): over a second or more that is exact enough. Peak
-//! memory is the largest resident set since the process started. Elsewhere than on Linux nothing is known.
+//! The CPU time has the resolution of the kernel's tick (10 ms): over a second or more that is
+//! exact enough. Peak memory is the largest resident set since the process started. Elsewhere than
+//! on Linux nothing is known.
 
 use std::time::Duration;
 

@@ -28,9 +28,11 @@ impl Stop {
         Self::default()
     }
 
-    /// Asks the run to end with a complete report. Asked again, it no longer waits for what is in flight.
+    /// Asks the run to end with a complete report. Asked again, it no longer waits for what is in
+    /// flight.
     pub fn request(&self) {
-        // Relaxed: nothing else is published with it. A third request and later ones change nothing.
+        // Relaxed: nothing else is published with it. A third request and later ones change
+        // nothing.
         let _ = self
             .requests
             .fetch_update(Relaxed, Relaxed, |requests| requests.checked_add(1));

@@ -6,8 +6,9 @@
 //! sent = requests + mismatches + timeouts + unanswered
 //! ```
 //!
-//! Unsolicited bytes are a mismatch, but the end of no request. Mismatches and errors are counted whenever they happen; the rest only for measured requests. So while warming up
-//! the sum does not hold, but nothing that is wrong goes unseen.
+//! Unsolicited bytes are a mismatch, but the end of no request. Mismatches and errors are counted
+//! whenever they happen; the rest only for measured requests. So while warming up the sum does not
+//! hold, but nothing that is wrong goes unseen.
 
 use std::ops::AddAssign;
 

@@ -8,8 +8,9 @@
 //!                   \___________________________ any batch is one slice
 //! ```
 //!
-//! Consecutive frames of a connection have consecutive bodies, so every batch stands here already, whatever its first
-//! frame. Writing it copies nothing, and checking many replies is one comparison.
+//! Consecutive frames of a connection have consecutive bodies, so every batch stands here already,
+//! whatever its first frame. Writing it copies nothing, and checking many replies is one
+//! comparison.
 
 use crate::payload::{BODIES, HEADER_BYTES, Origin, PREFIX_BYTES, Payloads};
 
@@ -28,7 +29,8 @@ pub(crate) struct Template {
 }
 
 impl Template {
-    /// Lays the row out for batches of up to `pipeline` frames. `None` if the frames are too long for it.
+    /// Lays the row out for batches of up to `pipeline` frames. `None` if the frames are too long
+    /// for it.
     pub(crate) fn new(payloads: &Payloads, pipeline: u32) -> Option<Self> {
         let frame_bytes = payloads.frame_bytes();
         if frame_bytes > FRAME_BYTES_MAX {
@@ -52,7 +54,8 @@ impl Template {
         })
     }
 
-    /// Writes the stamps of `frames` frames from `first` on and returns those frames: as many as fit one batch.
+    /// Writes the stamps of `frames` frames from `first` on and returns those frames: as many as
+    /// fit one batch.
     #[inline]
     pub(crate) fn batch(&mut self, payloads: &Payloads, first: Origin, frames: u64) -> &[u8] {
         let frames =

@@ -11,7 +11,8 @@ use std::time::Duration;
 ///
 /// # Errors
 ///
-/// A sentence without subject ("is not a size: ...") if the text is no size or does not fit 64 bits.
+/// A sentence without subject ("is not a size: ...") if the text is no size or does not fit 64
+/// bits.
 pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let text = text.trim();
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
@@ -60,7 +61,8 @@ fn group(digits: &str) -> String {
     text
 }
 
-/// Writes nanoseconds with three significant digits in the unit that suits: `812 ns`, `45.3 us`, `1.20 s`.
+/// Writes nanoseconds with three significant digits in the unit that suits: `812 ns`, `45.3 us`,
+/// `1.20 s`.
 pub(crate) fn time(nanos: u64) -> String {
     match nanos {
         0..1_000 => format!("{nanos} ns"),

@@ -18,7 +18,8 @@ pub enum Verdict {
     Failed,
     /// There were errors, or requests that nobody answered.
     Errors,
-    /// The generator was busy all the time and the server was not: the figures describe the generator.
+    /// The generator was busy all the time and the server was not: the figures describe the
+    /// generator.
     ClientLimited,
     /// The figures describe the server.
     Ok,

@@ -1,7 +1,8 @@
-//! One thread of the generator: a poll, its links, and nothing shared with the others but what never changes.
+//! One thread of the generator: a poll, its links, and nothing shared with the others but what
+//! never changes.
 //!
-//! It connects, says so, waits for the signal to go, loads, drains, and reports. Between the signal and the report it
-//! talks to nobody, except that it sends a tally once per interval.
+//! It connects, says so, waits for the signal to go, loads, drains, and reports. Between the signal
+//! and the report it talks to nobody, except that it sends a tally once per interval.
 
 use std::{
     io,
@@ -91,7 +92,8 @@ struct Worker<'run> {
     eager: Vec<usize>,
 }
 
-/// Does the job. The news end with [`News::Finished`], with [`News::Failed`], or after the first if there is no signal.
+/// Does the job. The news end with [`News::Finished`], with [`News::Failed`], or after the first if
+/// there is no signal.
 pub(crate) fn run(job: Job<'_>) {
     let news = job.news.clone();
     let Job { go, .. } = &job;
@@ -271,8 +273,8 @@ impl<'run> Worker<'run> {
 
     /// Whether nothing more is to be waited for, given when draining began.
     ///
-    /// A load that a number of requests ends may have any amount in flight, so there the time counts from the last
-    /// arrival.
+    /// A load that a number of requests ends may have any amount in flight, so there the time
+    /// counts from the last arrival.
     fn is_drained(&self, since: u64) -> bool {
         let desk = &self.desk;
         let since = match desk.schedule.is_bounded_by_time() || self.stop.urgency() != Urgency::None
@@ -291,7 +293,8 @@ impl<'run> Worker<'run> {
     }
 
     fn tell(&self, news: News) {
-        // Nobody listens only if the run has failed for another reason; then there is nobody to tell.
+        // Nobody listens only if the run has failed for another reason; then there is nobody to
+        // tell.
         let _ = self.news.send(news);
     }
 }

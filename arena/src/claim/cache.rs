@@ -1,11 +1,12 @@
 //! The free units that a thread keeps to itself: claimed and released without a read-modify-write.
 //!
-//! Of the word that is a thread's home, the free units lie partly in the map and partly in the thread's cache; no unit
-//! is in both. The owner takes units out and puts units back with plain loads and stores. What the cache lacks is
-//! fetched from the map in one exchange.
+//! Of the word that is a thread's home, the free units lie partly in the map and partly in the
+//! thread's cache; no unit is in both. The owner takes units out and puts units back with plain
+//! loads and stores. What the cache lacks is fetched from the map in one exchange.
 //!
-//! What is in a cache is free memory, so nobody may be refused or kept waiting beside it. A thread that finds nothing
-//! in the map *recalls* the caches of the others: their units go back to the map, and their owners use the map for a while.
+//! What is in a cache is free memory, so nobody may be refused or kept waiting beside it. A thread
+//! that finds nothing in the map *recalls* the caches of the others: their units go back to the
+//! map, and their owners use the map for a while.
 //!
 //! # How a recall keeps the owner out
 //!
@@ -18,8 +19,9 @@
 //! 4  busy = 0                        e  state = RESTING
 //! ```
 //!
-//! This is Dekker's pattern: 3 sees RECALLING and stays out, or c sees 1 and waits for 4. So 3 and d exclude each other.
-//! The owner is inside for a few instructions, and never waits there for anything.
+//! This is Dekker's pattern: 3 sees RECALLING and stays out, or c sees 1 and waits for 4. So 3 and
+//! d exclude each other. The owner is inside for a few instructions, and never waits there for
+//! anything.
 //!
 //! | Access            | Ordering  | Pairs with | Carries                                                        |
 //! |-------------------|-----------|------------|----------------------------------------------------------------|
@@ -29,7 +31,8 @@
 //! | `free`, store     | `Release` | refusals   | what we published before, as for a claim or release in `word`  |
 //! | `free`, load      | `Acquire` | the same   |                                                                |
 //!
-//! `busy` serves the last handle as well: a release at an owned seat is under way while it is set (see `life`).
+//! `busy` serves the last handle as well: a release at an owned seat is under way while it is set
+//! (see `life`).
 //!
 //! Models: `models::cache`.
 
@@ -53,22 +56,26 @@ const RESTING: u32 = 2;
 /// The seat has no single owner, or the system has no barrier that would keep the owner out.
 const NEVER: u32 = 3;
 
-/// Claims that an owner serves from the map after a recall. A recall costs as much as some hundred of them.
+/// Claims that an owner serves from the map after a recall. A recall costs as much as some hundred
+/// of them.
 const REST_CLAIMS: u32 = if cfg!(all(test, arena_loom)) { 1 } else { 256 };
 
 /// The free units that one thread keeps to itself.
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct Cache {
-    /// Not zero while the owner is inside, or in the middle of a release. Written by the owner alone.
+    /// Not zero while the owner is inside, or in the middle of a release. Written by the owner
+    /// alone.
     busy: AtomicU32,
     state: AtomicU32,
-    /// The units, as bits of the word `home`. Written by the owner while `busy` and `OPEN`, or by whoever recalls.
+    /// The units, as bits of the word `home`. Written by the owner while `busy` and `OPEN`, or by
+    /// whoever recalls.
     free: AtomicU64,
-    /// The word of level 0 at which the owner claims first. Written by the owner alone, while the cache is
-    /// empty.
+    /// The word of level 0 at which the owner claims first. Written by the owner alone, while the
+    /// cache is empty.
     home: AtomicU32,
-    /// Claims until a resting cache opens again. Written by the owner while RESTING, or by whoever recalls.
+    /// Claims until a resting cache opens again. Written by the owner while RESTING, or by whoever
+    /// recalls.
     rest: AtomicU32,
 }
 
@@ -102,8 +109,8 @@ impl Cache {
         self.home.store(word, Relaxed);
     }
 
-    /// Whether there are units in it that a recall would bring. What another thread is recalling is that thread's: its
-    /// move is under way.
+    /// Whether there are units in it that a recall would bring. What another thread is recalling is
+    /// that thread's: its move is under way.
     pub(crate) fn may_hold_units(&self) -> bool {
         self.free() != 0 && self.state.load(Acquire) == OPEN
     }
@@ -148,11 +155,15 @@ impl Cache {
         claimed
     }
 
-    /// Puts back a run of units, if they belong to the home word and the cache is open. The owner is busy.
+    /// Puts back a run of units, if they are a part of the home word and the cache is open. The
+    /// owner is busy.
+    ///
+    /// A whole word goes back to where it was claimed, one level up.
     #[inline]
     pub(crate) fn release(&self, span: Span) -> bool {
         let bit = span.first() % WORD_UNITS;
         if span.first() / WORD_UNITS != self.home()
+            || span.units() == WORD_UNITS
             || span.units() > WORD_UNITS - bit
             || !self.owner_may_enter()
         {
@@ -166,8 +177,8 @@ impl Cache {
         true
     }
 
-    /// Lets the owner exchange what is in the cache: `change` gets the units and returns those that stay. Not called
-    /// if the cache cannot be used.
+    /// Lets the owner exchange what is in the cache: `change` gets the units and returns those that
+    /// stay. Not called if the cache cannot be used.
     pub(crate) fn change(&self, change: impl FnOnce(u64) -> u64) -> bool {
         self.set_busy();
         let may_enter = self.owner_may_enter();
@@ -196,10 +207,11 @@ impl Cache {
         }
     }
 
-    /// Shuts the owner out, takes all units and hands them to `take`. False if somebody else is at it, or the cache is
-    /// not in use.
+    /// Shuts the owner out, takes all units and hands them to `take`. False if somebody else is at
+    /// it, or the cache is not in use.
     pub(crate) fn recall(&self, take: impl FnOnce(u32, u64)) -> bool {
-        // Release: whoever finds the cache shut sees that our move has begun. Acquire: pairs with the owner's opening.
+        // Release: whoever finds the cache shut sees that our move has begun. Acquire: pairs with
+        // the owner's opening.
         if self
             .state
             .compare_exchange(OPEN, RECALLING, AcqRel, Relaxed)

@@ -2,8 +2,9 @@
 //!
 //! # Where a word lies
 //!
-//! Threads work in neighbouring words, so that what they hold stays together and large blocks stay whole. But two
-//! threads must not write one cache line. So neighbours lie in different rows of the table:
+//! Threads work in neighbouring words, so that what they hold stays together and large blocks stay
+//! whole. But two threads must not write one cache line. So neighbours lie in different rows of the
+//! table:
 //!
 //! ```text
 //! row 0:  word 0, word  R, word 2R, ...     one row is 128 bytes: a pair of cache lines, which is what
@@ -14,11 +15,12 @@
 //!
 //! # Two summaries, a bit a word
 //!
-//! - *roomy*: the word may have a free unit. A clear bit is a promise that it has none, but for words that a move under
-//!   way is about to mark. So a full arena is told by reading one word in 64.
-//! - *home*: some thread claims here first. A word that becomes wholly free is closed at once unless it is a home: a
-//!   thread that allocates and frees one buffer would open and close a word each time. What is left open is closed
-//!   when a larger block is missing.
+//! - *roomy*: the word may have a free unit. A clear bit is a promise that it has none, but for
+//!   words that a move under way is about to mark. So a full arena is told by reading one word in
+//!   64.
+//! - *home*: some thread claims here first. A word that becomes wholly free is closed at once
+//!   unless it is a home: a thread that allocates and frees one buffer would open and close a word
+//!   each time. What is left open is closed when a larger block is missing.
 //!
 //! # Why neither summary goes wrong
 //!
@@ -33,9 +35,11 @@
 //!    and no home? closes it
 //! ```
 //!
-//! Between a and b the bit may be clear although units are free; the clearer counts as a move, for which refusals wait.
+//! Between a and b the bit may be clear although units are free; the clearer counts as a move, for
+//! which refusals wait.
 //!
-//! Models: `models::claim::a_refusal_is_true_through_the_summary`, `models::claim::a_home_that_is_left_is_closed`.
+//! Models: `models::claim::a_refusal_is_true_through_the_summary`,
+//! `models::claim::a_home_that_is_left_is_closed`.
 
 use crate::{
     claim::word::{self, ALL_FREE, Claimed, WORD_UNITS},
@@ -88,7 +92,8 @@ impl Level {
         self.rows[row].word(index as usize >> self.rows_log2)
     }
 
-    /// Claims the lowest free block of `order` in one word and returns its first unit, counted in units of this level.
+    /// Claims the lowest free block of `order` in one word and returns its first unit, counted in
+    /// units of this level.
     #[inline]
     pub(crate) fn claim_in(&self, index: u32, order: Order) -> Option<u32> {
         match word::claim(self.word(index), order) {
@@ -138,7 +143,8 @@ impl Level {
     pub(crate) fn release(&self, index: u32, units: u64) -> bool {
         let before = word::release(self.word(index), units);
         between_write_and_read();
-        // Also if some units were free before: whoever freed those may not have come to this line yet.
+        // Also if some units were free before: whoever freed those may not have come to this line
+        // yet.
         self.mark_roomy(index);
         before | units == ALL_FREE && !self.homes.contains(index)
     }

@@ -8,35 +8,38 @@
 //! level 0   [ closed ][ 0110.. ][ closed ] ...     one bit: one unit
 //! ```
 //!
-//! A bit says that its units are free *and* that they are to be claimed at this level. A word of level 0 is *open* if
-//! some of its own bits are set. Its bit in the level above is set if it is *closed*: wholly free, to be claimed as a
-//! whole or to be opened. If neither, all its units are in use. So nothing has to be known of a block but its units:
+//! A bit says that its units are free *and* that they are to be claimed at this level. A word of
+//! level 0 is *open* if some of its own bits are set. Its bit in the level above is set if it is
+//! *closed*: wholly free, to be claimed as a whole or to be opened. If neither, all its units are
+//! in use. So nothing has to be known of a block but its units:
 //!
 //! - **claim** a block of `2^k` units: one exchange in a word of level `k / 6`;
 //! - **open** a word: claim its bit above, publish the units that were not asked for;
 //! - **release** a run of units: set its bits, those of whole words one level up;
-//! - **close** a word: whoever's release made it wholly free (one thread sees that) takes all its bits and
-//!   releases its bit above.
+//! - **close** a word: whoever's release made it wholly free (one thread sees that) takes all its
+//!   bits and releases its bit above.
 //!
-//! Two free buddies are one free block because their bits are neighbours. No merge can be missed inside a word, and
-//! between words the close is somebody's duty.
+//! Two free buddies are one free block because their bits are neighbours. No merge can be missed
+//! inside a word, and between words the close is somebody's duty.
 //!
 //! A fixed arena has level 0 alone, and orders above zero are not asked for.
 //!
-//! Beside the map, each thread keeps the free units of its home word in a cache, to claim and release them without a
-//! read-modify-write. They are free for everybody all the same: see `cache`.
+//! Beside the map, each thread keeps the free units of its home word in a cache, to claim and
+//! release them without a read-modify-write. They are free for everybody all the same: see `cache`.
 //!
 //! # Rules
 //!
-//! 1. **A refusal is true.** A search that found nothing counts only if no publication happened meanwhile: otherwise Y
-//!    looks at word A, X frees in A and claims the last of B, and Y finds B full too. X's release is counted before X's
-//!    claim, and Y, who sees the claim, sees the count. Moves (opening, closing, clearing a summary bit, filling and
-//!    recalling a cache) hide free units for a moment: a refuser waits for those under way. So a refusal is not lock-free;
-//!    claims and releases are. Where others publish without a pause, a refuser would search for ever: after
-//!    [`SEARCHES_MAX`] searches in a row that found nothing it refuses all the same.
-//! 2. **Nothing is lost.** A word that is wholly free and open is some thread's home, or its close is under way.
-//! 3. **No read-modify-write** claims or releases in a thread's cache; one does in a word of the map, if no word is
-//!    opened or closed.
+//! 1. **A refusal is true.** A search that found nothing counts only if no publication happened
+//!    meanwhile: otherwise Y looks at word A, X frees in A and claims the last of B, and Y finds B
+//!    full too. X's release is counted before X's claim, and Y, who sees the claim, sees the count.
+//!    Moves (opening, closing, clearing a summary bit, filling and recalling a cache) hide free
+//!    units for a moment: a refuser waits for those under way. So a refusal is not lock-free;
+//!    claims and releases are. Where others publish without a pause, a refuser would search for
+//!    ever: after [`SEARCHES_MAX`] searches in a row that found nothing it refuses all the same.
+//! 2. **Nothing is lost.** A word that is wholly free and open is some thread's home, or its close
+//!    is under way.
+//! 3. **No read-modify-write** claims or releases in a thread's cache; one does in a word of the
+//!    map, if no word is opened or closed.
 //!
 //! Orderings are in `word`, `level` and `stripe`, next to the accesses.
 
@@ -59,7 +62,8 @@ use crate::{
     sync::{Ordering::Acquire, wait_a_moment},
 };
 
-/// Searches that find nothing, each disturbed by a publication, before a refusal is given all the same.
+/// Searches that find nothing, each disturbed by a publication, before a refusal is given all the
+/// same.
 const SEARCHES_MAX: u32 = 10_000;
 
 /// How hard a claim tries.
@@ -190,8 +194,8 @@ impl Map {
         }
     }
 
-    /// Forms an edge with every release into the map: those that came before are seen by us with all that preceded
-    /// them, and those that come later see all that preceded us.
+    /// Forms an edge with every release into the map: those that came before are seen by us with
+    /// all that preceded them, and those that come later see all that preceded us.
     pub(crate) fn touch_every_word(&self) {
         for level in self.levels() {
             for index in 0..level.words() {
@@ -200,7 +204,8 @@ impl Map {
         }
     }
 
-    /// The order of the largest block that a claim could get now, with what was left open and what lies in caches.
+    /// The order of the largest block that a claim could get now, with what was left open and what
+    /// lies in caches.
     pub(crate) fn largest_free_order(&self, stripes: &Stripes) -> Option<Order> {
         let cached = cached_units(stripes);
         let last = self.last_level();
@@ -247,7 +252,8 @@ impl Map {
         tally: Tally<'_>,
     ) -> Option<u32> {
         for round in 0..effort.searches() {
-            // Rule 1: a refusal needs a search during which nothing was published. Before, then after.
+            // Rule 1: a refusal needs a search during which nothing was published. Before, then
+            // after.
             let over = stripes.publications_over();
             let found = self
                 .search_map(level, order, tally)
@@ -307,7 +313,8 @@ impl Map {
         }
     }
 
-    /// Fetches the free units of the home word into the cache. False if the cache cannot be used or there are none.
+    /// Fetches the free units of the home word into the cache. False if the cache cannot be used or
+    /// there are none.
     fn refill(&self, tally: Tally<'_>) -> bool {
         if self.ground.is_full(tally.home(0)) {
             return false;
@@ -328,8 +335,8 @@ impl Map {
             return false;
         }
         let mut flushed_any = false;
-        // A move although the units are never out of sight: a search that has passed the word may come to the cache
-        // when it is empty already.
+        // A move although the units are never out of sight: a search that has passed the word may
+        // come to the cache when it is empty already.
         tally.begin_move();
         tally.cache().change(|units| {
             self.put_if_any(tally.home(0), units, tally);
@@ -348,7 +355,8 @@ impl Map {
 
     /// Opens a closed word of `level`, keeps a block of it and publishes the rest.
     fn open(&self, level: usize, order: Order, tally: Tally<'_>) -> Option<u32> {
-        // Looked up first, because a refuser does not count a search in which it has moved something itself.
+        // Looked up first, because a refuser does not count a search in which it has moved
+        // something itself.
         if !self.may_open(level) {
             return None;
         }
@@ -392,7 +400,8 @@ impl Map {
         was_free
     }
 
-    /// Closes the wholly free words below `level`, from the lowest level up, so that one close can complete another.
+    /// Closes the wholly free words below `level`, from the lowest level up, so that one close can
+    /// complete another.
     fn close_what_was_left_open(&self, level: usize, tally: Tally<'_>) -> bool {
         let mut closed_any = false;
         for below in 0..level {
@@ -449,7 +458,8 @@ impl Map {
         }
     }
 
-    /// Releases a run that does not lie in one word: whole words one level up, what sticks out at this one.
+    /// Releases a run that does not lie in one word: whole words one level up, what sticks out at
+    /// this one.
     #[cold]
     fn release_run(&self, level: usize, span: Span, tally: Tally<'_>) {
         let (mut first, mut units) = (span.first(), span.units());
@@ -471,7 +481,8 @@ impl Map {
         }
     }
 
-    /// Visits the open words of the tree below one word, children first. Wholly free children count as closed.
+    /// Visits the open words of the tree below one word, children first. Wholly free children count
+    /// as closed.
     ///
     /// Returns the free bits of the word.
     fn view(

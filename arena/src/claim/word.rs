@@ -1,7 +1,7 @@
 //! One word of the map: 64 units, one bit each. A set bit is a free unit.
 //!
-//! A block of order `k` is `2^k` neighbouring bits, aligned to `2^k`. Claiming clears them in one exchange, so
-//! either the whole block is yours or nothing changed. There is nothing to roll back.
+//! A block of order `k` is `2^k` neighbouring bits, aligned to `2^k`. Claiming clears them in one
+//! exchange, so either the whole block is yours or nothing changed. There is nothing to roll back.
 //!
 //! | Operation                 | Ordering  | Pairs with       | Carries                                        |
 //! |---------------------------|-----------|------------------|------------------------------------------------|
@@ -11,8 +11,8 @@
 //! |                           |           | `touch`          | our release has begun; the arena is orphaned   |
 //! |                           |           | the summaries    | one side of Dekker's pattern, see `level`      |
 //!
-//! Every write here is a read-modify-write. So a claim or release of *other* bits in between keeps the chain: it
-//! continues the release sequence.
+//! Every write here is a read-modify-write. So a claim or release of *other* bits in between keeps
+//! the chain: it continues the release sequence.
 
 use crate::{
     geometry::Order,
@@ -53,16 +53,16 @@ pub(crate) enum Claimed {
 /// Claims the lowest free block of `order`.
 #[inline]
 pub(crate) fn claim(word: &AtomicU64, order: Order) -> Claimed {
-    // Acquire: if nothing fits, the caller may go on to refuse, and must then see what the threads that took these
-    // bits had published before.
+    // Acquire: if nothing fits, the caller may go on to refuse, and must then see what the threads
+    // that took these bits had published before.
     let mut free = word.load(Acquire);
     loop {
         let Some(first) = lowest_free_run(free, order) else {
             return Claimed::NoneAmong(free);
         };
         let rest = free & !run(first, order.units());
-        // Acquire: pairs with `release`; what the last owner did to these bytes happens before what we do.
-        // Release: whoever sees these bits taken also sees what we published before.
+        // Acquire: pairs with `release`; what the last owner did to these bytes happens before what
+        // we do. Release: whoever sees these bits taken also sees what we published before.
         match word.compare_exchange_weak(free, rest, AcqRel, Acquire) {
             Ok(_) => return Claimed::At(first),
             Err(now) => free = now,
@@ -77,8 +77,9 @@ pub(crate) fn claim(word: &AtomicU64, order: Order) -> Claimed {
 /// If one of them is free already: going on would give two owners the same bytes.
 #[inline]
 pub(crate) fn release(word: &AtomicU64, units: u64) -> u64 {
-    // SeqCst: the table above. A read-modify-write, so it also reads what `touch` wrote before it. The bits are clear, so
-    // a sum sets them, and that is one instruction where the old value is wanted.
+    // SeqCst: the table above. A read-modify-write, so it also reads what `touch` wrote before it.
+    // The bits are clear, so a sum sets them, and that is one instruction where the old value is
+    // wanted.
     let before = word.fetch_add(units, SeqCst);
     assert_eq!(before & units, 0, "units released twice");
     before
@@ -96,8 +97,8 @@ pub(crate) fn take_free(word: &AtomicU64) -> u64 {
     word.swap(0, AcqRel)
 }
 
-/// Changes nothing, and forms an edge with every release of this word: one that came before is seen by us, with all
-/// that preceded it; one that comes later sees all that preceded us.
+/// Changes nothing, and forms an edge with every release of this word: one that came before is seen
+/// by us, with all that preceded it; one that comes later sees all that preceded us.
 pub(crate) fn touch(word: &AtomicU64) {
     word.fetch_or(0, AcqRel);
 }

@@ -1,4 +1,5 @@
-//! The caches: a recall and the owner exclude each other, and what lies in a cache is free for everybody.
+//! The caches: a recall and the owner exclude each other, and what lies in a cache is free for
+//! everybody.
 
 use loom::thread;
 
@@ -21,8 +22,8 @@ fn a_recall_and_a_claim_exclude_each_other() {
     });
 }
 
-/// Rule 1: the owner releases into its cache while another is searching - the slot is found at the latest afterwards, and it
-/// is not lost.
+/// Rule 1: the owner releases into its cache while another is searching - the slot is found at the
+/// latest afterwards, and it is not lost.
 #[test]
 fn a_recall_and_a_release_lose_nothing() {
     model(|| {
@@ -40,7 +41,8 @@ fn a_recall_and_a_release_lose_nothing() {
     });
 }
 
-/// Rule 1: two threads look for what lies in the cache of a third - one gets it, and the other's refusal is true.
+/// Rule 1: two threads look for what lies in the cache of a third - one gets it, and the other's
+/// refusal is true.
 #[test]
 fn two_recalls_find_the_slot_once() {
     model(|| {
@@ -56,8 +58,8 @@ fn two_recalls_find_the_slot_once() {
     });
 }
 
-/// Rule 1: the owner frees into its cache and claims from it, over and over - whoever is refused met a moment
-/// without room, so with two slots nobody is.
+/// Rule 1: the owner frees into its cache and claims from it, over and over - whoever is refused
+/// met a moment without room, so with two slots nobody is.
 #[test]
 fn a_cache_in_use_hides_nothing() {
     model(|| {
@@ -77,7 +79,8 @@ fn a_cache_in_use_hides_nothing() {
     });
 }
 
-/// Rule 1: the owner moves its cache to another word while somebody searches. Two of the 65 slots are free throughout.
+/// Rule 1: the owner moves its cache to another word while somebody searches. Two of the 65 slots
+/// are free throughout.
 #[test]
 fn a_cache_that_moves_hides_nothing() {
     model(|| {

@@ -22,7 +22,8 @@ fn one_unit_has_one_owner() {
     });
 }
 
-/// A1: a block and a half of it race for one word - no unit is given out twice, and one of them gets it.
+/// A1: a block and a half of it race for one word - no unit is given out twice, and one of them
+/// gets it.
 #[test]
 fn small_and_large_claims_of_one_word_exclude_each_other() {
     model(|| {
@@ -104,8 +105,8 @@ fn a_refusal_implies_a_moment_without_room() {
     });
 }
 
-/// Rule 1, through the summary: the word in which a slot becomes free was just found full, and its mark is being cleared
-/// by a third party.
+/// Rule 1, through the summary: the word in which a slot becomes free was just found full, and its
+/// mark is being cleared by a third party.
 #[test]
 fn a_refusal_is_true_through_the_summary() {
     model(|| {
@@ -131,7 +132,8 @@ fn a_refusal_is_true_through_the_summary() {
     });
 }
 
-/// Rule 1: a word that its thread leaves open, wholly free, is found when a block of that size is missing.
+/// Rule 1: a word that its thread leaves open, wholly free, is found when a block of that size is
+/// missing.
 #[test]
 fn a_word_left_open_is_found_by_a_large_request() {
     model(|| {

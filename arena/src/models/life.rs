@@ -10,8 +10,8 @@ use crate::{
     life::{Core, Fate},
 };
 
-/// A core that is freed for real, and beside it a cell that stands for the memory: a release reads it before, and
-/// freeing writes it, so loom sees a release that comes too late.
+/// A core that is freed for real, and beside it a cell that stands for the memory: a release reads
+/// it before, and freeing writes it, so loom sees a release that comes too late.
 struct Doomed {
     core: NonNull<Core>,
     memory: Arc<UnsafeCell<u32>>,
@@ -160,7 +160,8 @@ fn two_releases_and_the_last_handle_free_once() {
     });
 }
 
-/// A2: a release that closes a word is waited for: it goes on touching the map after its bits are set.
+/// A2: a release that closes a word is waited for: it goes on touching the map after its bits are
+/// set.
 #[test]
 fn a_release_that_closes_a_word_is_waited_for() {
     model(|| {

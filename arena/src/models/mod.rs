@@ -1,7 +1,8 @@
 //! Loom models: every interleaving of a few threads over the real code.
 //!
-//! Run by `ci/loom.sh`. Each model asserts one rule and cites it. Threads are few and steps are few, because the number
-//! of interleavings grows with both; words keep their 64 units, and blocks of 32 make two units of them.
+//! Run by `ci/loom.sh`. Each model asserts one rule and cites it. Threads are few and steps are
+//! few, because the number of interleavings grows with both; words keep their 64 units, and blocks
+//! of 32 make two units of them.
 
 mod cache;
 mod claim;
@@ -77,7 +78,8 @@ fn shared_seat() -> Seat {
     Seat::new(0)
 }
 
-/// Runs a model, with the bound on preemptions that the environment sets or one that fits a test run.
+/// Runs a model, with the bound on preemptions that the environment sets or one that fits a test
+/// run.
 fn model(f: impl Fn() + Sync + Send + 'static) {
     model_bounded(usize::MAX, f);
 }

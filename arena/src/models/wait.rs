@@ -154,7 +154,8 @@ fn a_cancelled_waiter_passes_its_turn_on() {
     });
 }
 
-/// A large waiter gives up his place at the head: a smaller one behind him is served by what is free already.
+/// A large waiter gives up his place at the head: a smaller one behind him is served by what is
+/// free already.
 #[test]
 fn a_small_waiter_behind_a_large_one_that_gives_up_is_served() {
     model(|| {

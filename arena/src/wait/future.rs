@@ -11,7 +11,8 @@ use crate::{geometry::Order, lease::Lease, shared::Handle, wait::Node};
 
 /// A claim of one block: tries, and waits in the queue if there is none.
 ///
-/// Dropping it at any time is safe: it leaves the queue, and what it was served meanwhile goes to the next.
+/// Dropping it at any time is safe: it leaves the queue, and what it was served meanwhile goes to
+/// the next.
 pub(crate) struct Claim<'a> {
     handle: &'a Handle,
     order: Order,
@@ -37,7 +38,8 @@ impl Future for Claim<'_> {
 
     #[inline]
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Lease> {
-        // SAFETY: nothing is moved out of it; the node, which alone must stay where it is, is pinned again below.
+        // SAFETY: nothing is moved out of it; the node, which alone must stay where it is, is
+        // pinned again below.
         let claim = unsafe { self.get_unchecked_mut() };
         if !claim.is_queued
             && let Some(lease) = claim.handle.claim_unless_waited_for(claim.order)
@@ -57,7 +59,8 @@ impl Drop for Claim<'_> {
     #[inline]
     fn drop(&mut self) {
         if self.is_queued {
-            // SAFETY: it was pinned when it joined, and a value that is being dropped does not move any more.
+            // SAFETY: it was pinned when it joined, and a value that is being dropped does not move
+            // any more.
             let node = unsafe { Pin::new_unchecked(&self.node) };
             self.handle.leave_queue(node);
         }
@@ -72,7 +75,8 @@ impl fmt::Debug for Claim<'_> {
     }
 }
 
-/// A claim without a borrow, made again and again by one owner. Its node lies on the heap, once for all claims.
+/// A claim without a borrow, made again and again by one owner. Its node lies on the heap, once for
+/// all claims.
 pub(crate) struct Waiter {
     handle: Handle,
     /// What the node waits for in the queue, or was served and not seen yet.

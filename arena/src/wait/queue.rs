@@ -13,7 +13,8 @@ use crate::{
     sync::{Mutex, MutexGuard, UnsafeCell},
 };
 
-/// Buckets of the histogram of waiting times: one for each power of two of nanoseconds, up to 18 minutes.
+/// Buckets of the histogram of waiting times: one for each power of two of nanoseconds, up to 18
+/// minutes.
 const WAIT_BUCKETS: usize = 40;
 
 /// Everybody who waits for memory of one arena.
@@ -28,7 +29,8 @@ pub(crate) struct List {
     figures: Figures,
 }
 
-// SAFETY: the nodes are `Sync`, and are reached through the lock; a node is taken off the list before it goes.
+// SAFETY: the nodes are `Sync`, and are reached through the lock; a node is taken off the list
+// before it goes.
 unsafe impl Send for List {}
 
 #[derive(Debug)]
@@ -67,12 +69,13 @@ pub struct WaitMetrics {
     pub wait_time: Duration,
     /// How long there was somebody who waited: the time for which the arena was exhausted.
     pub exhausted_time: Duration,
-    /// For bucket `i`, how many of [`waits`](Self::waits) took less than `2^(i + 1)` ns, and not less than `2^i`
-    /// unless `i` is zero. The last bucket has all that took longer.
+    /// For bucket `i`, how many of [`waits`](Self::waits) took less than `2^(i + 1)` ns, and not
+    /// less than `2^i` unless `i` is zero. The last bucket has all that took longer.
     pub wait_time_buckets: Vec<u64>,
 }
 
-/// A place in the queue. It lies in a future, pinned, and is taken off the list before it is dropped.
+/// A place in the queue. It lies in a future, pinned, and is taken off the list before it is
+/// dropped.
 #[derive(Debug)]
 pub(crate) struct Node {
     /// Touched only with the lock of the queue held.
@@ -80,8 +83,8 @@ pub(crate) struct Node {
     _pinned: PhantomPinned,
 }
 
-// SAFETY: the cell is touched only with the lock of the queue held, and what is in it is `Send`: a waker, an order, a
-// span, and pointers that only the list follows.
+// SAFETY: the cell is touched only with the lock of the queue held, and what is in it is `Send`: a
+// waker, an order, a span, and pointers that only the list follows.
 unsafe impl Send for Node {}
 
 // SAFETY: as above.
@@ -139,7 +142,8 @@ impl Queue {
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, List> {
-        // A panic under the lock is a bug in this module; the list is whole after every statement that can panic.
+        // A panic under the lock is a bug in this module; the list is whole after every statement
+        // that can panic.
         self.0
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
@@ -204,8 +208,9 @@ impl List {
     /// Hands a claim to the first waiter and takes him off the list. Returns his waker.
     pub(crate) fn serve_first(&mut self, span: Span) -> Option<Waker> {
         let head = self.head.expect("somebody waits");
-        let (waker, since) = self.unlink(head, State::Served(span))?;
-        self.figures.count_wait(since.elapsed());
+        let now = Instant::now();
+        let (waker, since) = self.unlink(head, State::Served(span), now)?;
+        self.figures.count_wait(now - since);
         Some(waker)
     }
 
@@ -216,7 +221,8 @@ impl List {
             Standing::Served(span) => (Some(span), None),
             Standing::Waiting { .. } => {
                 let node = NonNull::from(node.get_ref());
-                (None, self.unlink(node, State::Idle).map(|(waker, _)| waker))
+                let left = self.unlink(node, State::Idle, Instant::now());
+                (None, left.map(|(waker, _)| waker))
             }
         }
     }
@@ -235,8 +241,14 @@ impl List {
         }
     }
 
-    /// Takes a waiting node off the list and puts it into another state. Returns its waker and since when it waited.
-    fn unlink(&mut self, node: NonNull<Node>, state: State) -> Option<(Waker, Instant)> {
+    /// Takes a waiting node off the list and puts it into another state. Returns its waker and
+    /// since when it waited.
+    fn unlink(
+        &mut self,
+        node: NonNull<Node>,
+        state: State,
+        now: Instant,
+    ) -> Option<(Waker, Instant)> {
         let (previous, next, old) = self.with(node, |seat| {
             let old = std::mem::replace(&mut seat.state, state);
             (seat.previous.take(), seat.next.take(), old)
@@ -253,7 +265,7 @@ impl List {
         if self.is_empty()
             && let Some(since) = self.figures.exhausted_since.take()
         {
-            self.figures.exhausted_time += since.elapsed();
+            self.figures.exhausted_time += now - since;
         }
         match old {
             State::Waiting { waker, since, .. } => Some((waker, since)),
@@ -263,10 +275,12 @@ impl List {
 
     /// Reaches into a node.
     ///
-    /// `&mut self` says that the lock is held. The node is the caller's own, which it borrows, or one of the list.
+    /// `&mut self` says that the lock is held. The node is the caller's own, which it borrows, or
+    /// one of the list.
     fn with<R>(&mut self, node: NonNull<Node>, touch: impl FnOnce(&mut Seat) -> R) -> R {
-        // SAFETY: a node on the list is alive, because it is pinned and its future takes it off before it goes
-        // (`Claim::drop`, `Waiter::drop`); a node that is passed in is borrowed by the caller.
+        // SAFETY: a node on the list is alive, because it is pinned and its future takes it off
+        // before it goes (`Claim::drop`, `Waiter::drop`); a node that is passed in is borrowed by
+        // the caller.
         let node = unsafe { node.as_ref() };
         // SAFETY: the cell is touched only with the lock held, and `touch` cannot come here again.
         node.seat.with_mut(|seat| touch(unsafe { &mut *seat }))

@@ -2,7 +2,8 @@
 
 use std::task::Waker;
 
-/// How many waiters are served under one locking. More make the others wait longer; fewer lock more often.
+/// How many waiters are served under one locking. More make the others wait longer; fewer lock more
+/// often.
 const BATCH: usize = if cfg!(all(test, arena_loom)) { 1 } else { 16 };
 
 /// Up to [`BATCH`] wakers, to be woken when the lock is released.

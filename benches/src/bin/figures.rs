@@ -1,7 +1,8 @@
 //! Prints the figures that the design asks of the arena, beside those of its peers.
 //!
-//! Both sides of a ratio run in turn, in this one process, and each figure is a median over the rounds; a ratio is the
-//! median of the rounds' ratios. Pin it to the processors that it may use, and leave them to it:
+//! Both sides of a ratio run in turn, in this one process, and each figure is a median over the
+//! rounds; a ratio is the median of the rounds' ratios. Pin it to the processors that it may use,
+//! and leave them to it:
 //!
 //! ```sh
 //! taskset -c 0,1 cargo run --release -p benches --bin figures
@@ -267,7 +268,8 @@ fn print(rounds: usize, mut row: Row<'_>) {
             .expect("a side");
         median(ns[0].iter().zip(&ns[other]).map(|(own, other)| own / other))
     };
-    // Time over threads: a single thread takes twice as long for as many operations as two that scale.
+    // Time over threads: a single thread takes twice as long for as many operations as two that
+    // scale.
     let scaled = |name: &str, ratio: f64| {
         if name.ends_with("1 thread") {
             ratio * 2.0

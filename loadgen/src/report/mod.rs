@@ -80,7 +80,8 @@ impl Report {
 
     /// The report for programs, as one JSON object.
     ///
-    /// In closed loop a request is due when it is sent: `service_ns` equals `latency_ns`, and `send_lag_ns` is zero.
+    /// In closed loop a request is due when it is sent: `service_ns` equals `latency_ns`, and
+    /// `send_lag_ns` is zero.
     #[must_use]
     pub fn to_json(&self) -> String {
         json::write(self)

@@ -1,4 +1,5 @@
-//! A server that the generator starts itself: found by what it prints, measured, and always stopped.
+//! A server that the generator starts itself: found by what it prints, measured, and always
+//! stopped.
 
 use std::{
     net::SocketAddr,

@@ -39,7 +39,8 @@ pub(crate) fn echo(mut stream: TcpStream) -> io::Result<()> {
     }
 }
 
-/// A server that passes each frame, header included, through `reply` with its number on its connection.
+/// A server that passes each frame, header included, through `reply` with its number on its
+/// connection.
 pub(crate) fn replying<R>(reply: R) -> SocketAddr
 where
     R: Fn(usize, usize, Vec<u8>) -> Vec<u8> + Send + Sync + 'static,
