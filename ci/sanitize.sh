@@ -25,7 +25,8 @@ run() {
         cargo "+$toolchain" test --package arena --lib --tests --target "$target" "$@"
 }
 
-run address
+# A request that no memory can hold must come back as an error here too.
+ASAN_OPTIONS="allocator_may_return_null=1 ${ASAN_OPTIONS:-}" run address
 if [[ -d "$(rustc "+$toolchain" --print sysroot)/lib/rustlib/src/rust/library" ]]; then
     run thread -Zbuild-std
 else

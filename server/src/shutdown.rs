@@ -1,0 +1,49 @@
+//! When the process ends: the first signal drains the server, the second ends everything at once.
+
+use std::{io, process};
+
+use tokio::{
+    select,
+    signal::unix::{Signal, SignalKind, signal},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+/// Cancels `stop` at the first SIGINT or SIGTERM. The second one exits with 128 plus its number, as
+/// shells report it.
+pub(crate) fn on_signals(stop: CancellationToken) -> io::Result<()> {
+    let mut signals = Signals::new()?;
+    tokio::spawn(async move {
+        signals.next().await;
+        info!("stopping; a second signal ends at once");
+        stop.cancel();
+
+        let kind = signals.next().await;
+        warn!("ending at once");
+        process::exit(128 + kind.as_raw_value());
+    });
+    Ok(())
+}
+
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        let interrupt = signal(SignalKind::interrupt())?;
+        let terminate = signal(SignalKind::terminate())?;
+        Ok(Self {
+            interrupt,
+            terminate,
+        })
+    }
+
+    async fn next(&mut self) -> SignalKind {
+        select! {
+            _ = self.interrupt.recv() => SignalKind::interrupt(),
+            _ = self.terminate.recv() => SignalKind::terminate(),
+        }
+    }
+}

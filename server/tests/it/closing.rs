@@ -1,0 +1,59 @@
+//! Peers that end or abuse the conversation.
+
+use arena_echo::Config;
+
+use crate::support::{
+    client::Client,
+    in_process::InProcess,
+    run,
+    traffic::{frame, frames, header},
+};
+
+#[test]
+fn after_a_half_close_all_replies_arrive() {
+    run(async {
+        for config in [Config::fixed(), Config::buddy()] {
+            let server = InProcess::start(&config).await;
+            let mut client = Client::connect(server.address).await;
+            let sent = frames([10, 0, 3000, 60_000, 7, 65_536, 1]);
+            client.send(&sent).await;
+            client.half_close().await;
+            client.expect(&sent).await;
+            client.expect_end().await;
+            server.stop().await;
+        }
+    });
+}
+
+#[test]
+fn a_half_close_inside_a_frame_ends_after_the_replies_before_it() {
+    run(async {
+        for begun in [1, 4, 5, 50] {
+            let server = InProcess::start(&Config::buddy()).await;
+            let mut client = Client::connect(server.address).await;
+            let whole = frames([10, 20]);
+            client
+                .send(&[&whole[..], &frame(100, 3)[..begun]].concat())
+                .await;
+            client.half_close().await;
+            client.expect(&whole).await;
+            client.expect_end().await;
+            server.stop().await;
+        }
+    });
+}
+
+#[test]
+fn what_follows_a_frame_that_is_too_long_does_not_reset_the_replies_away() {
+    run(async {
+        let server = InProcess::start(&Config::fixed()).await;
+        let mut client = Client::connect(server.address).await;
+        let whole = frames([10, 60_000]);
+        let mut sent = whole.clone();
+        sent.extend(header(0xFFFF_FFFF));
+        sent.resize(sent.len() + (1 << 20), 7);
+        client.exchange(&sent, &whole).await;
+        client.expect_end().await;
+        server.stop().await;
+    });
+}

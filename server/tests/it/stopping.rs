@@ -1,0 +1,167 @@
+//! Told to stop, the server answers what it has received, and ends.
+
+use std::{fs, net::SocketAddr, time::Duration};
+
+use arena_echo::{ArenaKind, Config};
+use rustix::process::Signal;
+use tokio::{join, time::timeout};
+
+use crate::support::{
+    client::Client,
+    in_process::InProcess,
+    program::Program,
+    run,
+    traffic::{exceed, frame, frames},
+    until,
+};
+
+const SLOT: usize = 4096;
+
+/// Several slots in all, so that the server has more than one turn at them after it is told to
+/// stop.
+const LENGTHS: [usize; 8] = [10, 0, 3000, 7, 4096, 4000, 1, 4096];
+
+/// So long that a test which needs it hangs.
+const HOUR: Duration = Duration::from_secs(60 * 60);
+
+/// Waits until the server's side of the connection has this many bytes that are not read.
+///
+/// A send on the loopback is soon received, but nothing promises when.
+async fn until_received(server: SocketAddr, client: &Client, bytes: usize) {
+    let ports = (server.port(), client.address().port());
+    until(|| unread_bytes(ports) == Some(bytes)).await;
+}
+
+/// Looks the receive queue of a connection between two ports up.
+fn unread_bytes((local, peer): (u16, u16)) -> Option<usize> {
+    let table = fs::read_to_string("/proc/net/tcp").expect("a table of connections");
+    table.lines().skip(1).find_map(|line| {
+        let mut columns = line.split_whitespace().skip(1);
+        let (from, to) = (columns.next()?, columns.next()?);
+        let (_state, queues) = (columns.next()?, columns.next()?);
+        let matches = |address: &str, port: u16| address.ends_with(&format!(":{port:04X}"));
+        let (_unsent, unread) = queues.split_once(':')?;
+        (matches(from, local) && matches(to, peer))
+            .then(|| usize::from_str_radix(unread, 16).expect("hexadecimal digits"))
+    })
+}
+
+/// Brings frames into the queue of the server that it cannot read before it stops: another peer
+/// holds its only slot.
+async fn frames_in_the_queue(server: SocketAddr, sent: &[u8]) -> (Client, Client) {
+    let mut waiting = Client::connect(server).await;
+    waiting.echo(&frame(10, 1)).await;
+
+    // The reply shows that the part of a frame behind it was read as well, and keeps the slot.
+    let mut holder = Client::connect(server).await;
+    let (first, next) = (frame(10, 2), frame(100, 3));
+    holder
+        .exchange(&[&first[..], &next[..50]].concat(), &first)
+        .await;
+
+    waiting.send(sent).await;
+    until_received(server, &waiting, sent.len()).await;
+    (holder, waiting)
+}
+
+#[test]
+fn what_was_received_is_answered() {
+    run(async {
+        let arena = ArenaKind::Fixed { slot_bytes: SLOT };
+        let config = Config {
+            arena,
+            capacity_bytes: SLOT,
+            max_frame_bytes: SLOT,
+            drain_timeout: HOUR,
+            ..Config::fixed()
+        };
+        let server = InProcess::start(&config).await;
+        let sent = frames(LENGTHS);
+        let (mut holder, mut waiting) = frames_in_the_queue(server.address, &sent).await;
+
+        server.begin_to_stop();
+        holder.expect_end().await;
+        waiting.expect(&sent).await;
+        waiting.expect_end().await;
+        drop((holder, waiting));
+        server.stop().await;
+    });
+}
+
+#[test]
+fn a_signal_answers_what_was_received_and_exits_with_zero() {
+    run(async {
+        for signal in [Signal::TERM, Signal::INT] {
+            let server =
+                Program::start("--mode fixed --slot-size 4k --capacity 4k --drain-timeout 1h")
+                    .await;
+            let sent = frames(LENGTHS);
+            let (mut holder, mut waiting) = frames_in_the_queue(server.address, &sent).await;
+
+            server.signal(signal);
+            holder.expect_end().await;
+            waiting.expect(&sent).await;
+            waiting.expect_end().await;
+            drop((holder, waiting));
+            let (status, log) = server.ended().await;
+            assert!(status.success(), "{status}\n{log:#?}");
+        }
+    });
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    run(async {
+        let server = Program::start("").await;
+        let mut client = Client::connect(server.address).await;
+        client.echo(&frame(10, 1)).await;
+
+        // The client stays, so that the server lingers after the first signal.
+        server.signal(Signal::TERM);
+        server.signal(Signal::INT);
+        let (status, _) = server.ended().await;
+        assert!(matches!(status.code(), Some(130 | 143)), "{status}");
+    });
+}
+
+#[test]
+fn a_log_that_nobody_reads_changes_nothing() {
+    run(async {
+        let mut server = Program::start("").await;
+        server.close_log();
+        exceed(server.address, 1 << 20).await;
+        server.stop().await;
+    });
+}
+
+#[test]
+fn nobody_is_accepted_any_more() {
+    run(async {
+        let server = InProcess::start(&Config::buddy()).await;
+        let address = server.address;
+        server.stop().await;
+        assert!(tokio::net::TcpStream::connect(address).await.is_err());
+    });
+}
+
+#[test]
+fn a_peer_that_does_not_read_delays_the_end_no_longer_than_the_drain_timeout() {
+    run(async {
+        let drain_timeout = Duration::from_millis(100);
+        let config = Config {
+            write_timeout: HOUR,
+            drain_timeout,
+            ..Config::fixed()
+        };
+        let server = InProcess::start(&config).await;
+        let mut deaf = Client::connect(server.address).await;
+        let flood = frame(60_000, 1);
+
+        // Enough to fill the buffers of the sockets: nothing moves any more.
+        while timeout(Duration::from_millis(300), deaf.send(&flood))
+            .await
+            .is_ok()
+        {}
+        let (_, ()) = join!(deaf.send_without_reading(&flood), server.stop());
+    });
+}

@@ -1,0 +1,108 @@
+//! The real program, as a child process.
+
+use std::{
+    net::SocketAddr,
+    process::{ExitStatus, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncRead, BufReader, Lines},
+    process::{Child, ChildStderr, Command},
+};
+
+/// Where the build has put the program.
+pub(crate) const PATH: &str = env!("CARGO_BIN_EXE_arena-echo");
+
+/// A server process on a free port. Killed when dropped.
+pub(crate) struct Program {
+    pub(crate) address: SocketAddr,
+    log: Option<Lines<BufReader<ChildStderr>>>,
+    child: Child,
+}
+
+impl Program {
+    /// Starts it with these flags, and waits until it listens.
+    pub(crate) async fn start(flags: &str) -> Self {
+        let mut command = Command::new(PATH);
+        command.args(flags.split_whitespace());
+        Self::start_as(command).await
+    }
+
+    /// Starts it by a command that ends in its flags.
+    pub(crate) async fn start_as(mut command: Command) -> Self {
+        command
+            .args(["--listen", "127.0.0.1:0"])
+            .env_remove("RUST_LOG");
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the program starts");
+
+        let first = next_line(&mut lines(child.stdout.take())).await;
+        let address = first.strip_prefix("listening on ").expect("the first line");
+        let address = address.parse().expect("an address");
+        Self {
+            address,
+            log: Some(lines(child.stderr.take())),
+            child,
+        }
+    }
+
+    /// Waits for a line of the log that contains `text`.
+    pub(crate) async fn until_logged(&mut self, text: &str) {
+        let log = self.log.as_mut().expect("a log that is not closed");
+        while !next_line(log).await.contains(text) {}
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let id = self.child.id().expect("a process that runs");
+        let id = i32::try_from(id)
+            .ok()
+            .and_then(Pid::from_raw)
+            .expect("the id of a process");
+        kill_process(id, signal).expect("a process that runs");
+    }
+
+    /// Waits until the process ends, and returns how, and the rest of its log.
+    pub(crate) async fn ended(mut self) -> (ExitStatus, Vec<String>) {
+        let mut log = Vec::new();
+        if let Some(lines) = &mut self.log {
+            while let Some(line) = lines.next_line().await.expect("a log of text") {
+                log.push(line);
+            }
+        }
+        (
+            self.child.wait().await.expect("a process that was started"),
+            log,
+        )
+    }
+
+    /// Closes the reading end of its log, as when whoever collects it is gone.
+    pub(crate) fn close_log(&mut self) {
+        self.log = None;
+    }
+
+    /// Stops it as an operator would, and expects that it was content.
+    pub(crate) async fn stop(self) {
+        self.signal(Signal::TERM);
+        let (status, log) = self.ended().await;
+        assert!(status.success(), "{status}\n{log:#?}");
+    }
+}
+
+fn lines<R: AsyncRead + Unpin>(output: Option<R>) -> Lines<BufReader<R>> {
+    BufReader::new(output.expect("an output that is piped")).lines()
+}
+
+async fn next_line<R: AsyncRead + Unpin>(lines: &mut Lines<BufReader<R>>) -> String {
+    lines
+        .next_line()
+        .await
+        .expect("lines of text")
+        .expect("another line")
+}

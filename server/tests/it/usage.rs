@@ -1,0 +1,87 @@
+//! The command line: what cannot work is refused with everything to change.
+
+use std::process::Output;
+
+use tokio::process::Command;
+
+use crate::support::{program, run};
+
+/// Runs the program to its end. One that serves instead is killed when the test gives up.
+fn outcome(flags: &str) -> Output {
+    run(async {
+        let mut command = Command::new(program::PATH);
+        command.args(flags.split_whitespace()).kill_on_drop(true);
+        command.output().await.expect("the program starts")
+    })
+}
+
+fn refused(flags: &str) -> String {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = outcome(flags);
+    assert_eq!(status.code(), Some(2), "{flags}");
+    assert!(
+        stdout.is_empty(),
+        "{flags}: it must not say that it listens"
+    );
+    String::from_utf8(stderr).expect("text")
+}
+
+#[test]
+fn every_error_is_reported_at_once_with_its_flag_and_value() {
+    let errors = refused("--mode slab --capacity lots --max-connections 0 --frame-timeout soon");
+    let expected = [
+        "--mode 'slab'",
+        "--capacity 'lots'",
+        "--max-connections 0",
+        "--frame-timeout 'soon'",
+    ];
+    for text in expected {
+        assert!(errors.contains(text), "{text} is missing:\n{errors}");
+    }
+    assert_eq!(errors.lines().count(), expected.len(), "{errors}");
+}
+
+#[test]
+fn a_capacity_without_progress_is_refused_with_one_that_works() {
+    let errors = refused("--capacity 1MiB --max-frame 1MiB");
+    assert!(
+        errors.contains("set --capacity to at least 2MiB"),
+        "{errors}"
+    );
+}
+
+#[test]
+fn a_frame_larger_than_a_slot_is_refused() {
+    let errors = refused("--mode fixed --slot-size 4k --max-frame 8k");
+    assert!(
+        errors.contains("set --max-frame to at most 4KiB"),
+        "{errors}"
+    );
+}
+
+#[test]
+fn memory_that_the_system_refuses_is_a_configuration_to_change() {
+    let errors = refused("--capacity 4EiB --min-block 4GiB");
+    assert!(errors.contains("--capacity"), "{errors}");
+}
+
+#[test]
+fn an_unknown_flag_is_refused() {
+    assert!(refused("--colour").contains("--colour"));
+}
+
+#[test]
+fn an_address_in_use_is_named() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken
+        .local_addr()
+        .expect("a listener that is bound")
+        .to_string();
+    let Output { status, stderr, .. } = outcome(&format!("--listen {address}"));
+    assert_eq!(status.code(), Some(1));
+    let errors = String::from_utf8(stderr).expect("text");
+    assert!(errors.contains(&format!("--listen {address}")), "{errors}");
+}
