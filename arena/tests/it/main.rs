@@ -1,0 +1,14 @@
+//! The arena seen from outside: one binary, a module for each subject.
+
+mod support;
+
+mod auto_traits;
+mod compat;
+mod errors;
+mod exhaustion;
+mod lifecycle;
+mod metrics;
+mod properties;
+mod stress;
+mod tidy;
+mod waiting;
