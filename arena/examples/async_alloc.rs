@@ -20,10 +20,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             buffer.put_u8(number);
             // Somebody is slow; the others wait rather than take more memory.
             tokio::time::sleep(Duration::from_millis(10)).await;
-            println!(
-                "task {number} has the slot, {} wait",
-                arena.wait_metrics().waiters
-            );
+            println!("task {number} has the slot, {} wait", arena.wait_metrics().waiters);
             buffer.freeze()
         });
     }

@@ -11,11 +11,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let slots = NonZeroUsize::new(4).expect("above zero");
     let bytes_each = NonZeroUsize::new(1024).expect("above zero");
     let arena = FixedArena::builder(slots, bytes_each).build()?;
-    println!(
-        "an arena of {} slots of {} bytes",
-        arena.slot_count(),
-        arena.slot_capacity()
-    );
+    println!("an arena of {} slots of {} bytes", arena.slot_count(), arena.slot_capacity());
 
     let mut buffer = arena.allocate()?;
     buffer.put_slice(b"hello, arena");
@@ -25,29 +21,19 @@ fn main() -> Result<(), Box<dyn Error>> {
     let bytes = buffer.freeze();
     let word = bytes.slice(7..);
     let reader = thread::spawn(move || {
-        println!(
-            "another thread reads {:?}",
-            String::from_utf8_lossy(&bytes[..5])
-        );
+        println!("another thread reads {:?}", String::from_utf8_lossy(&bytes[..5]));
     });
     reader.join().expect("the reader does not panic");
     println!("a slice of it still holds the slot: {}", arena.occupancy());
 
     // An arena has an end, and says so.
     let others: Vec<_> = std::iter::from_fn(|| arena.allocate().ok()).collect();
-    println!(
-        "{} more slots are taken: {}",
-        others.len(),
-        arena.occupancy()
-    );
+    println!("{} more slots are taken: {}", others.len(), arena.occupancy());
     assert_eq!(arena.allocate().unwrap_err(), AllocError::ArenaFull);
     println!("the next request: {}", AllocError::ArenaFull);
 
     drop(word);
-    println!(
-        "the slice is dropped, its slot is back: {}",
-        arena.occupancy()
-    );
+    println!("the slice is dropped, its slot is back: {}", arena.occupancy());
     drop(others);
     println!("and now all of them: {}", arena.occupancy());
 

@@ -27,15 +27,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let full = buffer.try_put_slice(b"twenty bytes of text").unwrap_err();
     println!("without auto_spill: {full}\n");
 
-    let arena = FixedArena::builder(slots, bytes_each)
-        .auto_spill()
-        .build()?;
+    let arena = FixedArena::builder(slots, bytes_each).auto_spill().build()?;
     let mut buffer = arena.allocate()?;
     show(&arena, &buffer, "fresh");
-    assert!(
-        buffer.will_fit(16) && !buffer.will_fit(17),
-        "a spill is seen beforehand"
-    );
+    assert!(buffer.will_fit(16) && !buffer.will_fit(17), "a spill is seen beforehand");
 
     buffer.put_slice(b"sixteen bytes...");
     show(&arena, &buffer, "full ");
@@ -49,9 +44,6 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // What is on the heap is not bounded by the arena, so it is counted.
     let metrics = arena.metrics();
-    println!(
-        "{} spill, {} bytes of the arena in use",
-        metrics.spills, metrics.bytes_live
-    );
+    println!("{} spill, {} bytes of the arena in use", metrics.spills, metrics.bytes_live);
     Ok(())
 }

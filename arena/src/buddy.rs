@@ -54,11 +54,7 @@ impl BuddyArena {
     ///
     /// Both must be powers of two.
     pub fn builder(total_size: NonZeroUsize, min_block_size: NonZeroUsize) -> BuddyArenaBuilder {
-        BuddyArenaBuilder {
-            total_size,
-            min_block_size,
-            options: Options::default(),
-        }
+        BuddyArenaBuilder { total_size, min_block_size, options: Options::default() }
     }
 
     /// Returns the bytes of the whole arena.
@@ -114,11 +110,7 @@ impl BuddyArena {
 
     #[inline]
     pub(crate) fn order_for(&self, len: NonZeroUsize) -> Result<Order, AllocError> {
-        self.handle
-            .shared()
-            .geometry
-            .order_for(len)
-            .ok_or(AllocError::RequestTooLarge)
+        self.handle.shared().geometry.order_for(len).ok_or(AllocError::RequestTooLarge)
     }
 
     /// Takes a snapshot of the figures.
@@ -188,14 +180,8 @@ impl BuddyArenaBuilder {
     /// [`BuildError::InvalidGeometry`], [`BuildError::InvalidAlignment`],
     /// [`BuildError::SizeOverflow`] or [`BuildError::OutOfMemory`].
     pub fn build(self) -> Result<BuddyArena, BuildError> {
-        let Self {
-            total_size,
-            min_block_size,
-            options,
-        } = self;
+        let Self { total_size, min_block_size, options } = self;
         let geometry = Geometry::buddy(total_size, min_block_size, options.alignment)?;
-        Ok(BuddyArena {
-            handle: Handle::new(Kind::Blocks, geometry, options)?,
-        })
+        Ok(BuddyArena { handle: Handle::new(Kind::Blocks, geometry, options)? })
     }
 }

@@ -73,20 +73,11 @@ impl Buffer {
     fn with_written(lease: Lease, len: usize) -> Self {
         let (start, capacity) = lease.bytes();
         debug_assert!(len <= capacity);
-        Self {
-            storage: Storage::Leased(Leased {
-                start,
-                capacity,
-                len,
-                lease,
-            }),
-        }
+        Self { storage: Storage::Leased(Leased { start, capacity, len, lease }) }
     }
 
     pub(crate) fn from_spilled(spilled: BytesMut) -> Self {
-        Self {
-            storage: Storage::Spilled(spilled),
-        }
+        Self { storage: Storage::Spilled(spilled) }
     }
 
     /// Makes a buffer of a lease, with `len` written bytes that begin at `from` and are moved to
@@ -136,10 +127,15 @@ impl Buffer {
         matches!(self.storage, Storage::Spilled(_))
     }
 
-    /// Returns whether `n` more bytes fit without a spill and without growth on the heap.
+    /// Returns whether `n` more bytes can be written without a panic.
+    ///
+    /// In an arena with `auto_spill` that is always so, and so it is once the buffer has spilled.
     #[inline]
     pub fn will_fit(&self, n: usize) -> bool {
-        n <= self.capacity() - self.len()
+        match &self.storage {
+            Storage::Leased(leased) => n <= leased.remaining() || leased.auto_spill(),
+            Storage::Spilled(_) => true,
+        }
     }
 
     /// Appends `data` if it fits.
@@ -197,9 +193,7 @@ impl Buffer {
     #[inline(always)]
     pub fn into_frozen(self) -> Frozen {
         match self.storage {
-            Storage::Leased(Leased {
-                start, len, lease, ..
-            }) => {
+            Storage::Leased(Leased { start, len, lease, .. }) => {
                 lease.shared().tally().count_frozen();
                 // SAFETY: the first `len` bytes of the lease were written (A4), and `start` is
                 // where it begins.
@@ -264,10 +258,9 @@ impl Buffer {
                 self.storage = Storage::Spilled(spilled);
                 Ok(())
             }
-            Storage::Leased(leased) => Err(BufferFullError {
-                remaining: leased.remaining(),
-                requested: n,
-            }),
+            Storage::Leased(leased) => {
+                Err(BufferFullError { remaining: leased.remaining(), requested: n })
+            }
             Storage::Spilled(spilled) => {
                 spilled.reserve(n);
                 Ok(())
@@ -318,10 +311,7 @@ impl Leased {
     #[cold]
     fn spill(&mut self, n: usize) -> BytesMut {
         // Twice the capacity, because what has outgrown a slot tends to go on growing.
-        let wanted = self
-            .len
-            .saturating_add(n)
-            .max(self.capacity.saturating_mul(2));
+        let wanted = self.len.saturating_add(n).max(self.capacity.saturating_mul(2));
         let mut spilled = BytesMut::with_capacity(wanted);
         spilled.extend_from_slice(self.written());
         self.lease.shared().tally().count_spill();
@@ -400,10 +390,7 @@ unsafe impl BufMut for Buffer {
             Storage::Leased(leased) => {
                 let remaining = leased.remaining();
                 if n > remaining {
-                    panic_full(BufferFullError {
-                        remaining,
-                        requested: n,
-                    });
+                    panic_full(BufferFullError { remaining, requested: n });
                 }
                 // What the caller promises to have written is readable from now on (A4).
                 leased.len += n;

@@ -29,15 +29,13 @@ pub enum BuildError {
          isize::MAX bytes, and there must be at most 2^31 slots or minimum blocks"
     )]
     SizeOverflow,
-    /// The alignment is not one that this arena can keep.
-    #[error(
-        "the alignment must be a power of two, and the minimum block size of a buddy arena a multiple of it"
-    )]
+    /// The alignment is not a power of two.
+    #[error("the alignment must be a power of two")]
     InvalidAlignment,
     /// The sizes of a buddy arena do not fit together.
     #[error(
-        "the total size must be a power-of-two multiple of the minimum block size, \
-         which must itself be a power of two"
+        "the total size must be a power-of-two multiple of the minimum block size, which must \
+         itself be a power of two and a multiple of the alignment"
     )]
     InvalidGeometry,
     /// The system has no memory for the region or for its tables.

@@ -50,11 +50,7 @@ pub struct FixedArenaBuilder {
 impl FixedArena {
     /// Starts to configure an arena of `slot_count` slots of `slot_capacity` bytes.
     pub fn builder(slot_count: NonZeroUsize, slot_capacity: NonZeroUsize) -> FixedArenaBuilder {
-        FixedArenaBuilder {
-            slot_count,
-            slot_capacity,
-            options: Options::default(),
-        }
+        FixedArenaBuilder { slot_count, slot_capacity, options: Options::default() }
     }
 
     /// Returns the number of slots.
@@ -161,14 +157,8 @@ impl FixedArenaBuilder {
     /// [`BuildError::InvalidAlignment`], [`BuildError::SizeOverflow`] or
     /// [`BuildError::OutOfMemory`].
     pub fn build(self) -> Result<FixedArena, BuildError> {
-        let Self {
-            slot_count,
-            slot_capacity,
-            options,
-        } = self;
+        let Self { slot_count, slot_capacity, options } = self;
         let geometry = Geometry::fixed(slot_count, slot_capacity, options.alignment)?;
-        Ok(FixedArena {
-            handle: Handle::new(Kind::Slots, geometry, options)?,
-        })
+        Ok(FixedArena { handle: Handle::new(Kind::Slots, geometry, options)? })
     }
 }

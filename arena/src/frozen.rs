@@ -9,7 +9,7 @@ use std::{
     slice,
 };
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 
 use crate::{buffer::Buffer, lease::SharedLease};
 
@@ -80,15 +80,11 @@ impl Frozen {
     /// They lie inside the lease and were written by its owner.
     #[inline(always)]
     pub(crate) unsafe fn from_lease(lease: SharedLease, start: NonNull<u8>, len: usize) -> Self {
-        Self {
-            owner: Owner::Arena(View { start, len, lease }),
-        }
+        Self { owner: Owner::Arena(View { start, len, lease }) }
     }
 
     pub(crate) fn from_heap(bytes: Bytes) -> Self {
-        Self {
-            owner: Owner::Heap(bytes),
-        }
+        Self { owner: Owner::Heap(bytes) }
     }
 
     fn empty() -> Self {
@@ -174,7 +170,8 @@ impl Frozen {
     /// Makes the bytes writable again, if this is the only reference.
     ///
     /// The buffer holds these bytes, and its capacity is the whole lease: a part that does not
-    /// stand at the front is moved there.
+    /// stand at the front is moved there. What holds no memory, an empty slice for instance,
+    /// becomes an empty buffer on the heap.
     ///
     /// # Errors
     ///
@@ -184,14 +181,13 @@ impl Frozen {
             Owner::Arena(View { start, len, lease }) => match lease.try_unshare() {
                 // SAFETY: the bytes of a view lie inside its lease and were written (A4).
                 Ok(lease) => Ok(unsafe { Buffer::with_moved(lease, start, len) }),
-                Err(lease) => Err(Self {
-                    owner: Owner::Arena(View { start, len, lease }),
-                }),
+                Err(lease) => Err(Self { owner: Owner::Arena(View { start, len, lease }) }),
             },
-            Owner::Heap(bytes) => bytes
-                .try_into_mut()
-                .map(Buffer::from_spilled)
-                .map_err(Self::from_heap),
+            // Nothing is held, and so nothing is shared.
+            Owner::Heap(bytes) if bytes.is_empty() => Ok(Buffer::from_spilled(BytesMut::new())),
+            Owner::Heap(bytes) => {
+                bytes.try_into_mut().map(Buffer::from_spilled).map_err(Self::from_heap)
+            }
         }
     }
 
@@ -206,10 +202,7 @@ impl Frozen {
 
 impl View {
     fn narrow(&mut self, first: usize, end: usize) {
-        assert!(
-            first <= end && end <= self.len,
-            "a view only becomes smaller"
-        );
+        assert!(first <= end && end <= self.len, "a view only becomes smaller");
         // SAFETY: `first` is at most `len`, so the result lies inside the lease or one past its end
         // (A3).
         self.start = unsafe { self.start.add(first) };

@@ -119,39 +119,23 @@ impl Geometry {
         if !min_block_size.is_power_of_two()
             || !total_size.is_power_of_two()
             || total_size < min_block_size
+            || !min_block_size.get().is_multiple_of(alignment)
         {
             return Err(BuildError::InvalidGeometry);
         }
-        if !min_block_size.get().is_multiple_of(alignment) {
-            return Err(BuildError::InvalidAlignment);
-        }
-        Self::checked(
-            total_size.get() / min_block_size.get(),
-            min_block_size.get(),
-            alignment,
-        )
+        Self::checked(total_size.get() / min_block_size.get(), min_block_size.get(), alignment)
     }
 
     fn checked(units: usize, unit_bytes: usize, alignment: usize) -> Result<Self, BuildError> {
         if units > UNITS_MAX {
             return Err(BuildError::SizeOverflow);
         }
-        let total_bytes = units
-            .checked_mul(unit_bytes)
-            .ok_or(BuildError::SizeOverflow)?;
-        let preferred = if total_bytes >= PAGE_BYTES {
-            PAGE_BYTES
-        } else {
-            CACHE_LINE_BYTES
-        };
+        let total_bytes = units.checked_mul(unit_bytes).ok_or(BuildError::SizeOverflow)?;
+        let preferred = if total_bytes >= PAGE_BYTES { PAGE_BYTES } else { CACHE_LINE_BYTES };
         let align = alignment.max(preferred);
         Layout::from_size_align(total_bytes, align).map_err(|_| BuildError::SizeOverflow)?;
         let units = u32::try_from(units).map_err(|_| BuildError::SizeOverflow)?;
-        Ok(Self {
-            units,
-            unit_bytes,
-            align,
-        })
+        Ok(Self { units, unit_bytes, align })
     }
 
     #[inline]

@@ -93,11 +93,7 @@ pub(crate) enum Fate {
 impl Core {
     /// A core with one handle.
     pub(crate) fn new(map: Map, stripes: Stripes) -> Self {
-        Self {
-            map,
-            stripes,
-            life: Life::new(),
-        }
+        Self { map, stripes, life: Life::new() }
     }
 
     /// Claims a block from the thread's cache. The caller has a handle, so the core stays.
@@ -119,9 +115,7 @@ impl Core {
         effort: Effort,
     ) -> Option<Span> {
         let tally = self.stripes.at(seat);
-        let first = self
-            .map
-            .claim_beyond_cache(order, effort, &self.stripes, tally)?;
+        let first = self.map.claim_beyond_cache(order, effort, &self.stripes, tally)?;
         Some(Self::count_claim(first, order, tally))
     }
 
@@ -287,11 +281,7 @@ impl Life {
         // any more: waiters have handles.
         let has_handle = self.add_handle_if_any();
         tally.end_release(units);
-        if has_handle {
-            Fate::MustServe
-        } else {
-            Fate::Lives
-        }
+        if has_handle { Fate::MustServe } else { Fate::Lives }
     }
 
     fn add_handle_if_any(&self) -> bool {
@@ -312,10 +302,6 @@ impl Life {
         // Release: what we did to the arena is done. Acquire: if we are the last, so is what the
         // others did.
         let before = self.remaining.fetch_sub(units, AcqRel);
-        if before == units {
-            Fate::Over
-        } else {
-            Fate::Lives
-        }
+        if before == units { Fate::Over } else { Fate::Lives }
     }
 }

@@ -70,20 +70,13 @@ impl Occupancy {
     ///
     /// If there is no such unit.
     pub fn is_free(&self, unit: usize) -> bool {
-        assert!(
-            unit < self.units,
-            "there are {} units, and no unit {unit}",
-            self.units
-        );
+        assert!(unit < self.units, "there are {} units, and no unit {unit}", self.units);
         self.free[unit / 64] >> (unit % 64) & 1 == 1
     }
 
     /// Returns how many units are free.
     pub fn free_units(&self) -> usize {
-        self.free
-            .iter()
-            .map(|word| word.count_ones() as usize)
-            .sum()
+        self.free.iter().map(|word| word.count_ones() as usize).sum()
     }
 
     /// Returns how many bytes are free.

@@ -51,10 +51,7 @@ impl Region {
         geometry: &Geometry,
         span: Span,
     ) -> (NonNull<MaybeUninit<u8>>, usize) {
-        (
-            self.address_of(geometry, span.first()),
-            geometry.bytes_of(span.units()),
-        )
+        (self.address_of(geometry, span.first()), geometry.bytes_of(span.units()))
     }
 }
 

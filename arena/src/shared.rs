@@ -54,10 +54,7 @@ pub(crate) struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            alignment: 1,
-            auto_spill: false,
-        }
+        Self { alignment: 1, auto_spill: false }
     }
 }
 
@@ -78,9 +75,7 @@ impl Shared {
     /// What a sum of units comes to in bytes. A sum taken while others claim and release can be
     /// off, but there is never more than the whole.
     pub(crate) fn bytes_of_sum(&self, units: u64) -> usize {
-        let units = u32::try_from(units)
-            .unwrap_or(u32::MAX)
-            .min(self.geometry.units());
+        let units = u32::try_from(units).unwrap_or(u32::MAX).min(self.geometry.units());
         self.geometry.bytes_of(units)
     }
 
@@ -191,9 +186,7 @@ impl Handle {
             geometry,
         });
         // SAFETY: a box is never null.
-        Ok(Self(unsafe {
-            NonNull::new_unchecked(Box::into_raw(shared))
-        }))
+        Ok(Self(unsafe { NonNull::new_unchecked(Box::into_raw(shared)) }))
     }
 
     #[inline]
@@ -208,17 +201,13 @@ impl Handle {
     pub(crate) fn claim(&self, order: Order) -> Result<Lease, AllocError> {
         match self.shared().core.claim_cached(order, thread::seat()) {
             Some(span) => Ok(self.lease(span)),
-            None => self
-                .claim_beyond_cache(order, Effort::Certain)
-                .ok_or_else(|| self.refuse()),
+            None => self.claim_beyond_cache(order, Effort::Certain).ok_or_else(|| self.refuse()),
         }
     }
 
     fn claim_beyond_cache(&self, order: Order, effort: Effort) -> Option<Lease> {
         let shared = self.shared();
-        let span = shared
-            .core
-            .claim_beyond_cache(order, thread::seat(), effort);
+        let span = shared.core.claim_beyond_cache(order, thread::seat(), effort);
         // The search may have moved what a waiter just looked for.
         #[cfg(feature = "async-alloc")]
         shared.serve_if_waited_for();

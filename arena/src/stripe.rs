@@ -87,10 +87,7 @@ impl Stripes {
         for (seat, stripe) in stripes.iter().enumerate() {
             // The owned seats, which are numbered last, come first.
             let place = u32::try_from((seat + OWNED_SEATS) % SEATS).expect("below SEATS");
-            let tally = Tally {
-                stripe,
-                is_owned: seat >= SHARED_SEATS,
-            };
+            let tally = Tally { stripe, is_owned: seat >= SHARED_SEATS };
             for (level, words) in words_of_levels.iter().enumerate() {
                 tally.set_home(level, place % words);
             }
@@ -104,10 +101,7 @@ impl Stripes {
     /// The counters of one seat. Only a thread that has the seat may ask for them.
     #[inline]
     pub(crate) fn at(&self, seat: Seat) -> Tally<'_> {
-        Tally {
-            stripe: &self.0[seat.index()],
-            is_owned: seat.is_owned(),
-        }
+        Tally { stripe: &self.0[seat.index()], is_owned: seat.is_owned() }
     }
 
     /// The caches that may have been used.
@@ -155,19 +149,16 @@ impl Stripes {
     /// Sums every figure.
     pub(crate) fn totals(&self) -> Totals {
         let live_units = self.live_units();
-        let sum = self
-            .used()
-            .iter()
-            .fold(Totals::default(), |sum, stripe| Totals {
-                claims: sum.claims + stripe.claims.load(Relaxed),
-                releases: sum.releases + stripe.releases.load(Relaxed),
-                frozen: sum.frozen + stripe.frozen.load(Relaxed),
-                refusals: sum.refusals + stripe.refusals.load(Relaxed),
-                spills: sum.spills + stripe.spills.load(Relaxed),
-                splits: sum.splits + stripe.splits.load(Relaxed),
-                coalesces: sum.coalesces + stripe.coalesces.load(Relaxed),
-                ..sum
-            });
+        let sum = self.used().iter().fold(Totals::default(), |sum, stripe| Totals {
+            claims: sum.claims + stripe.claims.load(Relaxed),
+            releases: sum.releases + stripe.releases.load(Relaxed),
+            frozen: sum.frozen + stripe.frozen.load(Relaxed),
+            refusals: sum.refusals + stripe.refusals.load(Relaxed),
+            spills: sum.spills + stripe.spills.load(Relaxed),
+            splits: sum.splits + stripe.splits.load(Relaxed),
+            coalesces: sum.coalesces + stripe.coalesces.load(Relaxed),
+            ..sum
+        });
         Totals { live_units, ..sum }
     }
 

@@ -17,7 +17,7 @@ use std::{
 };
 
 /// Seats that one thread has to itself.
-pub(crate) const OWNED_SEATS: usize = if cfg!(all(test, arena_loom)) { 3 } else { 64 };
+pub(crate) const OWNED_SEATS: usize = if cfg!(all(test, arena_loom)) { 3 } else { 62 };
 
 /// Seats for all other threads. They come first in the numbering.
 pub(crate) const SHARED_SEATS: usize = if cfg!(all(test, arena_loom)) { 1 } else { 2 };
@@ -28,10 +28,8 @@ const SHARED_SEATS_U32: u32 = SHARED_SEATS as u32;
 /// All seats.
 pub(crate) const SEATS: usize = SHARED_SEATS + OWNED_SEATS;
 
-const _: () = assert!(
-    OWNED_SEATS <= u64::BITS as usize,
-    "one bit of `TAKEN` for each"
-);
+const _: () = assert!(OWNED_SEATS <= u64::BITS as usize, "one bit of `TAKEN` for each");
+const _: () = assert!(SEATS.is_power_of_two(), "so that an index is in bounds by its bits");
 
 /// A place at which a thread counts.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -45,20 +43,22 @@ impl Seat {
         Self(u32::try_from(number).expect("below SEATS"))
     }
 
+    /// Below [`SEATS`].
     #[inline]
     pub(crate) fn index(self) -> usize {
-        self.0 as usize
+        // Changes nothing, and spares every use the check of a bound.
+        self.0 as usize & (SEATS - 1)
     }
 
     /// Whether no other thread has it.
     #[inline]
     pub(crate) fn is_owned(self) -> bool {
-        self.index() >= SHARED_SEATS
+        self.0 >= SHARED_SEATS_U32
     }
 }
 
-/// No seat was given to this thread yet.
-const STANDING: u32 = u32::MAX;
+/// In `SEAT`: no seat was given to this thread yet.
+const STANDING: u32 = 0;
 
 /// The owned seats that are taken, a bit each.
 static TAKEN: AtomicU64 = AtomicU64::new(0);
@@ -73,6 +73,7 @@ static IN_USE: AtomicUsize = AtomicUsize::new(SHARED_SEATS);
 static NEXT_SHARED: AtomicU32 = AtomicU32::new(0);
 
 thread_local! {
+    /// The number of the seat, plus one. So one comparison tells the owned seats from all else.
     static SEAT: Cell<u32> = const { Cell::new(STANDING) };
     static LEAVE: Leave = const { Leave };
 }
@@ -99,11 +100,7 @@ pub(crate) fn seat() -> Seat {
 #[inline]
 pub(crate) fn seat() -> Seat {
     let seat = SEAT.get();
-    if seat == STANDING {
-        take_seat()
-    } else {
-        Seat(seat)
-    }
+    if seat > SHARED_SEATS_U32 { Seat(seat - 1) } else { seat_without_owning() }
 }
 
 /// How many seats have been in use so far: those below this number.
@@ -118,14 +115,18 @@ pub(crate) fn seats_in_use() -> usize {
 
 #[cfg_attr(all(test, arena_loom), allow(dead_code))]
 #[cold]
+fn seat_without_owning() -> Seat {
+    match SEAT.get() {
+        STANDING => take_seat(),
+        seat => Seat(seat - 1),
+    }
+}
+
 fn take_seat() -> Seat {
     // A thread whose destructors are running could not give an owned seat back any more.
     let can_leave = LEAVE.try_with(|_| ()).is_ok();
-    let seat = can_leave
-        .then(take_owned)
-        .flatten()
-        .unwrap_or_else(take_shared);
-    SEAT.set(seat);
+    let seat = can_leave.then(take_owned).flatten().unwrap_or_else(take_shared);
+    SEAT.set(seat + 1);
     Seat(seat)
 }
 
@@ -160,11 +161,12 @@ struct Leave;
 
 impl Drop for Leave {
     fn drop(&mut self) {
-        let seat = Seat(SEAT.get());
+        let seat = SEAT.get();
         // Buffers that drop after this, in later destructors of the same thread, are counted at a
         // shared seat.
-        SEAT.set(take_shared());
-        if seat.0 != STANDING && seat.is_owned() {
+        SEAT.set(take_shared() + 1);
+        if seat > SHARED_SEATS_U32 {
+            let seat = Seat(seat - 1);
             let bit = 1 << (seat.index() - SHARED_SEATS);
             // Release: pairs with `take_owned`; our plain stores happen before those of the next
             // owner.
@@ -197,10 +199,7 @@ mod tests {
             })
             .collect();
         let seats = threads.into_iter().map(|thread| thread.join().unwrap());
-        let owned: Vec<_> = seats
-            .filter(|seat| seat.is_owned())
-            .map(Seat::index)
-            .collect();
+        let owned: Vec<_> = seats.filter(|seat| seat.is_owned()).map(Seat::index).collect();
         assert_eq!(owned.iter().collect::<HashSet<_>>().len(), owned.len());
     }
 
@@ -209,10 +208,7 @@ mod tests {
         let owned = (0..4 * OWNED_SEATS)
             .filter(|_| std::thread::spawn(seat).join().unwrap().is_owned())
             .count();
-        assert!(
-            owned > OWNED_SEATS,
-            "only {owned} of the threads had a seat of their own"
-        );
+        assert!(owned > OWNED_SEATS, "only {owned} of the threads had a seat of their own");
     }
 
     #[test]

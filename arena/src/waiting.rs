@@ -122,9 +122,7 @@ impl AsyncFixedArena {
 
     /// Makes a waiter of this arena. Allocates from the heap, once.
     pub fn waiter(&self) -> FixedWaiter {
-        FixedWaiter {
-            waiter: Waiter::new(self.arena.handle.clone()),
-        }
+        FixedWaiter { waiter: Waiter::new(self.arena.handle.clone()) }
     }
 
     /// Takes a snapshot of who waits, and how long it took. Takes the lock of the queue.
@@ -197,9 +195,7 @@ impl AsyncBuddyArena {
 
     /// Makes a waiter of this arena. Allocates from the heap, once.
     pub fn waiter(&self) -> BuddyWaiter {
-        BuddyWaiter {
-            waiter: Waiter::new(self.arena.handle.clone()),
-        }
+        BuddyWaiter { waiter: Waiter::new(self.arena.handle.clone()) }
     }
 
     /// Takes a snapshot of who waits, and how long it took. Takes the lock of the queue.
@@ -213,9 +209,7 @@ impl FixedWaiter {
     ///
     /// While it is pending the waiter keeps its place in the queue, also between polls.
     pub fn poll_allocate(&mut self, context: &mut Context<'_>) -> Poll<Buffer> {
-        self.waiter
-            .poll_claim(Order::UNIT, context)
-            .map(Buffer::new)
+        self.waiter.poll_claim(Order::UNIT, context).map(Buffer::new)
     }
 
     /// Leaves the queue, if it is in it.
@@ -244,9 +238,7 @@ impl BuddyWaiter {
             self.cancel();
             return Poll::Ready(Err(AllocError::RequestTooLarge));
         };
-        self.waiter
-            .poll_claim(order, context)
-            .map(|lease| Ok(Buffer::new(lease)))
+        self.waiter.poll_claim(order, context).map(|lease| Ok(Buffer::new(lease)))
     }
 
     /// Leaves the queue, if it is in it.

@@ -1,4 +1,5 @@
-//! How often the arena uses the heap: never on the common way, once in `freeze`. And when its memory goes back.
+//! How often the arena uses the heap: never on the common way, once in `freeze`. And when its
+//! memory goes back.
 //!
 //! A binary of its own, because it counts what its global allocator is asked for, on each thread.
 
@@ -24,8 +25,12 @@ struct Uses {
     bytes_freed: usize,
 }
 
+impl Uses {
+    const NONE: Self = Self { allocations: 0, frees: 0, bytes_freed: 0 };
+}
+
 thread_local! {
-    static USES: Cell<Uses> = const { Cell::new(Uses { allocations: 0, frees: 0, bytes_freed: 0 }) };
+    static USES: Cell<Uses> = const { Cell::new(Uses::NONE) };
 }
 
 /// The region of one test has this size, and nothing else has.
@@ -39,10 +44,7 @@ fn count_allocation(bytes: usize) {
         WATCHED_ALLOCATIONS.fetch_add(1, SeqCst);
     }
     let uses = USES.get();
-    USES.set(Uses {
-        allocations: uses.allocations + 1,
-        ..uses
-    });
+    USES.set(Uses { allocations: uses.allocations + 1, ..uses });
 }
 
 fn count_free(bytes: usize) {
@@ -51,11 +53,7 @@ fn count_free(bytes: usize) {
     }
     let uses = USES.get();
     let (frees, bytes_freed) = (uses.frees + 1, uses.bytes_freed + bytes);
-    USES.set(Uses {
-        frees,
-        bytes_freed,
-        ..uses
-    });
+    USES.set(Uses { frees, bytes_freed, ..uses });
 }
 
 /// The system's heap, counted.
@@ -64,8 +62,9 @@ struct Counting;
 #[global_allocator]
 static HEAP: Counting = Counting;
 
-// SAFETY: every call is passed on to the system's allocator as it is. Counting touches a `Cell` that needs neither
-// initialisation nor a destructor, so it does not allocate and works until the thread is gone.
+// SAFETY: every call is passed on to the system's allocator as it is. Counting touches a `Cell`
+// that needs neither initialisation nor a destructor, so it does not allocate and works until the
+// thread is gone.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count_allocation(layout.size());
@@ -147,10 +146,7 @@ fn live_and_die(mut buffer: Buffer) {
     let slice = clone.slice(1..4);
     let head = body.split_to(5);
     body.advance(1);
-    assert_eq!(
-        (&head[..], &slice[..], body.len()),
-        (&b"head:"[..], &b"ead"[..], 7)
-    );
+    assert_eq!((&head[..], &slice[..], body.len()), (&b"head:"[..], &b"ead"[..], 7));
     drop((clone, head, slice));
     let mut again = body.try_into_buffer().expect("the only reference");
     again.put_u8(1);
@@ -164,14 +160,7 @@ fn the_counter_counts() {
         drop(Box::new([0u8; 100]));
         kept
     });
-    assert_eq!(
-        uses,
-        Uses {
-            allocations: 2,
-            frees: 1,
-            bytes_freed: 100
-        }
-    );
+    assert_eq!(uses, Uses { allocations: 2, frees: 1, bytes_freed: 100 });
 }
 
 #[test]
@@ -248,14 +237,8 @@ fn a_refusal_does_without_the_heap() {
     assert_no_heap(|| {
         for _ in 0..ROUNDS {
             assert_eq!(slots.allocate().unwrap_err(), AllocError::ArenaFull);
-            assert_eq!(
-                blocks.allocate(nz(1 << 16)).unwrap_err(),
-                AllocError::ArenaFull
-            );
-            assert_eq!(
-                blocks.allocate(nz(1 << 17)).unwrap_err(),
-                AllocError::RequestTooLarge
-            );
+            assert_eq!(blocks.allocate(nz(1 << 16)).unwrap_err(), AllocError::ArenaFull);
+            assert_eq!(blocks.allocate(nz(1 << 17)).unwrap_err(), AllocError::RequestTooLarge);
         }
     });
     drop((held, block));
@@ -332,10 +315,7 @@ fn the_last_handle_frees_an_arena_that_nobody_uses() {
 #[test]
 fn the_last_buffer_frees_an_arena_without_handles() {
     let arena = warm_buddy(1 << 20);
-    let (first, second) = (
-        arena.allocate(nz(1)).unwrap(),
-        arena.allocate(nz(5000)).unwrap(),
-    );
+    let (first, second) = (arena.allocate(nz(1)).unwrap(), arena.allocate(nz(5000)).unwrap());
     assert_frees_no_arena(|| drop(arena));
     assert_frees_no_arena(|| drop(first));
     assert_frees_the_arena(|| drop(second));
@@ -358,10 +338,7 @@ fn the_last_slice_frees_an_arena_without_handles() {
 
 #[test]
 fn a_spill_frees_an_arena_without_handles() {
-    let arena = FixedArena::builder(nz(100), nz(256))
-        .auto_spill()
-        .build()
-        .unwrap();
+    let arena = FixedArena::builder(nz(100), nz(256)).auto_spill().build().unwrap();
     let mut buffer = arena.allocate().unwrap();
     drop(arena);
     assert_frees_the_arena(|| buffer.put_bytes(1, 257));
@@ -383,9 +360,7 @@ fn another_thread_frees_an_arena_without_handles() {
     let arena = warm_buddy(1 << 20);
     let bytes = arena.allocate(nz(1)).unwrap().freeze();
     assert_frees_no_arena(|| drop(arena));
-    thread::spawn(move || assert_frees_the_arena(|| drop(bytes)))
-        .join()
-        .unwrap();
+    thread::spawn(move || assert_frees_the_arena(|| drop(bytes))).join().unwrap();
 }
 
 #[test]
@@ -394,9 +369,7 @@ fn whoever_is_last_frees_the_region_once() {
     const HOLDERS: usize = 3;
 
     for _ in 0..ARENAS {
-        let arena = FixedArena::builder(nz(10), nz(WATCHED_BYTES / 10))
-            .build()
-            .unwrap();
+        let arena = FixedArena::builder(nz(10), nz(WATCHED_BYTES / 10)).build().unwrap();
         let mut buffer = arena.allocate().unwrap();
         buffer.put_u8(1);
         let frozen = buffer.into_frozen();

@@ -1,9 +1,6 @@
 //! What does it cost one thread to allocate a buffer, write it, freeze it and drop it?
 
-#![allow(
-    missing_docs,
-    reason = "what criterion_group makes cannot be documented"
-)]
+#![allow(missing_docs, reason = "what criterion_group makes cannot be documented")]
 
 use benches::*;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -14,9 +11,7 @@ fn fixed_slots(criterion: &mut Criterion) {
         let (arena, alligator) = (fixed(bytes), fixed_alligator(bytes));
         let mut group = criterion.benchmark_group(format!("fixed/roundtrip/{bytes}_bytes"));
         group.throughput(Throughput::Elements(1));
-        group.bench_function("arena_frozen", |b| {
-            b.iter(|| fixed_frozen_roundtrip(&arena, &data))
-        });
+        group.bench_function("arena_frozen", |b| b.iter(|| fixed_frozen_roundtrip(&arena, &data)));
         group.bench_function("arena_bytes", |b| b.iter(|| fixed_roundtrip(&arena, &data)));
         group.bench_function("heap", |b| b.iter(|| heap_roundtrip(&data)));
         group.bench_function("alligator", |b| {
@@ -32,9 +27,7 @@ fn buddy_blocks(criterion: &mut Criterion) {
         let (arena, alligator) = (buddy(), buddy_alligator());
         let mut group = criterion.benchmark_group(format!("buddy/roundtrip/{bytes}_bytes"));
         group.throughput(Throughput::Elements(1));
-        group.bench_function("arena_frozen", |b| {
-            b.iter(|| buddy_frozen_roundtrip(&arena, &data))
-        });
+        group.bench_function("arena_frozen", |b| b.iter(|| buddy_frozen_roundtrip(&arena, &data)));
         group.bench_function("arena_bytes", |b| b.iter(|| buddy_roundtrip(&arena, &data)));
         group.bench_function("heap", |b| b.iter(|| heap_roundtrip(&data)));
         group.bench_function("alligator", |b| {

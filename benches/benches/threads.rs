@@ -3,10 +3,7 @@
 //! Every thread does all iterations, so one iteration is one operation a thread, and the throughput
 //! is that of all.
 
-#![allow(
-    missing_docs,
-    reason = "what criterion_group makes cannot be documented"
-)]
+#![allow(missing_docs, reason = "what criterion_group makes cannot be documented")]
 
 use benches::*;
 use criterion::{
@@ -21,12 +18,8 @@ fn fixed_slots(criterion: &mut Criterion) {
         let (arena, alligator) = (fixed(1024), fixed_alligator(1024));
         let name = format!("fixed/roundtrip/1024_bytes/{threads}_threads");
         let mut group = criterion.benchmark_group(name);
-        bench(&mut group, "arena_bytes", threads, |_, _| {
-            fixed_roundtrip(&arena, &data)
-        });
-        bench(&mut group, "arena_frozen", threads, |_, _| {
-            fixed_frozen_roundtrip(&arena, &data)
-        });
+        bench(&mut group, "arena_bytes", threads, |_, _| fixed_roundtrip(&arena, &data));
+        bench(&mut group, "arena_frozen", threads, |_, _| fixed_frozen_roundtrip(&arena, &data));
         bench(&mut group, "heap", threads, |_, _| heap_roundtrip(&data));
         bench(&mut group, "alligator", threads, |_, _| {
             fixed_alligator_roundtrip(&alligator, &data)
@@ -49,9 +42,7 @@ fn buddy_blocks(criterion: &mut Criterion) {
         bench(&mut group, "arena_bytes", threads, |thread, turn| {
             buddy_roundtrip(&arena, data(thread, turn));
         });
-        bench(&mut group, "heap", threads, |thread, turn| {
-            heap_roundtrip(data(thread, turn))
-        });
+        bench(&mut group, "heap", threads, |thread, turn| heap_roundtrip(data(thread, turn)));
         bench(&mut group, "alligator", threads, |thread, turn| {
             buddy_alligator_roundtrip(&alligator, data(thread, turn));
         });

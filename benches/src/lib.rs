@@ -12,7 +12,7 @@ use std::{
 };
 
 use arena::{BuddyArena, FixedArena};
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 
 /// A number that is not zero.
 ///
@@ -33,9 +33,7 @@ pub const FIXED_SLOTS: usize = 1024;
 
 /// An arena of [`FIXED_SLOTS`] slots.
 pub fn fixed(slot_bytes: usize) -> FixedArena {
-    FixedArena::builder(nz(FIXED_SLOTS), nz(slot_bytes))
-        .build()
-        .expect("a valid arena")
+    FixedArena::builder(nz(FIXED_SLOTS), nz(slot_bytes)).build().expect("a valid arena")
 }
 
 /// The peer's arena of [`FIXED_SLOTS`] slots.
@@ -57,9 +55,7 @@ pub fn buddy_alligator() -> arena_alligator::BuddyArena {
     let geometry =
         arena_alligator::BuddyGeometry::exact(nz(BUDDY_TOTAL_BYTES), nz(BUDDY_MIN_BLOCK_BYTES))
             .expect("a valid geometry");
-    arena_alligator::BuddyArena::builder(geometry)
-        .build()
-        .expect("a valid arena")
+    arena_alligator::BuddyArena::builder(geometry).build().expect("a valid arena")
 }
 
 /// Allocate, write, freeze to `Bytes`, drop: the heap.
@@ -76,6 +72,12 @@ pub fn fixed_roundtrip(arena: &FixedArena, data: &[u8]) {
     let mut buffer = arena.allocate().expect("there are free slots");
     buffer.put_slice(black_box(data));
     drop(black_box(buffer.freeze()));
+}
+
+/// What making and dropping `Bytes` of somebody else's memory costs alone, in the `bytes` crate.
+#[inline]
+pub fn from_owner_alone(data: &'static [u8]) {
+    drop(black_box(Bytes::from_owner(black_box(data))));
 }
 
 /// Allocate, write, freeze to `Frozen`, drop: a slot.
@@ -97,9 +99,7 @@ pub fn fixed_alligator_roundtrip(arena: &arena_alligator::FixedArena, data: &[u8
 /// Allocate, write, freeze to `Bytes`, drop: a block.
 #[inline]
 pub fn buddy_roundtrip(arena: &BuddyArena, data: &[u8]) {
-    let mut buffer = arena
-        .allocate(nz(data.len()))
-        .expect("there is free memory");
+    let mut buffer = arena.allocate(nz(data.len())).expect("there is free memory");
     buffer.put_slice(black_box(data));
     drop(black_box(buffer.freeze()));
 }
@@ -107,9 +107,7 @@ pub fn buddy_roundtrip(arena: &BuddyArena, data: &[u8]) {
 /// Allocate, write, freeze to `Frozen`, drop: a block.
 #[inline]
 pub fn buddy_frozen_roundtrip(arena: &BuddyArena, data: &[u8]) {
-    let mut buffer = arena
-        .allocate(nz(data.len()))
-        .expect("there is free memory");
+    let mut buffer = arena.allocate(nz(data.len())).expect("there is free memory");
     buffer.put_slice(black_box(data));
     drop(black_box(buffer.into_frozen()));
 }
@@ -143,9 +141,7 @@ pub fn mixed_sizes() -> Vec<usize> {
         clippy::cast_sign_loss,
         reason = "between SMALLEST and LARGEST"
     )]
-    (0..COUNT)
-        .map(|index| size(place(index)) as usize)
-        .collect()
+    (0..COUNT).map(|index| size(place(index)) as usize).collect()
 }
 
 /// Runs `operation` `iterations` times in each of `threads` threads at once, and returns the wall

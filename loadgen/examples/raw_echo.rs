@@ -29,17 +29,12 @@ struct Peer {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let address: SocketAddr = env::args()
-        .nth(1)
-        .as_deref()
-        .unwrap_or("127.0.0.1:0")
-        .parse()?;
+    let address: SocketAddr = env::args().nth(1).as_deref().unwrap_or("127.0.0.1:0").parse()?;
     let mut listener = TcpListener::bind(address)?;
     println!("listening on {}", listener.local_addr()?);
 
     let mut poll = Poll::new()?;
-    poll.registry()
-        .register(&mut listener, LISTENER, Interest::READABLE)?;
+    poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
     let mut events = Events::with_capacity(1024);
     let mut peers: Vec<Option<Peer>> = Vec::new();
     let mut buffer = vec![0; READ_BYTES];
@@ -55,10 +50,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             }
             let place = &mut peers[event.token().0];
             let Some(peer) = place else { continue };
-            if !peer
-                .echo(&mut buffer, event.is_read_closed())
-                .unwrap_or(false)
-            {
+            if !peer.echo(&mut buffer, event.is_read_closed()).unwrap_or(false) {
                 *place = None;
             }
         }
@@ -115,11 +107,7 @@ fn accept(listener: &TcpListener, poll: &Poll, peers: &mut Vec<Option<Peer>>) ->
         };
         stream.set_nodelay(true)?;
         let interest = Interest::READABLE | Interest::WRITABLE;
-        poll.registry()
-            .register(&mut stream, Token(peers.len()), interest)?;
-        peers.push(Some(Peer {
-            stream,
-            unsent: Vec::new(),
-        }));
+        poll.registry().register(&mut stream, Token(peers.len()), interest)?;
+        peers.push(Some(Peer { stream, unsent: Vec::new() }));
     }
 }

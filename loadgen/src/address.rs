@@ -38,15 +38,10 @@ impl Address {
     /// The error of the resolver, or [`io::ErrorKind::NotFound`] if the name has no address.
     pub(crate) fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
         let Self::Tcp { host, port } = self;
-        let found: Vec<SocketAddr> = (host.as_str(), *port)
-            .to_socket_addrs()?
-            .map(reachable)
-            .collect();
+        let found: Vec<SocketAddr> =
+            (host.as_str(), *port).to_socket_addrs()?.map(reachable).collect();
         if found.is_empty() {
-            return Err(io::Error::new(
-                io::ErrorKind::NotFound,
-                "the name has no address",
-            ));
+            return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
         }
         Ok(found)
     }
@@ -70,31 +65,21 @@ impl FromStr for Address {
         };
         match port.parse() {
             Ok(0) | Err(_) => Err(malformed()),
-            Ok(port) => Ok(Self::Tcp {
-                host: host.to_owned(),
-                port,
-            }),
+            Ok(port) => Ok(Self::Tcp { host: host.to_owned(), port }),
         }
     }
 }
 
 impl From<SocketAddr> for Address {
     fn from(address: SocketAddr) -> Self {
-        Self::Tcp {
-            host: address.ip().to_string(),
-            port: address.port(),
-        }
+        Self::Tcp { host: address.ip().to_string(), port: address.port() }
     }
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self::Tcp { host, port } = self;
-        if host.contains(':') {
-            write!(f, "[{host}]:{port}")
-        } else {
-            write!(f, "{host}:{port}")
-        }
+        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
     }
 }
 
@@ -127,14 +112,7 @@ mod tests {
 
     #[track_caller]
     fn reads_as(text: &str, host: &str, port: u16) {
-        assert_eq!(
-            text.parse(),
-            Ok(Address::Tcp {
-                host: host.to_owned(),
-                port
-            }),
-            "{text}"
-        );
+        assert_eq!(text.parse(), Ok(Address::Tcp { host: host.to_owned(), port }), "{text}");
     }
 
     #[test]
@@ -153,17 +131,9 @@ mod tests {
 
     #[test]
     fn anything_else_is_malformed() {
-        for text in [
-            "",
-            "host",
-            "host:",
-            "host:0",
-            "host:65536",
-            "::1:80",
-            "[::1:80",
-            "[x]:80",
-            "a b:80",
-        ] {
+        for text in
+            ["", "host", "host:", "host:0", "host:65536", "::1:80", "[::1:80", "[x]:80", "a b:80"]
+        {
             let error = text.parse::<Address>().unwrap_err();
             assert_eq!(error, AddressError::Malformed(text.to_owned()), "{text}");
         }
@@ -178,14 +148,8 @@ mod tests {
     #[test]
     fn a_server_that_listens_everywhere_is_reached_on_loopback() {
         let everywhere: Address = "0.0.0.0:9000".parse().unwrap();
-        assert_eq!(
-            everywhere.resolve().unwrap(),
-            ["127.0.0.1:9000".parse().unwrap()]
-        );
+        assert_eq!(everywhere.resolve().unwrap(), ["127.0.0.1:9000".parse().unwrap()]);
         let everywhere: Address = "[::]:9000".parse().unwrap();
-        assert_eq!(
-            everywhere.resolve().unwrap(),
-            ["[::1]:9000".parse().unwrap()]
-        );
+        assert_eq!(everywhere.resolve().unwrap(), ["[::1]:9000".parse().unwrap()]);
     }
 }

@@ -127,11 +127,7 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // Help and version are such errors too; clap knows their exit code and where they go.
             let _ = error.print();
-            return if error.use_stderr() {
-                USAGE.into()
-            } else {
-                ExitCode::SUCCESS
-            };
+            return if error.use_stderr() { USAGE.into() } else { ExitCode::SUCCESS };
         }
     };
     let arguments = match cli.action {
@@ -168,9 +164,7 @@ impl RunArguments {
             Some(_) => (None, Duration::ZERO),
             None => (Some(DEFAULT_DURATION), DEFAULT_WARM_UP),
         };
-        let connections = judge
-            .number("--connections", Some(&self.connections))
-            .unwrap_or(1);
+        let connections = judge.number("--connections", Some(&self.connections)).unwrap_or(1);
         let threads = judge.number("--threads", self.threads.as_deref());
         let plan = Plan {
             target: judge.value("TARGET", self.target.as_deref(), |text| {
@@ -179,22 +173,12 @@ impl RunArguments {
             command: self.command,
             connections,
             threads: threads.unwrap_or_else(|| available_threads().min(connections.max(1))),
-            pipeline: judge
-                .number("--pipeline", Some(&self.pipeline))
-                .unwrap_or(1),
-            duration: judge
-                .time("--duration", self.duration.as_deref())
-                .or(default_duration),
+            pipeline: judge.number("--pipeline", Some(&self.pipeline)).unwrap_or(1),
+            duration: judge.time("--duration", self.duration.as_deref()).or(default_duration),
             requests,
-            warm_up: judge
-                .time("--warm-up", self.warm_up.as_deref())
-                .unwrap_or(default_warm_up),
-            payload_bytes: judge
-                .value("--size", Some(&self.size), payload_bytes)
-                .unwrap_or(0),
-            seed: judge
-                .number("--seed", self.seed.as_deref())
-                .unwrap_or_else(any_seed),
+            warm_up: judge.time("--warm-up", self.warm_up.as_deref()).unwrap_or(default_warm_up),
+            payload_bytes: judge.value("--size", Some(&self.size), payload_bytes).unwrap_or(0),
+            seed: judge.number("--seed", self.seed.as_deref()).unwrap_or_else(any_seed),
             timeout: judge.time("--timeout", self.timeout.as_deref()),
             server_pid: judge.number("--server-pid", self.server_pid.as_deref()),
             interval: judge
@@ -206,18 +190,14 @@ impl RunArguments {
             _ => Err(format!("is `{what}`; only `full` is supported")),
         });
         for path in &self.output {
-            judge.value("--output", path.to_str().or(Some("")), |_| {
-                check_format(path)
-            });
+            judge.value("--output", path.to_str().or(Some("")), |_| check_format(path));
         }
         let known: Vec<_> = judge.problems.iter().map(|problem| problem.flag).collect();
         if let Err(error) = plan.check() {
             // What could not be read stands in the plan as a default: the plan knows nothing about
             // it.
             let is_news = |problem: &Problem| !known.contains(&problem.flag);
-            judge
-                .problems
-                .extend(error.problems.into_iter().filter(is_news));
+            judge.problems.extend(error.problems.into_iter().filter(is_news));
         }
         if !judge.problems.is_empty() {
             return Err(judge.problems);
@@ -229,12 +209,7 @@ impl RunArguments {
                 "--threads {threads} is reduced to {used}: a thread without a connection is idle"
             ));
         }
-        Ok(Order {
-            plan,
-            outputs: self.output,
-            is_plain: self.plain,
-            notes,
-        })
+        Ok(Order { plan, outputs: self.output, is_plain: self.plain, notes })
     }
 }
 
@@ -262,8 +237,7 @@ impl Judge {
 
     fn number<T: FromStr>(&mut self, flag: &'static str, text: Option<&str>) -> Option<T> {
         self.value(flag, text, |text| {
-            text.parse()
-                .map_err(|_| format!("is not a whole number in range: `{text}`"))
+            text.parse().map_err(|_| format!("is not a whole number in range: `{text}`"))
         })
     }
 
@@ -323,10 +297,7 @@ struct Live {
 
 impl Live {
     fn new(is_plain: bool) -> Self {
-        Self {
-            is_rewriting: !is_plain && io::stderr().is_terminal(),
-            has_line: false,
-        }
+        Self { is_rewriting: !is_plain && io::stderr().is_terminal(), has_line: false }
     }
 
     fn show(&mut self, progress: &Progress) {
@@ -359,20 +330,13 @@ struct Output<'a> {
 impl<'a> Output<'a> {
     fn open(path: &'a Path) -> Result<Self, String> {
         let is_new = !path.exists();
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path);
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(path);
         let file = file.map_err(|error| describe(path, &error))?;
         Ok(Self { path, file, is_new })
     }
 
     fn write(mut self, text: &str) -> Result<(), String> {
-        let written = self
-            .file
-            .set_len(0)
-            .and_then(|()| self.file.write_all(text.as_bytes()));
+        let written = self.file.set_len(0).and_then(|()| self.file.write_all(text.as_bytes()));
         self.is_new &= written.is_err();
         written.map_err(|error| describe(self.path, &error))
     }
@@ -388,23 +352,14 @@ impl Drop for Output<'_> {
 }
 
 fn describe(path: &Path, error: &io::Error) -> String {
-    format!(
-        "cannot write {} (--output): {error}; choose another file",
-        path.display()
-    )
+    format!("cannot write {} (--output): {error}; choose another file", path.display())
 }
 
 fn check_format(path: &Path) -> Result<(), String> {
-    if path
-        .extension()
-        .is_some_and(|extension| extension == "json")
-    {
+    if path.extension().is_some_and(|extension| extension == "json") {
         return Ok(());
     }
-    Err(format!(
-        "is `{}`; the name must end in .json, the only format",
-        path.display()
-    ))
+    Err(format!("is `{}`; the name must end in .json, the only format", path.display()))
 }
 
 fn payload_bytes(text: &str) -> Result<u32, String> {
@@ -445,36 +400,21 @@ mod tests {
     #[track_caller]
     fn blames(line: &str, flags: &[&str]) {
         let problems = judge(line).unwrap_err();
-        assert_eq!(
-            problems
-                .iter()
-                .map(|problem| problem.flag)
-                .collect::<Vec<_>>(),
-            flags
-        );
+        assert_eq!(problems.iter().map(|problem| problem.flag).collect::<Vec<_>>(), flags);
     }
 
     #[test]
     fn a_target_is_enough() {
         let Order { plan, .. } = judge(":9000").unwrap();
         assert_eq!(plan.target, Some(":9000".parse().unwrap()));
-        assert_eq!(
-            (plan.connections, plan.pipeline, plan.payload_bytes),
-            (10, 1, 64)
-        );
-        assert_eq!(
-            (plan.duration, plan.requests),
-            (Some(Duration::from_secs(10)), None)
-        );
+        assert_eq!((plan.connections, plan.pipeline, plan.payload_bytes), (10, 1, 64));
+        assert_eq!((plan.duration, plan.requests), (Some(Duration::from_secs(10)), None));
         assert_eq!(plan.warm_up, Duration::from_secs(2));
     }
 
     #[test]
     fn the_word_run_may_be_said_or_left_out() {
-        let (said, left_out) = (
-            judge("run -c 3 :9000").unwrap(),
-            judge("-c 3 :9000").unwrap(),
-        );
+        let (said, left_out) = (judge("run -c 3 :9000").unwrap(), judge("-c 3 :9000").unwrap());
         assert_eq!(said.plan.connections, left_out.plan.connections);
         assert_eq!(said.plan.target, left_out.plan.target);
     }
@@ -539,9 +479,7 @@ mod tests {
 
     #[test]
     fn help_fits_a_screen() {
-        let help = Cli::try_parse_from(["loadgen", "-h"])
-            .unwrap_err()
-            .to_string();
+        let help = Cli::try_parse_from(["loadgen", "-h"]).unwrap_err().to_string();
         assert!(help.lines().count() <= 50, "{help}");
     }
 

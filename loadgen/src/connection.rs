@@ -139,11 +139,7 @@ impl Connection {
                     bytes = self.compare_to_the_wrong_byte(source.payloads, bytes);
                     let due = self.origin(self.echoed.sequence);
                     let matched = self.echoed.offset;
-                    self.evidence = Some(Box::new(Evidence {
-                        due,
-                        matched,
-                        odd: Vec::new(),
-                    }));
+                    self.evidence = Some(Box::new(Evidence { due, matched, odd: Vec::new() }));
                 }
             }
         }
@@ -157,10 +153,7 @@ impl Connection {
     #[inline]
     pub(crate) fn settle(&mut self, mut completed: u64, mut on_batch: impl FnMut(Batch)) {
         while completed > 0 {
-            let oldest = self
-                .batches
-                .front_mut()
-                .expect("what is complete was queued");
+            let oldest = self.batches.front_mut().expect("what is complete was queued");
             let count = oldest.count.min(completed);
             on_batch(Batch { count, ..*oldest });
             oldest.count -= count;
@@ -181,28 +174,19 @@ impl Connection {
         if self.is_ahead() {
             return Some(Mismatch::Unsolicited);
         }
-        evidence
-            .is_sufficient(payloads)
-            .then(|| evidence.classify(payloads))
+        evidence.is_sufficient(payloads).then(|| evidence.classify(payloads))
     }
 
     /// What is wrong with this connection, if anything: no more bytes will come.
     pub(crate) fn last_judgement(&self, payloads: &Payloads) -> Option<Mismatch> {
         let evidence = self.evidence.as_deref()?;
-        Some(if self.is_ahead() {
-            Mismatch::Unsolicited
-        } else {
-            evidence.classify(payloads)
-        })
+        Some(if self.is_ahead() { Mismatch::Unsolicited } else { evidence.classify(payloads) })
     }
 
     /// Forgets what is outstanding, for a new socket. Sequence numbers go on, so that late frames
     /// stay recognisable.
     pub(crate) fn abandon(&mut self) -> impl Iterator<Item = Batch> + '_ {
-        let next = Position {
-            sequence: self.queued,
-            offset: 0,
-        };
+        let next = Position { sequence: self.queued, offset: 0 };
         self.echoed = next;
         self.written = next;
         self.evidence = None;
@@ -292,10 +276,7 @@ impl Connection {
 
     #[inline]
     fn origin(&self, sequence: u64) -> Origin {
-        Origin {
-            connection: self.id,
-            sequence,
-        }
+        Origin { connection: self.id, sequence }
     }
 }
 
@@ -333,18 +314,11 @@ mod tests {
     }
 
     fn batch(count: u64, sent_at: u64) -> Batch {
-        Batch {
-            sent_at,
-            count,
-            is_measured: true,
-        }
+        Batch { sent_at, count, is_measured: true }
     }
 
     fn source(payloads: &Payloads) -> Source<'_> {
-        Source {
-            payloads,
-            template: Template::new(payloads, 64),
-        }
+        Source { payloads, template: Template::new(payloads, 64) }
     }
 
     fn written(
@@ -352,10 +326,7 @@ mod tests {
         source: &mut Source<'_>,
         bytes_per_write: usize,
     ) -> Vec<u8> {
-        let mut socket = Reluctant {
-            taken: Vec::new(),
-            bytes_per_write,
-        };
+        let mut socket = Reluctant { taken: Vec::new(), bytes_per_write };
         while connection.has_unwritten() {
             connection.write(source, &mut socket).unwrap();
         }
@@ -363,13 +334,8 @@ mod tests {
     }
 
     fn expected(payloads: &Payloads, sequences: std::ops::Range<u64>) -> Vec<u8> {
-        let frames = sequences.map(|sequence| Origin {
-            connection: 2,
-            sequence,
-        });
-        frames
-            .flat_map(|origin| payloads.frame(origin).tail(0).concat())
-            .collect()
+        let frames = sequences.map(|sequence| Origin { connection: 2, sequence });
+        frames.flat_map(|origin| payloads.frame(origin).tail(0).concat()).collect()
     }
 
     #[test]
@@ -381,10 +347,7 @@ mod tests {
             for bytes_per_write in [1, 3, 67, 68, 69, 1 << 20] {
                 let mut connection = Connection::new(2);
                 connection.queue(batch(20, 0));
-                assert_eq!(
-                    written(&mut connection, &mut source, bytes_per_write),
-                    expected
-                );
+                assert_eq!(written(&mut connection, &mut source, bytes_per_write), expected);
             }
         }
     }
@@ -402,10 +365,7 @@ mod tests {
                     .chunks(piece_bytes)
                     .map(|piece| connection.receive(&mut source, piece))
                     .sum();
-                assert_eq!(
-                    completed, 20,
-                    "{payload_bytes} bytes in pieces of {piece_bytes}"
-                );
+                assert_eq!(completed, 20, "{payload_bytes} bytes in pieces of {piece_bytes}");
                 assert_eq!(connection.outstanding(), 0);
                 assert!(!connection.is_suspect());
             }
@@ -427,10 +387,7 @@ mod tests {
                     .chunks(piece_bytes)
                     .map(|piece| connection.receive(&mut source, piece))
                     .sum();
-                assert!(
-                    connection.is_suspect(),
-                    "byte {position} in pieces of {piece_bytes}"
-                );
+                assert!(connection.is_suspect(), "byte {position} in pieces of {piece_bytes}");
                 assert_eq!(completed, (position / 68) as u64);
                 assert!(connection.last_judgement(&payloads).is_some());
             }
@@ -455,15 +412,9 @@ mod tests {
         let mut source = source(&payloads);
         let mut connection = Connection::new(2);
         connection.queue(batch(1, 0));
-        let mut socket = Reluctant {
-            taken: Vec::new(),
-            bytes_per_write: 30,
-        };
+        let mut socket = Reluctant { taken: Vec::new(), bytes_per_write: 30 };
         connection.write(&mut source, &mut socket).unwrap();
-        assert_eq!(
-            connection.receive(&mut source, &expected(&payloads, 0..1)),
-            0
-        );
+        assert_eq!(connection.receive(&mut source, &expected(&payloads, 0..1)), 0);
         assert_eq!(connection.mismatch(&payloads), Some(Mismatch::Unsolicited));
     }
 
@@ -492,9 +443,6 @@ mod tests {
         assert_eq!(connection.outstanding(), 0);
 
         connection.queue(batch(1, 0));
-        assert_eq!(
-            written(&mut connection, &mut source, 1 << 20),
-            expected(&payloads, 5..6)
-        );
+        assert_eq!(written(&mut connection, &mut source, 1 << 20), expected(&payloads, 5..6));
     }
 }

@@ -35,9 +35,7 @@ impl Latency {
 
     /// Adds all that `other` has recorded.
     pub(crate) fn add(&mut self, other: &Self) {
-        self.histogram
-            .add(&other.histogram)
-            .expect("both have the same bounds");
+        self.histogram.add(&other.histogram).expect("both have the same bounds");
     }
 
     pub(crate) fn clear(&mut self) {
@@ -103,24 +101,11 @@ mod tests {
         for micros in 1..=1_000 {
             latency.record(micros * 1_000, 1);
         }
-        let Percentiles {
-            p50,
-            p90,
-            p99,
-            p99_9,
-            max,
-        } = latency.percentiles();
-        for (found, exact) in [
-            (p50, 500_000),
-            (p90, 900_000),
-            (p99, 990_000),
-            (p99_9, 999_000),
-            (max, 1_000_000),
-        ] {
-            assert!(
-                found.abs_diff(exact) <= exact / 1_000,
-                "{found} is not near {exact}"
-            );
+        let Percentiles { p50, p90, p99, p99_9, max } = latency.percentiles();
+        for (found, exact) in
+            [(p50, 500_000), (p90, 900_000), (p99, 990_000), (p99_9, 999_000), (max, 1_000_000)]
+        {
+            assert!(found.abs_diff(exact) <= exact / 1_000, "{found} is not near {exact}");
         }
     }
 

@@ -121,12 +121,7 @@ impl Link {
             Ok(stream)
         });
         match made {
-            Ok(stream) => {
-                self.socket = Socket::Connecting {
-                    stream,
-                    since: desk.now,
-                }
-            }
+            Ok(stream) => self.socket = Socket::Connecting { stream, since: desk.now },
             Err(error) => self.lose(Loss::NotMade(error), desk),
         }
     }
@@ -162,11 +157,7 @@ impl Link {
         let admitted = desk.schedule.admit(room, desk.now);
         if admitted.count > 0 {
             let (count, is_measured) = (admitted.count, admitted.is_measured);
-            self.connection.queue(Batch {
-                sent_at: desk.now,
-                count,
-                is_measured,
-            });
+            self.connection.queue(Batch { sent_at: desk.now, count, is_measured });
             desk.in_flight += count;
         }
         if let Err(error) = self.write(desk) {
@@ -188,11 +179,7 @@ impl Link {
             Socket::Open { .. } => {
                 if let Some(mismatch) = self.connection.last_judgement(desk.source.payloads) {
                     self.lose(Loss::Mismatch(mismatch), desk);
-                } else if self
-                    .connection
-                    .oldest()
-                    .is_some_and(|oldest| is_overdue(&oldest, desk))
-                {
+                } else if self.connection.oldest().is_some_and(|oldest| is_overdue(&oldest, desk)) {
                     self.lose(Loss::TimedOut, desk);
                 }
             }
@@ -271,9 +258,7 @@ impl Link {
     /// Checks what one read brought, records it, and sends what is due after it.
     #[inline]
     fn take_in(&mut self, len: usize, desk: &mut Desk<'_>) {
-        let completed = self
-            .connection
-            .receive(&mut desk.source, &desk.read_buffer[..len]);
+        let completed = self.connection.receive(&mut desk.source, &desk.read_buffer[..len]);
         desk.in_flight -= completed;
         let (tally, now) = (&mut desk.tally, desk.now);
         self.connection.settle(completed, |batch| {
@@ -334,12 +319,8 @@ impl Link {
             Loss::NotMade(_) => self.failures.saturating_add(1),
             _ => 0,
         };
-        let pause = FIRST_PAUSE
-            .saturating_mul(1 << self.failures.min(10))
-            .min(LAST_PAUSE);
-        self.socket = Socket::Down {
-            retry_at: desk.clock.after(desk.now, pause),
-        };
+        let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(10)).min(LAST_PAUSE);
+        self.socket = Socket::Down { retry_at: desk.clock.after(desk.now, pause) };
     }
 
     /// Counts what is outstanding: as timed out what is overdue, the rest as unanswered.
@@ -384,12 +365,7 @@ impl Write for Wire<'_> {
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let mut nothing = SendAncillaryBuffer::default();
-        Ok(rustix::net::sendmsg(
-            self.0,
-            slices,
-            &mut nothing,
-            SendFlags::NOSIGNAL,
-        )?)
+        Ok(rustix::net::sendmsg(self.0, slices, &mut nothing, SendFlags::NOSIGNAL)?)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -402,8 +378,7 @@ fn measured(batch: &Batch) -> u64 {
 }
 
 fn is_overdue(batch: &Batch, desk: &Desk<'_>) -> bool {
-    desk.timeout
-        .is_some_and(|limit| desk.clock.after(batch.sent_at, limit) <= desk.now)
+    desk.timeout.is_some_and(|limit| desk.clock.after(batch.sent_at, limit) <= desk.now)
 }
 
 fn describe(loss: &Loss) -> String {

@@ -100,11 +100,7 @@ impl Evidence {
         if self.matched >= PREFIX_BYTES || !payloads.is_stamped() {
             return known >= frame_bytes.min(self.matched + PREFIX_BYTES);
         }
-        let Some(length) = self
-            .start(payloads)
-            .first_chunk()
-            .copied()
-            .map(u32::from_be_bytes)
+        let Some(length) = self.start(payloads).first_chunk().copied().map(u32::from_be_bytes)
         else {
             return false;
         };
@@ -136,19 +132,11 @@ impl Evidence {
             let due = payloads.frame(self.due);
             let is_right = due.common_bytes(HEADER_BYTES, payload) == payload.len();
             let is_truncated = is_short && is_right && !payload.is_empty();
-            return if is_truncated {
-                Mismatch::Truncated
-            } else {
-                Mismatch::Unclassified
-            };
+            return if is_truncated { Mismatch::Truncated } else { Mismatch::Unclassified };
         };
         let origin = payloads.origin_of(*stamp);
         if origin == self.due {
-            return if is_short {
-                Mismatch::Truncated
-            } else {
-                Mismatch::Flipped
-            };
+            return if is_short { Mismatch::Truncated } else { Mismatch::Flipped };
         }
         if self.can_have_been_sent(origin, payloads) {
             return match origin.connection == self.due.connection {
@@ -157,10 +145,7 @@ impl Evidence {
                 true => Mismatch::Early,
             };
         }
-        let due_stamp = payloads
-            .stamps(self.due)
-            .next()
-            .expect("there is no last stamp");
+        let due_stamp = payloads.stamps(self.due).next().expect("there is no last stamp");
         let wrong_bits = u64::from_ne_bytes(due_stamp) ^ u64::from_ne_bytes(*stamp);
         let has_due_body = !body.is_empty() && body == payloads.body(self.due, body.len());
         match has_due_body || wrong_bits.count_ones() <= DAMAGED_BITS_MAX {
@@ -185,10 +170,7 @@ impl Evidence {
 
     /// Whether the next frame starts where this one should have gone on.
     fn is_cut_off(&self, payloads: &Payloads) -> bool {
-        let next = Origin {
-            sequence: self.due.sequence + 1,
-            ..self.due
-        };
+        let next = Origin { sequence: self.due.sequence + 1, ..self.due };
         let shown = self.odd.len().min(PREFIX_BYTES);
         shown > HEADER_BYTES && payloads.frame(next).common_bytes(0, &self.odd[..shown]) == shown
     }
@@ -198,10 +180,7 @@ impl Evidence {
 mod tests {
     use super::*;
 
-    const DUE: Origin = Origin {
-        connection: 1,
-        sequence: 50,
-    };
+    const DUE: Origin = Origin { connection: 1, sequence: 50 };
 
     fn bytes_of(payloads: &Payloads, origin: Origin) -> Vec<u8> {
         payloads.frame(origin).tail(0).concat()
@@ -210,11 +189,7 @@ mod tests {
     #[track_caller]
     fn judge(payloads: &Payloads, reply: &[u8]) -> Mismatch {
         let matched = payloads.frame(DUE).common_bytes(0, reply);
-        let evidence = Evidence {
-            due: DUE,
-            matched,
-            odd: reply[matched..].to_vec(),
-        };
+        let evidence = Evidence { due: DUE, matched, odd: reply[matched..].to_vec() };
         assert!(evidence.is_sufficient(payloads), "{evidence:?}");
         evidence.classify(payloads)
     }
@@ -223,15 +198,7 @@ mod tests {
     fn frames_of_others_and_of_other_times_are_named() {
         for payload_bytes in [8, 9, 64, 10_000] {
             let payloads = Payloads::new(5, 4, payload_bytes);
-            let reply = |connection, sequence| {
-                bytes_of(
-                    &payloads,
-                    Origin {
-                        connection,
-                        sequence,
-                    },
-                )
-            };
+            let reply = |connection, sequence| bytes_of(&payloads, Origin { connection, sequence });
             assert_eq!(judge(&payloads, &reply(2, 50)), Mismatch::OtherConnection);
             assert_eq!(judge(&payloads, &reply(2, 49)), Mismatch::OtherConnection);
             assert_eq!(judge(&payloads, &reply(1, 49)), Mismatch::Stale);
@@ -253,29 +220,15 @@ mod tests {
     fn a_shorter_frame_is_truncated_whether_its_length_says_so_or_not() {
         let payloads = Payloads::new(5, 4, 64);
         let whole = bytes_of(&payloads, DUE);
-        let next = bytes_of(
-            &payloads,
-            Origin {
-                sequence: 51,
-                ..DUE
-            },
-        );
+        let next = bytes_of(&payloads, Origin { sequence: 51, ..DUE });
         for lost in [1, 10, 60] {
             let mut honest = whole[..68 - lost].to_vec();
             honest[..4].copy_from_slice(&u32::try_from(64 - lost).unwrap().to_be_bytes());
-            assert_eq!(
-                judge(&payloads, &honest),
-                Mismatch::Truncated,
-                "{lost} bytes, said"
-            );
+            assert_eq!(judge(&payloads, &honest), Mismatch::Truncated, "{lost} bytes, said");
         }
         for lost in [1, 10, 56, 60] {
             let cut = [&whole[..68 - lost], &next].concat();
-            assert_eq!(
-                judge(&payloads, &cut),
-                Mismatch::Truncated,
-                "{lost} bytes, not said"
-            );
+            assert_eq!(judge(&payloads, &cut), Mismatch::Truncated, "{lost} bytes, not said");
         }
     }
 
@@ -299,11 +252,7 @@ mod tests {
     #[test]
     fn a_lone_header_is_not_enough_to_judge() {
         let payloads = Payloads::new(5, 4, 64);
-        let evidence = Evidence {
-            due: DUE,
-            matched: 3,
-            odd: vec![60],
-        };
+        let evidence = Evidence { due: DUE, matched: 3, odd: vec![60] };
         assert!(!evidence.is_sufficient(&payloads));
     }
 }

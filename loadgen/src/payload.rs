@@ -105,11 +105,7 @@ impl Payloads {
             connections,
             payload_bytes,
             header: payload_bytes.to_be_bytes(),
-            prefix_bytes: if is_stamped {
-                PREFIX_BYTES
-            } else {
-                HEADER_BYTES
-            },
+            prefix_bytes: if is_stamped { PREFIX_BYTES } else { HEADER_BYTES },
         }
     }
 
@@ -162,10 +158,7 @@ impl Payloads {
     pub(crate) fn origin_of(&self, stamp: [u8; STAMP_BYTES]) -> Origin {
         let name = (u64::from_le_bytes(stamp) ^ self.key).wrapping_mul(STAMP_INVERSE);
         let connection = u32::try_from(name >> SEQUENCE_BITS).expect("20 bits fit");
-        Origin {
-            connection,
-            sequence: name & SEQUENCE_MASK,
-        }
+        Origin { connection, sequence: name & SEQUENCE_MASK }
     }
 
     /// The first `len` bytes that follow the prefix of this frame.
@@ -187,10 +180,7 @@ impl Frame<'_> {
     /// The two pieces from byte `start` of the frame on.
     pub(crate) fn tail(&self, start: usize) -> [&[u8]; 2] {
         let in_prefix = start.min(self.prefix_bytes);
-        [
-            &self.prefix[in_prefix..self.prefix_bytes],
-            &self.body[start - in_prefix..],
-        ]
+        [&self.prefix[in_prefix..self.prefix_bytes], &self.body[start - in_prefix..]]
     }
 
     /// How many of `bytes` equal the frame from byte `start` on.
@@ -210,10 +200,7 @@ pub(crate) fn common_prefix(left: &[u8], right: &[u8]) -> usize {
     if left[..shorter] == right[..shorter] {
         return shorter;
     }
-    left.iter()
-        .zip(right)
-        .take_while(|(left, right)| left == right)
-        .count()
+    left.iter().zip(right).take_while(|(left, right)| left == right).count()
 }
 
 /// The number whose product with `odd` is 1, by Newton's iteration: each round doubles the bits
@@ -232,10 +219,7 @@ const fn inverse(odd: u64) -> u64 {
 mod tests {
     use super::*;
 
-    const ORIGIN: Origin = Origin {
-        connection: 3,
-        sequence: 77,
-    };
+    const ORIGIN: Origin = Origin { connection: 3, sequence: 77 };
 
     fn bytes_of(payloads: &Payloads, origin: Origin) -> Vec<u8> {
         payloads.frame(origin).tail(0).concat()
@@ -265,13 +249,8 @@ mod tests {
     #[test]
     fn a_stamp_tells_connection_and_sequence() {
         let payloads = Payloads::new(1, 4, 64);
-        for origin in [
-            ORIGIN,
-            Origin {
-                connection: CONNECTIONS_MAX - 1,
-                sequence: SEQUENCE_MASK,
-            },
-        ] {
+        for origin in [ORIGIN, Origin { connection: CONNECTIONS_MAX - 1, sequence: SEQUENCE_MASK }]
+        {
             let bytes = bytes_of(&payloads, origin);
             assert_eq!(payloads.origin_of(bytes[4..12].try_into().unwrap()), origin);
         }
@@ -293,14 +272,8 @@ mod tests {
             for bit in 0..64 {
                 let mut wrong = stamp;
                 wrong[bit / 8] ^= 1 << (bit % 8);
-                let Origin {
-                    connection,
-                    sequence,
-                } = payloads.origin_of(wrong);
-                assert!(
-                    connection >= 1_000 || sequence > 1 << 32,
-                    "seed {seed}, bit {bit}"
-                );
+                let Origin { connection, sequence } = payloads.origin_of(wrong);
+                assert!(connection >= 1_000 || sequence > 1 << 32, "seed {seed}, bit {bit}");
             }
         }
     }
@@ -317,16 +290,7 @@ mod tests {
     fn neighbours_differ_in_stamp_and_body() {
         let payloads = Payloads::new(1, 4, 64);
         let here = bytes_of(&payloads, ORIGIN);
-        for origin in [
-            Origin {
-                sequence: 78,
-                ..ORIGIN
-            },
-            Origin {
-                connection: 2,
-                ..ORIGIN
-            },
-        ] {
+        for origin in [Origin { sequence: 78, ..ORIGIN }, Origin { connection: 2, ..ORIGIN }] {
             let there = bytes_of(&payloads, origin);
             assert_ne!(here[4..12], there[4..12]);
             assert_ne!(here[12..], there[12..]);
@@ -339,10 +303,7 @@ mod tests {
         let bytes = bytes_of(&payloads, ORIGIN);
         for start in 0..=bytes.len() {
             let frame = payloads.frame(ORIGIN);
-            assert_eq!(
-                frame.common_bytes(start, &bytes[start..]),
-                bytes.len() - start
-            );
+            assert_eq!(frame.common_bytes(start, &bytes[start..]), bytes.len() - start);
             assert_eq!(frame.tail(start).concat(), bytes[start..]);
         }
     }

@@ -81,10 +81,7 @@ impl Plan {
     /// Makes a plan with every default for this server.
     #[must_use]
     pub fn for_target(target: Address) -> Self {
-        Self {
-            target: Some(target),
-            ..Self::default()
-        }
+        Self { target: Some(target), ..Self::default() }
     }
 
     /// How many threads there will be: never more than connections.
@@ -129,10 +126,7 @@ impl Plan {
         rule(
             self.payload_bytes <= PAYLOAD_BYTES_MAX,
             "--size",
-            format!(
-                "is {} bytes; it must be at most {PAYLOAD_BYTES_MAX}",
-                self.payload_bytes
-            ),
+            format!("is {} bytes; it must be at most {PAYLOAD_BYTES_MAX}", self.payload_bytes),
         );
         rule(
             self.duration.is_some() || self.requests.is_some(),
@@ -144,31 +138,19 @@ impl Plan {
             "--duration",
             "is zero; it must be longer".to_owned(),
         );
-        rule(
-            self.requests != Some(0),
-            "--requests",
-            "is 0; it must be at least 1".to_owned(),
-        );
+        rule(self.requests != Some(0), "--requests", "is 0; it must be at least 1".to_owned());
         rule(
             self.timeout.is_none_or(|timeout| !timeout.is_zero()),
             "--timeout",
             "is zero; it must be longer".to_owned(),
         );
-        rule(
-            !self.interval.is_zero(),
-            "--interval",
-            "is zero; it must be longer".to_owned(),
-        );
+        rule(!self.interval.is_zero(), "--interval", "is zero; it must be longer".to_owned());
         rule(
             self.server_pid.is_none() || self.command.is_empty(),
             "--server-pid",
             "cannot be given with a command after `--`: its process is known".to_owned(),
         );
-        if problems.is_empty() {
-            Ok(())
-        } else {
-            Err(PlanError { problems })
-        }
+        if problems.is_empty() { Ok(()) } else { Err(PlanError { problems }) }
     }
 }
 
@@ -211,13 +193,7 @@ mod tests {
     #[track_caller]
     fn blames(plan: &Plan, flags: &[&str]) {
         let problems = plan.check().unwrap_err().problems;
-        assert_eq!(
-            problems
-                .iter()
-                .map(|problem| problem.flag)
-                .collect::<Vec<_>>(),
-            flags
-        );
+        assert_eq!(problems.iter().map(|problem| problem.flag).collect::<Vec<_>>(), flags);
     }
 
     #[test]
@@ -228,10 +204,7 @@ mod tests {
 
     #[test]
     fn a_command_stands_for_the_target() {
-        let plan = Plan {
-            command: vec!["server".to_owned()],
-            ..Plan::default()
-        };
+        let plan = Plan { command: vec!["server".to_owned()], ..Plan::default() };
         assert_eq!(plan.check(), Ok(()));
     }
 
@@ -261,26 +234,11 @@ mod tests {
 
     #[test]
     fn something_must_end_the_load() {
-        blames(
-            &Plan {
-                duration: None,
-                requests: None,
-                ..plan()
-            },
-            &["--duration"],
-        );
+        blames(&Plan { duration: None, requests: None, ..plan() }, &["--duration"]);
     }
 
     #[test]
     fn there_are_never_more_threads_than_connections() {
-        assert_eq!(
-            Plan {
-                connections: 3,
-                threads: 8,
-                ..plan()
-            }
-            .threads_used(),
-            3
-        );
+        assert_eq!(Plan { connections: 3, threads: 8, ..plan() }.threads_used(), 3);
     }
 }

@@ -149,22 +149,11 @@ pub fn run(
         command => Some(ServerCommand::start(command, stop)?),
     };
     let announced = server.as_ref().map(|server| server.address().clone());
-    let target = plan
-        .target
-        .clone()
-        .or(announced)
-        .expect("a checked plan has one of the two");
-    let addresses = target.resolve().map_err(|error| RunError::Lookup {
-        target: target.clone(),
-        error,
-    })?;
+    let target = plan.target.clone().or(announced).expect("a checked plan has one of the two");
+    let addresses =
+        target.resolve().map_err(|error| RunError::Lookup { target: target.clone(), error })?;
     let pid = server.as_ref().map(ServerCommand::pid).or(plan.server_pid);
-    let site = Site {
-        plan,
-        target,
-        addresses,
-        probe: pid.map(ServerProbe::new),
-    };
+    let site = Site { plan, target, addresses, probe: pid.map(ServerProbe::new) };
     site.run(stop, observe)
 }
 
@@ -284,10 +273,7 @@ impl Site<'_> {
             };
             let bounds = Bounds {
                 warm_up_ends_at: measured_from,
-                load_ends_at: self
-                    .plan
-                    .duration
-                    .map(|time| clock.after(measured_from, time)),
+                load_ends_at: self.plan.duration.map(|time| clock.after(measured_from, time)),
                 remaining: self.plan.requests.map(share),
             };
             // A thread that is gone has told why: its news are next.
@@ -323,30 +309,13 @@ impl Site<'_> {
 
     fn cost(&self, clock: &Clock) -> Cost {
         let server = self.probe.and_then(|probe| probe.usage());
-        Cost {
-            at: clock.now(),
-            client: clock::process_cpu(),
-            server,
-        }
+        Cost { at: clock.now(), client: clock::process_cpu(), server }
     }
 
     fn report(&self, gathered: Gathered, was_stopped: bool) -> Report {
-        let Gathered {
-            total,
-            efforts,
-            costs,
-            ..
-        } = gathered;
-        let from = efforts
-            .iter()
-            .map(|effort| effort.window.0)
-            .min()
-            .unwrap_or_default();
-        let until = efforts
-            .iter()
-            .map(|effort| effort.window.1)
-            .max()
-            .unwrap_or_default();
+        let Gathered { total, efforts, costs, .. } = gathered;
+        let from = efforts.iter().map(|effort| effort.window.0).min().unwrap_or_default();
+        let until = efforts.iter().map(|effort| effort.window.1).max().unwrap_or_default();
         let until = until.max(total.last_echo_at);
         let duration = Duration::from_nanos(until.saturating_sub(from));
         let sent = total.counts.sent();
@@ -389,9 +358,7 @@ impl Gathered {
     fn patience(&self, clock: &Clock, measured_from: u64) -> Duration {
         match self.costs[0] {
             Some(_) => PATIENCE,
-            None => PATIENCE.min(Duration::from_nanos(
-                measured_from.saturating_sub(clock.now()),
-            )),
+            None => PATIENCE.min(Duration::from_nanos(measured_from.saturating_sub(clock.now()))),
         }
     }
 
@@ -449,10 +416,7 @@ fn share(total: u64, thread: u32, threads: u32) -> Range<u64> {
 }
 
 fn client_usage(efforts: &[Effort], costs: &[Option<Cost>; 2], sent: u64) -> ClientUsage {
-    let windows: u64 = efforts
-        .iter()
-        .map(|effort| effort.window.1 - effort.window.0)
-        .sum();
+    let windows: u64 = efforts.iter().map(|effort| effort.window.1 - effort.window.0).sum();
     let busy: Duration = efforts.iter().map(|effort| effort.cpu).sum();
     let cpu = match costs {
         [Some(before), Some(after)] => Some(after.client.saturating_sub(before.client)),
@@ -470,10 +434,7 @@ fn server_usage(costs: &[Option<Cost>; 2], sent: u64) -> ServerUsage {
     };
     let rss_peak_bytes = after.server.and_then(|usage| usage.rss_peak_bytes);
     let (Some(first), Some(last)) = (before.server, after.server) else {
-        return ServerUsage {
-            rss_peak_bytes,
-            ..ServerUsage::default()
-        };
+        return ServerUsage { rss_peak_bytes, ..ServerUsage::default() };
     };
     let cpu = last.cpu.saturating_sub(first.cpu);
     let time = Duration::from_nanos(after.at - before.at);
@@ -497,9 +458,8 @@ mod tests {
     fn parts_are_even_and_make_the_whole() {
         for total in [1, 7, 10, u64::MAX] {
             for threads in [1, 3, 7] {
-                let parts: Vec<_> = (0..threads)
-                    .map(|thread| share(total, thread, threads))
-                    .collect();
+                let parts: Vec<_> =
+                    (0..threads).map(|thread| share(total, thread, threads)).collect();
                 assert_eq!((parts[0].start, parts.last().unwrap().end), (0, total));
                 assert!(parts.windows(2).all(|pair| pair[0].end == pair[1].start));
                 let lengths = parts.iter().map(|part| part.end - part.start);

@@ -57,15 +57,8 @@ impl Schedule {
 
     /// Admits nothing: for the time before the load.
     pub(crate) fn closed() -> Self {
-        let bounds = Bounds {
-            warm_up_ends_at: 0,
-            load_ends_at: None,
-            remaining: None,
-        };
-        Self {
-            phase: Phase::Draining,
-            ..Self::new(bounds)
-        }
+        let bounds = Bounds { warm_up_ends_at: 0, load_ends_at: None, remaining: None };
+        Self { phase: Phase::Draining, ..Self::new(bounds) }
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -74,10 +67,7 @@ impl Schedule {
 
     /// From when until when requests were sent that count.
     pub(crate) fn measured_window(&self) -> (u64, u64) {
-        (
-            self.measured_from,
-            self.loaded_until.max(self.measured_from),
-        )
+        (self.measured_from, self.loaded_until.max(self.measured_from))
     }
 
     /// When the phase changes by itself.
@@ -119,14 +109,8 @@ impl Schedule {
     pub(crate) fn admit(&mut self, wanted: u64, now: u64) -> Admission {
         self.advance(now);
         match self.phase {
-            Phase::WarmUp => Admission {
-                count: wanted,
-                is_measured: false,
-            },
-            Phase::Draining => Admission {
-                count: 0,
-                is_measured: false,
-            },
+            Phase::WarmUp => Admission { count: wanted, is_measured: false },
+            Phase::Draining => Admission { count: 0, is_measured: false },
             Phase::Measuring => {
                 let count = match &mut self.bounds.remaining {
                     None => wanted,
@@ -136,10 +120,7 @@ impl Schedule {
                         count
                     }
                 };
-                Admission {
-                    count,
-                    is_measured: true,
-                }
+                Admission { count, is_measured: true }
             }
         }
     }
@@ -150,30 +131,14 @@ mod tests {
     use super::*;
 
     fn schedule(load_ends_at: Option<u64>, remaining: Option<u64>) -> Schedule {
-        Schedule::new(Bounds {
-            warm_up_ends_at: 100,
-            load_ends_at,
-            remaining,
-        })
+        Schedule::new(Bounds { warm_up_ends_at: 100, load_ends_at, remaining })
     }
 
     #[test]
     fn what_is_sent_while_warming_up_is_not_measured() {
         let mut schedule = schedule(Some(200), None);
-        assert_eq!(
-            schedule.admit(5, 99),
-            Admission {
-                count: 5,
-                is_measured: false
-            }
-        );
-        assert_eq!(
-            schedule.admit(5, 100),
-            Admission {
-                count: 5,
-                is_measured: true
-            }
-        );
+        assert_eq!(schedule.admit(5, 99), Admission { count: 5, is_measured: false });
+        assert_eq!(schedule.admit(5, 100), Admission { count: 5, is_measured: true });
         assert_eq!(schedule.admit(5, 200).count, 0);
         assert_eq!(schedule.measured_window(), (100, 200));
     }

@@ -97,21 +97,11 @@ impl ServerCommand {
             .stdout(Stdio::piped())
             .process_group(0)
             .spawn()
-            .map_err(|error| ServerCommandError::NotRun {
-                program: program.clone(),
-                error,
-            })?;
+            .map_err(|error| ServerCommandError::NotRun { program: program.clone(), error })?;
         let lines = announcements(child.stdout.take().expect("it is piped"));
-        let unset = Address::Tcp {
-            host: String::new(),
-            port: 0,
-        };
+        let unset = Address::Tcp { host: String::new(), port: 0 };
         // From here on every way out stops the child.
-        let mut server = Self {
-            child,
-            stop: stop.clone(),
-            address: unset,
-        };
+        let mut server = Self { child, stop: stop.clone(), address: unset };
         server.address = server.wait_until_listening(program, &lines)?;
         Ok(server)
     }
@@ -222,14 +212,8 @@ mod tests {
 
     #[test]
     fn only_a_line_that_starts_with_the_announcement_counts() {
-        assert_eq!(
-            announced(b"listening on [::1]:80\n").as_deref(),
-            Some("[::1]:80")
-        );
-        assert_eq!(
-            announced(b"listening on :80 (2 threads)\r\n").as_deref(),
-            Some(":80")
-        );
+        assert_eq!(announced(b"listening on [::1]:80\n").as_deref(), Some("[::1]:80"));
+        assert_eq!(announced(b"listening on :80 (2 threads)\r\n").as_deref(), Some(":80"));
         assert_eq!(announced(b"not listening on :80\n"), None);
         assert_eq!(announced(b"listening on \n"), None);
     }
@@ -277,9 +261,6 @@ mod tests {
         stop.request();
         let command = ["sleep", "60"].map(str::to_owned);
         let error = ServerCommand::start(&command, &stop).unwrap_err();
-        assert!(
-            matches!(error, ServerCommandError::Stopped { .. }),
-            "{error}"
-        );
+        assert!(matches!(error, ServerCommandError::Stopped { .. }), "{error}");
     }
 }

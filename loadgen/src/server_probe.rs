@@ -58,9 +58,7 @@ impl ServerProbe {
 fn available_cpus() -> u32 {
     use procfs::Current;
 
-    let configured = procfs::CpuInfo::current()
-        .map(|info| info.num_cores())
-        .unwrap_or(1);
+    let configured = procfs::CpuInfo::current().map(|info| info.num_cores()).unwrap_or(1);
     u32::try_from(configured).unwrap_or(u32::MAX)
 }
 

@@ -33,9 +33,7 @@ impl Stop {
     pub fn request(&self) {
         // Relaxed: nothing else is published with it. A third request and later ones change
         // nothing.
-        let _ = self
-            .requests
-            .fetch_update(Relaxed, Relaxed, |requests| requests.checked_add(1));
+        let _ = self.requests.fetch_update(Relaxed, Relaxed, |requests| requests.checked_add(1));
     }
 
     /// Whether anyone has asked.

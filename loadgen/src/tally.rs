@@ -91,9 +91,7 @@ impl Mismatches {
 
     /// Each class with its count.
     pub fn iter(&self) -> impl Iterator<Item = (Mismatch, u64)> + '_ {
-        Mismatch::ALL
-            .into_iter()
-            .map(|class| (class, self.of(class)))
+        Mismatch::ALL.into_iter().map(|class| (class, self.of(class)))
     }
 
     pub(crate) fn count(&mut self, class: Mismatch) {
@@ -163,11 +161,7 @@ mod tests {
     fn adding_tallies_adds_every_count() {
         let mut one = Tally::new();
         one.counts.requests = 3;
-        one.counts.errors = Errors {
-            timeouts: 1,
-            lost: 2,
-            connect: 4,
-        };
+        one.counts.errors = Errors { timeouts: 1, lost: 2, connect: 4 };
         one.counts.mismatches.count(Mismatch::Stale);
         one.latency.record(1_000, 3);
         one.note(|| "first".to_owned());

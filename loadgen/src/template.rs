@@ -39,13 +39,9 @@ impl Template {
         let batch_frames = (pipeline as usize).min(BATCH_BYTES_MAX / frame_bytes);
         let numbers = 0..(BODIES + batch_frames) as u64;
         // The first connection has the bodies in the order of their numbers.
-        let origins = numbers.map(|sequence| Origin {
-            connection: 0,
-            sequence,
-        });
-        let row: Vec<u8> = origins
-            .flat_map(|origin| payloads.frame(origin).tail(0).concat())
-            .collect();
+        let origins = numbers.map(|sequence| Origin { connection: 0, sequence });
+        let row: Vec<u8> =
+            origins.flat_map(|origin| payloads.frame(origin).tail(0).concat()).collect();
         Some(Self {
             row: row.into_boxed_slice(),
             frame_bytes,
@@ -83,10 +79,7 @@ mod tests {
             let mut template = Template::new(&payloads, 70).unwrap();
             let starts = [(0, 0, 1), (8, 100, 15), (3, 126, 2), (3, 1 << 40, 9)];
             for (connection, sequence, frames) in starts {
-                let first = Origin {
-                    connection,
-                    sequence,
-                };
+                let first = Origin { connection, sequence };
                 let sequences = sequence..sequence + frames;
                 let origins = sequences.map(|sequence| Origin { sequence, ..first });
                 let frame = |origin| payloads.frame(origin).tail(0).concat();
@@ -102,14 +95,8 @@ mod tests {
         let payloads = Payloads::new(1, 9, 64);
         let mut template = Template::new(&payloads, 64).unwrap();
         for sequence in 0..2 * BODIES as u64 {
-            let first = Origin {
-                connection: 5,
-                sequence,
-            };
-            let last = Origin {
-                connection: 5,
-                sequence: sequence + 63,
-            };
+            let first = Origin { connection: 5, sequence };
+            let last = Origin { connection: 5, sequence: sequence + 63 };
             let batch = template.batch(&payloads, first, 64);
             assert_eq!(batch[..68], payloads.frame(first).tail(0).concat());
             assert_eq!(batch[63 * 68..], payloads.frame(last).tail(0).concat());
@@ -119,10 +106,7 @@ mod tests {
     #[test]
     fn a_batch_is_no_longer_than_pipeline_and_limit() {
         let payloads = Payloads::new(1, 1, 64);
-        let first = Origin {
-            connection: 0,
-            sequence: 0,
-        };
+        let first = Origin { connection: 0, sequence: 0 };
         let mut shallow = Template::new(&payloads, 3).unwrap();
         assert_eq!(shallow.batch(&payloads, first, 10).len(), 3 * 68);
         let mut deep = Template::new(&payloads, 1 << 16).unwrap();

@@ -25,9 +25,7 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
         _ => return Err(not_a_size(text)),
     };
     let number: u64 = number.parse().map_err(|_| not_a_size(text))?;
-    number
-        .checked_mul(1 << shift)
-        .ok_or_else(|| not_a_size(text))
+    number.checked_mul(1 << shift).ok_or_else(|| not_a_size(text))
 }
 
 /// Reads a time such as `500ms`, `10s` or `1m 30s`.
@@ -116,16 +114,9 @@ mod tests {
 
     #[test]
     fn what_is_no_size_is_refused() {
-        for text in [
-            "",
-            "k",
-            "-1",
-            "1.5k",
-            "4kk",
-            "4x",
-            "99999999999999999999",
-            "18446744073709551615k",
-        ] {
+        for text in
+            ["", "k", "-1", "1.5k", "4kk", "4x", "99999999999999999999", "18446744073709551615k"]
+        {
             assert!(parse_size(text).is_err(), "{text}");
         }
     }

@@ -92,24 +92,15 @@ mod tests {
     use super::*;
     use crate::{mismatch::Mismatch, tally::Errors};
 
-    const IDLE: Load = Load {
-        client: 0.5,
-        server: None,
-    };
+    const IDLE: Load = Load { client: 0.5, server: None };
 
     fn good() -> Counts {
-        Counts {
-            requests: 10,
-            ..Counts::default()
-        }
+        Counts { requests: 10, ..Counts::default() }
     }
 
     #[test]
     fn a_mismatch_comes_before_everything() {
-        let mut counts = Counts {
-            unanswered: 1,
-            ..Counts::default()
-        };
+        let mut counts = Counts { unanswered: 1, ..Counts::default() };
         counts.mismatches.count(Mismatch::Flipped);
         assert_eq!(Verdict::of(&counts, IDLE), Verdict::Mismatch);
         assert_eq!(Verdict::Mismatch.exit_code(), 4);
@@ -117,28 +108,15 @@ mod tests {
 
     #[test]
     fn a_run_without_a_single_answer_has_failed() {
-        let counts = Counts {
-            warm_up_requests: 5,
-            unanswered: 1,
-            ..Counts::default()
-        };
+        let counts = Counts { warm_up_requests: 5, unanswered: 1, ..Counts::default() };
         assert_eq!(Verdict::of(&counts, IDLE), Verdict::Failed);
         assert_eq!(Verdict::Failed.exit_code(), 1);
     }
 
     #[test]
     fn one_error_or_one_unanswered_request_is_enough() {
-        let unanswered = Counts {
-            unanswered: 1,
-            ..good()
-        };
-        let errors = Counts {
-            errors: Errors {
-                connect: 1,
-                ..Errors::default()
-            },
-            ..good()
-        };
+        let unanswered = Counts { unanswered: 1, ..good() };
+        let errors = Counts { errors: Errors { connect: 1, ..Errors::default() }, ..good() };
         for counts in [unanswered, errors] {
             assert_eq!(Verdict::of(&counts, IDLE), Verdict::Errors);
         }

@@ -55,10 +55,7 @@ pub(crate) struct Job<'run> {
 #[derive(Debug)]
 pub(crate) enum News {
     /// Every connection is made or has failed.
-    Connected {
-        open: usize,
-        first_error: Option<String>,
-    },
+    Connected { open: usize, first_error: Option<String> },
     /// What happened since the last tally.
     Interval(Box<Tally>),
     /// No more requests are sent.
@@ -113,19 +110,13 @@ pub(crate) fn run(job: Job<'_>) {
 impl<'run> Worker<'run> {
     fn new(job: &Job<'run>) -> io::Result<Self> {
         let poll = Poll::new()?;
-        let links = job
-            .connections
-            .clone()
-            .enumerate()
-            .map(|(index, id)| Link::new(Token(index), id));
+        let links =
+            job.connections.clone().enumerate().map(|(index, id)| Link::new(Token(index), id));
         let timeout = job.plan.timeout;
         let template = Template::new(job.payloads, job.plan.pipeline);
         let desk = Desk {
             addresses: job.addresses,
-            source: Source {
-                payloads: job.payloads,
-                template,
-            },
+            source: Source { payloads: job.payloads, template },
             clock: job.clock,
             pipeline: u64::from(job.plan.pipeline),
             timeout,
@@ -153,9 +144,7 @@ impl<'run> Worker<'run> {
     /// Tries every connection once on every address.
     fn connect(&mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS_PER_POLL);
-        self.links
-            .iter_mut()
-            .for_each(|link| link.connect(&mut self.desk));
+        self.links.iter_mut().for_each(|link| link.connect(&mut self.desk));
         while self.stop.urgency() == Urgency::None {
             for link in &mut self.links {
                 let is_down = !link.is_open() && !link.is_connecting();
@@ -167,9 +156,7 @@ impl<'run> Worker<'run> {
                 break;
             }
             self.wait(&mut events, TICK)?;
-            self.links
-                .iter_mut()
-                .for_each(|link| link.check(true, &mut self.desk));
+            self.links.iter_mut().for_each(|link| link.check(true, &mut self.desk));
         }
         let open = self.links.iter().filter(|link| link.is_open()).count();
         let first_error = self.desk.tally.first_error.clone();
@@ -185,9 +172,7 @@ impl<'run> Worker<'run> {
         let mut meter = Meter::start();
         let mut next_check = self.desk.now;
         let mut next_interval = self.desk.clock.after(self.desk.now, self.interval);
-        self.links
-            .iter_mut()
-            .for_each(|link| link.send(&mut self.desk));
+        self.links.iter_mut().for_each(|link| link.send(&mut self.desk));
         loop {
             self.wait(&mut events, self.patience())?;
             self.desk.schedule.advance(self.desk.now);
@@ -202,22 +187,14 @@ impl<'run> Worker<'run> {
                 next_interval = self.desk.clock.after(next_interval, self.interval);
                 self.report();
             }
-            if meter
-                .drained_since
-                .is_some_and(|since| self.is_drained(since))
-            {
+            if meter.drained_since.is_some_and(|since| self.is_drained(since)) {
                 break;
             }
         }
-        self.links
-            .iter_mut()
-            .for_each(|link| link.finish(&mut self.desk));
+        self.links.iter_mut().for_each(|link| link.finish(&mut self.desk));
         self.report();
         let window = self.desk.schedule.measured_window();
-        self.tell(News::Finished(Effort {
-            window,
-            cpu: meter.cpu(),
-        }));
+        self.tell(News::Finished(Effort { window, cpu: meter.cpu() }));
         Ok(())
     }
 
@@ -249,9 +226,7 @@ impl<'run> Worker<'run> {
             return Duration::ZERO;
         }
         let next_change_at = self.desk.schedule.next_change_at().unwrap_or(u64::MAX);
-        TICK.min(Duration::from_nanos(
-            next_change_at.saturating_sub(self.desk.now),
-        ))
+        TICK.min(Duration::from_nanos(next_change_at.saturating_sub(self.desk.now)))
     }
 
     fn look_after_links(&mut self) {
@@ -261,14 +236,11 @@ impl<'run> Worker<'run> {
         }
         let silence = Duration::from_nanos(desk.now.saturating_sub(desk.last_arrival_at));
         if !desk.schedule.is_bounded_by_time() && silence >= self.silence_max {
-            desk.tally
-                .note(|| format!("nothing arrived for {} s", silence.as_secs()));
+            desk.tally.note(|| format!("nothing arrived for {} s", silence.as_secs()));
             desk.schedule.end(desk.now);
         }
         let is_ending = desk.schedule.phase() == Phase::Draining;
-        self.links
-            .iter_mut()
-            .for_each(|link| link.check(is_ending, desk));
+        self.links.iter_mut().for_each(|link| link.check(is_ending, desk));
     }
 
     /// Whether nothing more is to be waited for, given when draining began.
@@ -311,12 +283,7 @@ struct Meter {
 impl Meter {
     fn start() -> Self {
         let now = clock::thread_cpu();
-        Self {
-            phase: Phase::WarmUp,
-            from: now,
-            until: now,
-            drained_since: None,
-        }
+        Self { phase: Phase::WarmUp, from: now, until: now, drained_since: None }
     }
 
     /// Notes a change of phase. Returns whether the load has just ended.

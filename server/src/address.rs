@@ -26,10 +26,8 @@ impl ListenAddress {
     pub(crate) async fn bind(&self) -> io::Result<TcpListener> {
         match self {
             Self::Everywhere { port } => {
-                let everywhere: [SocketAddr; 2] = [
-                    (Ipv6Addr::UNSPECIFIED, *port).into(),
-                    (Ipv4Addr::UNSPECIFIED, *port).into(),
-                ];
+                let everywhere: [SocketAddr; 2] =
+                    [(Ipv6Addr::UNSPECIFIED, *port).into(), (Ipv4Addr::UNSPECIFIED, *port).into()];
                 TcpListener::bind(&everywhere[..]).await
             }
             Self::Host { host, port } => TcpListener::bind((host.as_str(), *port)).await,
@@ -47,18 +45,14 @@ impl FromStr for ListenAddress {
         if host.is_empty() {
             return Ok(Self::Everywhere { port });
         }
-        let unbracketed = host
-            .strip_prefix('[')
-            .and_then(|host| host.strip_suffix(']'));
+        let unbracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
         match unbracketed {
-            Some(v6) if v6.parse::<Ipv6Addr>().is_ok() => Ok(Self::Host {
-                host: v6.to_owned(),
-                port,
-            }),
-            None if !host.contains([':', '[', ']', '/', ' ']) => Ok(Self::Host {
-                host: host.to_owned(),
-                port,
-            }),
+            Some(v6) if v6.parse::<Ipv6Addr>().is_ok() => {
+                Ok(Self::Host { host: v6.to_owned(), port })
+            }
+            None if !host.contains([':', '[', ']', '/', ' ']) => {
+                Ok(Self::Host { host: host.to_owned(), port })
+            }
             _ => Err(invalid()),
         }
     }
@@ -80,14 +74,8 @@ mod tests {
 
     #[test]
     fn addresses_have_a_host_and_a_port_or_a_port_alone() {
-        let host = |host: &str| ListenAddress::Host {
-            host: host.to_owned(),
-            port: 9000,
-        };
-        assert_eq!(
-            ":9000".parse(),
-            Ok(ListenAddress::Everywhere { port: 9000 })
-        );
+        let host = |host: &str| ListenAddress::Host { host: host.to_owned(), port: 9000 };
+        assert_eq!(":9000".parse(), Ok(ListenAddress::Everywhere { port: 9000 }));
         assert_eq!("127.0.0.1:9000".parse(), Ok(host("127.0.0.1")));
         assert_eq!("localhost:9000".parse(), Ok(host("localhost")));
         assert_eq!("[::1]:9000".parse(), Ok(host("::1")));
@@ -95,17 +83,8 @@ mod tests {
 
     #[test]
     fn what_is_no_address_is_refused() {
-        for text in [
-            "",
-            "9000",
-            "localhost",
-            ":",
-            ":65536",
-            "::1:9000",
-            "[::1]",
-            "[x]:1",
-            "a b:1",
-        ] {
+        for text in ["", "9000", "localhost", ":", ":65536", "::1:9000", "[::1]", "[x]:1", "a b:1"]
+        {
             assert!(text.parse::<ListenAddress>().is_err(), "{text}");
         }
     }

@@ -31,7 +31,7 @@
 //! # Why nobody waits for ever
 //!
 //! ```text
-//! nothing held  --waits for-->  a permit  --whose holder waits for-->  its own peer, under a deadline
+//! nothing held  --waits for-->  a permit  --whose holder waits for-->  its own peer, for a time
 //! ```
 //!
 //! A holder waits for no permit and for no memory, so no cycle of connections can form. It waits
@@ -98,11 +98,7 @@ impl Plan {
                     blocks: config.capacity_bytes / block_bytes,
                     block_bytes,
                     read_block_bytes,
-                    blocks_per_permit: if block_bytes == read_block_bytes {
-                        1
-                    } else {
-                        2
-                    },
+                    blocks_per_permit: if block_bytes == read_block_bytes { 1 } else { 2 },
                 }
             }
         }
@@ -146,11 +142,7 @@ pub(crate) struct Budget {
 impl Budget {
     pub(crate) fn new(config: &Config) -> Result<Self, BuildError> {
         let plan = Plan::new(config);
-        Ok(Self {
-            plan,
-            pool: Pool::new(config)?,
-            permits: Semaphore::new(plan.permits()),
-        })
+        Ok(Self { plan, pool: Pool::new(config)?, permits: Semaphore::new(plan.permits()) })
     }
 
     pub(crate) fn plan(&self) -> Plan {
@@ -164,10 +156,7 @@ impl Budget {
     /// Takes a permit if one is left and nobody is in line for it.
     pub(crate) fn try_acquire(&self) -> Option<Permit<'_>> {
         let permit = self.permits.try_acquire().ok()?;
-        Some(Permit {
-            budget: self,
-            _permit: permit,
-        })
+        Some(Permit { budget: self, _permit: permit })
     }
 
     /// Waits in line for a permit.
@@ -176,15 +165,8 @@ impl Budget {
     ///
     /// Dropping the future gives up the place in line.
     pub(crate) async fn acquire(&self) -> Permit<'_> {
-        let permit = self
-            .permits
-            .acquire()
-            .await
-            .expect("the semaphore is never closed");
-        Permit {
-            budget: self,
-            _permit: permit,
-        }
+        let permit = self.permits.acquire().await.expect("the semaphore is never closed");
+        Permit { budget: self, _permit: permit }
     }
 
     /// Returns whether no permit is left, so that others may be in line.
@@ -242,21 +224,12 @@ mod tests {
     use super::*;
 
     fn buddy(capacity_bytes: usize, max_frame_bytes: usize) -> Config {
-        Config {
-            capacity_bytes,
-            max_frame_bytes,
-            ..Config::buddy()
-        }
+        Config { capacity_bytes, max_frame_bytes, ..Config::buddy() }
     }
 
     fn fixed(capacity_bytes: usize, slot_bytes: usize) -> Config {
         let arena = ArenaKind::Fixed { slot_bytes };
-        Config {
-            arena,
-            capacity_bytes,
-            max_frame_bytes: slot_bytes,
-            ..Config::fixed()
-        }
+        Config { arena, capacity_bytes, max_frame_bytes: slot_bytes, ..Config::fixed() }
     }
 
     #[test]
@@ -282,11 +255,7 @@ mod tests {
     #[test]
     fn holders_that_take_all_they_may_are_never_refused() -> Result<(), Box<dyn std::error::Error>>
     {
-        for config in [
-            buddy(8 << 20, 1 << 20),
-            buddy(8 << 20, 100_000),
-            fixed(1 << 20, 64 << 10),
-        ] {
+        for config in [buddy(8 << 20, 1 << 20), buddy(8 << 20, 100_000), fixed(1 << 20, 64 << 10)] {
             let budget = Budget::new(&config)?;
             let mut held = Vec::new();
             while let Some(permit) = budget.try_acquire() {

@@ -23,21 +23,11 @@ const THREADS_MAX: usize = 1024;
 pub(crate) struct Flags {
     /// How the memory is cut: into fixed slots, or into buddy blocks of powers of two
     /// [default: buddy]
-    #[arg(
-        long,
-        value_name = "fixed|buddy",
-        default_value = "buddy",
-        hide_default_value = true
-    )]
+    #[arg(long, value_name = "fixed|buddy", default_value = "buddy", hide_default_value = true)]
     mode: String,
     /// Where to listen: host:port, [::1]:port, or :port for every address
     /// [default: 127.0.0.1:9000]
-    #[arg(
-        long,
-        value_name = "ADDR",
-        default_value = "127.0.0.1:9000",
-        hide_default_value = true
-    )]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9000", hide_default_value = true)]
     listen: String,
     /// All payload memory [default: 64MiB]
     #[arg(long, value_name = "SIZE")]
@@ -99,11 +89,7 @@ impl Flags {
         ConfigError::check(problems)?;
 
         let listen = listen.expect("an address that cannot be read is a problem");
-        Ok(Settings {
-            listen,
-            threads,
-            config,
-        })
+        Ok(Settings { listen, threads, config })
     }
 
     fn config(&self, reader: &mut Reader) -> Config {
@@ -122,26 +108,10 @@ impl Flags {
             config.max_connections = count;
         }
         let times = [
-            (
-                "--frame-timeout",
-                &self.frame_timeout,
-                &mut config.frame_timeout,
-            ),
-            (
-                "--write-timeout",
-                &self.write_timeout,
-                &mut config.write_timeout,
-            ),
-            (
-                "--memory-timeout",
-                &self.memory_timeout,
-                &mut config.memory_timeout,
-            ),
-            (
-                "--drain-timeout",
-                &self.drain_timeout,
-                &mut config.drain_timeout,
-            ),
+            ("--frame-timeout", &self.frame_timeout, &mut config.frame_timeout),
+            ("--write-timeout", &self.write_timeout, &mut config.write_timeout),
+            ("--memory-timeout", &self.memory_timeout, &mut config.memory_timeout),
+            ("--drain-timeout", &self.drain_timeout, &mut config.drain_timeout),
         ];
         for (flag, written, target) in times {
             if let Some(time) = reader.read(flag, written.as_deref(), time) {
@@ -196,15 +166,12 @@ impl Reader {
         parse: fn(&str) -> Result<T, String>,
     ) -> Option<T> {
         let written = written?;
-        parse(written)
-            .map_err(|reason| self.refuse(flag, written, reason))
-            .ok()
+        parse(written).map_err(|reason| self.refuse(flag, written, reason)).ok()
     }
 
     fn refuse(&mut self, flag: &'static str, written: &str, reason: impl fmt::Display) {
         self.unreadable.push(flag);
-        self.problems
-            .push(Problem::about(flag, format_args!("'{written}'")).because(reason));
+        self.problems.push(Problem::about(flag, format_args!("'{written}'")).because(reason));
     }
 
     fn refuse_other_mode(&mut self, flag: &'static str, written: Option<&str>, mode: &str) {
@@ -220,9 +187,7 @@ fn text<T: FromStr<Err = String>>(written: &str) -> Result<T, String> {
 }
 
 fn count(written: &str) -> Result<usize, String> {
-    written
-        .parse()
-        .map_err(|_| "is not a count; write a whole number".to_owned())
+    written.parse().map_err(|_| "is not a count; write a whole number".to_owned())
 }
 
 fn threads(written: &str) -> Result<usize, String> {
@@ -254,12 +219,7 @@ mod tests {
     fn without_flags_the_defaults_hold() {
         let settings = settings("").expect("the defaults work");
         assert_eq!(settings.listen, "127.0.0.1:9000".parse().unwrap());
-        assert_eq!(
-            settings.config.arena,
-            ArenaKind::Buddy {
-                min_block_bytes: 256
-            }
-        );
+        assert_eq!(settings.config.arena, ArenaKind::Buddy { min_block_bytes: 256 });
         assert_eq!(settings.config.capacity_bytes, 64 << 20);
         assert_eq!(settings.config.max_frame_bytes, 1 << 20);
     }
@@ -268,9 +228,7 @@ mod tests {
     fn in_fixed_mode_the_longest_frame_is_a_slot_unless_it_is_set() {
         let config = settings("--mode fixed --slot-size 4k").unwrap().config;
         assert_eq!(config.max_frame_bytes, 4096);
-        let config = settings("--mode fixed --slot-size 4k --max-frame 1k")
-            .unwrap()
-            .config;
+        let config = settings("--mode fixed --slot-size 4k --max-frame 1k").unwrap().config;
         assert_eq!(config.max_frame_bytes, 1024);
     }
 

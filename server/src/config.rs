@@ -75,9 +75,7 @@ impl Config {
     /// Returns the defaults of a server with blocks of powers of two.
     pub fn buddy() -> Self {
         Self {
-            arena: ArenaKind::Buddy {
-                min_block_bytes: 256,
-            },
+            arena: ArenaKind::Buddy { min_block_bytes: 256 },
             capacity_bytes: 64 << 20,
             max_frame_bytes: 1 << 20,
             max_connections: 10_000,
@@ -126,11 +124,7 @@ impl Config {
     }
 
     fn slot_problems(&self, slot_bytes: usize) -> Vec<Problem> {
-        let Self {
-            capacity_bytes,
-            max_frame_bytes,
-            ..
-        } = *self;
+        let Self { capacity_bytes, max_frame_bytes, .. } = *self;
         let slot_size = Problem::about("--slot-size", Size(slot_bytes));
         let mut problems = Vec::new();
         if slot_bytes < READ_BLOCK_BYTES_MIN {
@@ -159,10 +153,7 @@ impl Config {
     }
 
     fn block_problems(&self, min_block_bytes: usize) -> Vec<Problem> {
-        let sizes = [
-            ("--capacity", self.capacity_bytes),
-            ("--min-block", min_block_bytes),
-        ];
+        let sizes = [("--capacity", self.capacity_bytes), ("--min-block", min_block_bytes)];
         let mut problems: Vec<_> = sizes
             .into_iter()
             .filter(|(_, bytes)| !bytes.is_power_of_two())
@@ -205,17 +196,9 @@ impl Config {
     /// The largest power of two that the capacity lets progress as a frame.
     fn max_frame_that_progresses(&self) -> Option<usize> {
         let progresses = |max_frame_bytes: &usize| {
-            Plan::new(&Self {
-                max_frame_bytes: *max_frame_bytes,
-                ..*self
-            })
-            .permits()
-                > 0
+            Plan::new(&Self { max_frame_bytes: *max_frame_bytes, ..*self }).permits() > 0
         };
-        (0..=self.max_frame_bytes.ilog2())
-            .rev()
-            .map(|order| 1 << order)
-            .find(progresses)
+        (0..=self.max_frame_bytes.ilog2()).rev().map(|order| 1 << order).find(progresses)
     }
 
     fn limit_problems(&self) -> Vec<Problem> {
@@ -238,9 +221,7 @@ impl Config {
                 problems.push(timeout.because("no peer is that fast; set it to at least 1ms"));
             }
         }
-        for (flag, timeout) in timeouts
-            .into_iter()
-            .chain([("--drain-timeout", self.drain_timeout)])
+        for (flag, timeout) in timeouts.into_iter().chain([("--drain-timeout", self.drain_timeout)])
         {
             if timeout > TIMEOUT_MAX {
                 let timeout = Problem::about(flag, humantime::format_duration(timeout));
@@ -266,12 +247,7 @@ pub struct Problem {
 impl Problem {
     /// Begins a problem with the value of a flag.
     pub fn about(flag: &'static str, value: impl fmt::Display) -> Self {
-        Self {
-            flag,
-            value: value.to_string(),
-            other_flag: None,
-            reason: String::new(),
-        }
+        Self { flag, value: value.to_string(), other_flag: None, reason: String::new() }
     }
 
     /// Names another flag that takes part.
@@ -296,12 +272,7 @@ impl Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            flag,
-            value,
-            reason,
-            ..
-        } = self;
+        let Self { flag, value, reason, .. } = self;
         write!(f, "{flag} {value}: {reason}")
     }
 }
@@ -320,43 +291,25 @@ impl ConfigError {
     ///
     /// The reasons.
     pub fn check(problems: Vec<Problem>) -> Result<(), Self> {
-        if problems.is_empty() {
-            Ok(())
-        } else {
-            Err(Self { problems })
-        }
+        if problems.is_empty() { Ok(()) } else { Err(Self { problems }) }
     }
 
     /// Says that the system refuses what the configuration asks for.
     pub(crate) fn unbuildable(config: &Config, error: BuildError) -> Self {
         let capacity = Problem::about("--capacity", Size(config.capacity_bytes));
-        Self {
-            problems: vec![capacity.because(error)],
-        }
+        Self { problems: vec![capacity.because(error)] }
     }
 }
 
 fn lines(problems: &[Problem]) -> String {
-    problems
-        .iter()
-        .map(Problem::to_string)
-        .collect::<Vec<_>>()
-        .join("\n")
+    problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n")
 }
 
 /// The powers of two on both sides of `bytes`, which is none.
 fn powers_of_two_beside(bytes: usize) -> String {
-    let below = bytes
-        .checked_ilog2()
-        .map(|order| Size(1 << order).to_string());
-    let above = bytes
-        .checked_next_power_of_two()
-        .map(|above| Size(above).to_string());
-    [below, above]
-        .into_iter()
-        .flatten()
-        .collect::<Vec<_>>()
-        .join(" or ")
+    let below = bytes.checked_ilog2().map(|order| Size(1 << order).to_string());
+    let above = bytes.checked_next_power_of_two().map(|above| Size(above).to_string());
+    [below, above].into_iter().flatten().collect::<Vec<_>>().join(" or ")
 }
 
 #[cfg(test)]
@@ -378,10 +331,7 @@ mod tests {
 
     #[test]
     fn a_frame_must_fit_into_a_slot() {
-        let config = Config {
-            max_frame_bytes: 1 << 20,
-            ..Config::fixed()
-        };
+        let config = Config { max_frame_bytes: 1 << 20, ..Config::fixed() };
         let expected = "--max-frame 1MiB: in fixed mode a payload must fit into one slot; \
                         set --max-frame to at most 64KiB, or --slot-size to at least 1MiB";
         assert_eq!(texts(&config), [expected]);
@@ -389,10 +339,7 @@ mod tests {
 
     #[test]
     fn the_capacity_must_let_one_connection_progress() {
-        let config = Config {
-            capacity_bytes: 1 << 20,
-            ..Config::buddy()
-        };
+        let config = Config { capacity_bytes: 1 << 20, ..Config::buddy() };
         let expected = "--capacity 1MiB: one connection can need 2MiB for a read block and a frame \
                         of --max-frame 1MiB; set --capacity to at least 2MiB, \
                         or --max-frame to at most 512KiB";
@@ -401,14 +348,8 @@ mod tests {
 
     #[test]
     fn blocks_are_powers_of_two() {
-        let arena = ArenaKind::Buddy {
-            min_block_bytes: 300,
-        };
-        let config = Config {
-            arena,
-            capacity_bytes: 3 << 20,
-            ..Config::buddy()
-        };
+        let arena = ArenaKind::Buddy { min_block_bytes: 300 };
+        let config = Config { arena, capacity_bytes: 3 << 20, ..Config::buddy() };
         let expected = [
             "--capacity 3MiB: buddy mode needs a power of two; set it to 2MiB or 4MiB",
             "--min-block 300: buddy mode needs a power of two; set it to 256 or 512",
@@ -427,12 +368,7 @@ mod tests {
         };
         let problems = config.problems();
         let flags: Vec<_> = problems.iter().map(|problem| problem.flag).collect();
-        let expected = [
-            "--max-frame",
-            "--max-connections",
-            "--frame-timeout",
-            "--drain-timeout",
-        ];
+        let expected = ["--max-frame", "--max-connections", "--frame-timeout", "--drain-timeout"];
         assert_eq!(flags, expected);
     }
 

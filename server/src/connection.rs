@@ -199,11 +199,9 @@ impl<'s> Connection<'s> {
     ) -> Result<(), End> {
         while payload.len() < announced {
             let missing = announced - payload.len();
-            self.read_within_deadline(&mut (&mut payload).limit(missing))
-                .await?;
+            self.read_within_deadline(&mut (&mut payload).limit(missing)).await?;
         }
-        self.write(self.header.as_bytes().chain(&payload[..]))
-            .await?;
+        self.write(self.header.as_bytes().chain(&payload[..])).await?;
         self.header = Header::default();
         self.frame_deadline = None;
         Ok(())
@@ -211,11 +209,7 @@ impl<'s> Connection<'s> {
 
     /// Reads more into a block that begins with a part of a frame of `frame_bytes`.
     async fn read_on(&mut self, block: &mut Buffer, frame_bytes: usize) -> Result<(), End> {
-        let until = if self.shared.budget.is_exhausted() {
-            frame_bytes
-        } else {
-            block.capacity()
-        };
+        let until = if self.shared.budget.is_exhausted() { frame_bytes } else { block.capacity() };
         let missing = until - block.len();
         self.read_within_deadline(&mut block.limit(missing)).await
     }
@@ -271,19 +265,13 @@ impl<'s> Connection<'s> {
         if self.unread_bytes.is_none() && self.draining.is_cancelled() {
             self.unread_bytes = Some(socket::unread_bytes(&self.stream)?);
         }
-        if self.unread_bytes == Some(0) {
-            Err(End::Drained)
-        } else {
-            Ok(())
-        }
+        if self.unread_bytes == Some(0) { Err(End::Drained) } else { Ok(()) }
     }
 
     /// When the frame that has begun must be complete.
     fn frame_deadline(&mut self) -> Instant {
         let within = self.shared.config.frame_timeout;
-        *self
-            .frame_deadline
-            .get_or_insert_with(|| Instant::now() + within)
+        *self.frame_deadline.get_or_insert_with(|| Instant::now() + within)
     }
 
     fn frame_timeout(&self) -> End {
@@ -291,10 +279,7 @@ impl<'s> Connection<'s> {
     }
 
     fn frame_too_long(&self, announced: usize) -> End {
-        End::FrameTooLong {
-            announced,
-            limit: self.shared.config.max_frame_bytes,
-        }
+        End::FrameTooLong { announced, limit: self.shared.config.max_frame_bytes }
     }
 }
 

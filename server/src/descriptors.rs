@@ -16,13 +16,7 @@ pub(crate) fn raise_limit(max_connections: usize) {
         return;
     }
     let allowed = maximum.map_or(wanted, |maximum| maximum.min(wanted));
-    let raised = setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: Some(allowed),
-            maximum,
-        },
-    );
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: Some(allowed), maximum });
     if raised.is_err() || allowed < wanted {
         warn!(
             "--max-connections {max_connections}: the system allows fewer file descriptors than \

@@ -42,10 +42,7 @@ pub(crate) struct Header {
 impl Header {
     /// Takes the header from the front of `bytes`, as far as it is there.
     pub(crate) fn at_front_of(bytes: &[u8]) -> Self {
-        let mut header = Self {
-            bytes: [0; HEADER_BYTES],
-            len: bytes.len().min(HEADER_BYTES),
-        };
+        let mut header = Self { bytes: [0; HEADER_BYTES], len: bytes.len().min(HEADER_BYTES) };
         header.bytes[..header.len].copy_from_slice(&bytes[..header.len]);
         header
     }
@@ -67,10 +64,7 @@ impl Header {
     }
 }
 
-const _: () = assert!(
-    usize::BITS >= u32::BITS,
-    "a payload length must fit an index"
-);
+const _: () = assert!(usize::BITS >= u32::BITS, "a payload length must fit an index");
 
 /// Finds the whole frames at the front of `bytes`, which begin with a frame.
 ///
@@ -90,11 +84,7 @@ pub(crate) fn scan(bytes: &[u8], max_payload_bytes: usize) -> Scan {
                     whole_bytes += HEADER_BYTES + announced;
                     continue;
                 }
-                if arrived > 0 {
-                    Rest::Payload(announced)
-                } else {
-                    Rest::Header(header)
-                }
+                if arrived > 0 { Rest::Payload(announced) } else { Rest::Header(header) }
             }
         };
         return Scan { whole_bytes, rest };
@@ -114,25 +104,13 @@ mod tests {
 
     #[test]
     fn nothing_is_no_frame() {
-        assert_eq!(
-            scan(b"", 10),
-            Scan {
-                whole_bytes: 0,
-                rest: Rest::Nothing
-            }
-        );
+        assert_eq!(scan(b"", 10), Scan { whole_bytes: 0, rest: Rest::Nothing });
     }
 
     #[test]
     fn a_frame_may_be_empty() {
         let bytes = [frame(b""), frame(b"")].concat();
-        assert_eq!(
-            scan(&bytes, 10),
-            Scan {
-                whole_bytes: 8,
-                rest: Rest::Nothing
-            }
-        );
+        assert_eq!(scan(&bytes, 10), Scan { whole_bytes: 8, rest: Rest::Nothing });
     }
 
     #[test]
@@ -140,20 +118,12 @@ mod tests {
         let bytes = [frame(b"abc"), frame(b"defgh")[..HEADER_BYTES].to_vec()].concat();
         let header = Header::at_front_of(&[0, 0, 0, 5]);
         assert_eq!(header.payload_bytes(), Some(5));
-        assert_eq!(
-            scan(&bytes, 10),
-            Scan {
-                whole_bytes: 7,
-                rest: Rest::Header(header)
-            }
-        );
+        assert_eq!(scan(&bytes, 10), Scan { whole_bytes: 7, rest: Rest::Header(header) });
     }
 
     #[test]
     fn a_part_of_a_header_has_no_length() {
-        let Rest::Header(header) = scan(&[0, 0, 1], 10).rest else {
-            panic!("not a header")
-        };
+        let Rest::Header(header) = scan(&[0, 0, 1], 10).rest else { panic!("not a header") };
         assert_eq!(header.as_bytes(), [0, 0, 1]);
         assert_eq!(header.payload_bytes(), None);
     }
@@ -161,13 +131,7 @@ mod tests {
     #[test]
     fn the_limit_counts_the_payload_alone() {
         assert_eq!(scan(&frame(&[7; 10]), 10).whole_bytes, 14);
-        assert_eq!(
-            scan(&frame(&[7; 11]), 10),
-            Scan {
-                whole_bytes: 0,
-                rest: Rest::TooLong(11)
-            }
-        );
+        assert_eq!(scan(&frame(&[7; 11]), 10), Scan { whole_bytes: 0, rest: Rest::TooLong(11) });
     }
 
     #[test]
@@ -178,13 +142,7 @@ mod tests {
     #[test]
     fn frames_before_one_that_is_too_long_are_whole() {
         let bytes = [frame(b"ok"), frame(&[7; 11])].concat();
-        assert_eq!(
-            scan(&bytes, 10),
-            Scan {
-                whole_bytes: 6,
-                rest: Rest::TooLong(11)
-            }
-        );
+        assert_eq!(scan(&bytes, 10), Scan { whole_bytes: 6, rest: Rest::TooLong(11) });
     }
 
     proptest! {

@@ -29,9 +29,7 @@ pub(crate) async fn accept<S>(
     let places = Arc::new(Semaphore::new(max_connections));
     let mut pause = PAUSE_MIN;
     loop {
-        let place = stop
-            .run_until_cancelled(Arc::clone(&places).acquire_owned())
-            .await;
+        let place = stop.run_until_cancelled(Arc::clone(&places).acquire_owned()).await;
         let Some(place) = place else { return };
         let Some(accepted) = stop.run_until_cancelled(listener.accept()).await else {
             return;

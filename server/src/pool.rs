@@ -34,15 +34,11 @@ impl Pool {
         match config.arena {
             ArenaKind::Fixed { slot_bytes } => {
                 let slots = positive(config.capacity_bytes / slot_bytes);
-                FixedArena::builder(slots, positive(slot_bytes))
-                    .build()
-                    .map(Self::Fixed)
+                FixedArena::builder(slots, positive(slot_bytes)).build().map(Self::Fixed)
             }
             ArenaKind::Buddy { min_block_bytes } => {
                 let total = positive(config.capacity_bytes);
-                BuddyArena::builder(total, positive(min_block_bytes))
-                    .build()
-                    .map(Self::Buddy)
+                BuddyArena::builder(total, positive(min_block_bytes)).build().map(Self::Buddy)
             }
         }
     }

@@ -36,12 +36,7 @@ impl Server {
         let budget =
             Budget::new(config).map_err(|error| ConfigError::unbuildable(config, error))?;
         info!("memory: {}", budget.plan());
-        Ok(Self {
-            shared: Arc::new(Shared {
-                budget,
-                config: *config,
-            }),
-        })
+        Ok(Self { shared: Arc::new(Shared { budget, config: *config }) })
     }
 
     /// Takes a snapshot of the memory.
@@ -89,15 +84,9 @@ impl Server {
 
     async fn drain(&self, connections: &TaskTracker, cut: &CancellationToken) {
         let within = self.shared.config.drain_timeout;
-        info!(
-            "draining {} connections within {within:?}",
-            connections.len()
-        );
+        info!("draining {} connections within {within:?}", connections.len());
         if timeout(within, connections.wait()).await.is_err() {
-            warn!(
-                "cut off {} connections that did not end in time",
-                connections.len()
-            );
+            warn!("cut off {} connections that did not end in time", connections.len());
             cut.cancel();
             connections.wait().await;
         }

@@ -21,10 +21,7 @@ impl FromStr for Size {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let bytes = parse_size::Config::new()
-            .with_binary()
-            .parse_size(text)
-            .ok();
+        let bytes = parse_size::Config::new().with_binary().parse_size(text).ok();
         bytes
             .and_then(|bytes| usize::try_from(bytes).ok())
             .map(Self)
@@ -36,9 +33,7 @@ impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(bytes) = *self;
         let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
-        let unit = units
-            .iter()
-            .find(|(shift, _)| bytes > 0 && bytes.trailing_zeros() >= *shift);
+        let unit = units.iter().find(|(shift, _)| bytes > 0 && bytes.trailing_zeros() >= *shift);
         match unit {
             Some((shift, name)) => write!(f, "{}{name}", bytes >> shift),
             None => write!(f, "{bytes}"),
@@ -76,13 +71,8 @@ mod tests {
 
     #[test]
     fn sizes_are_shown_in_the_largest_unit_that_divides_them() {
-        let cases = [
-            (0, "0"),
-            (1000, "1000"),
-            (1536, "1536"),
-            (3 << 10, "3KiB"),
-            (1 << 30, "1GiB"),
-        ];
+        let cases =
+            [(0, "0"), (1000, "1000"), (1536, "1536"), (3 << 10, "3KiB"), (1 << 30, "1GiB")];
         for (bytes, text) in cases {
             assert_eq!(Size(bytes).to_string(), text);
         }

@@ -146,11 +146,7 @@ impl Cache {
     #[inline]
     pub(crate) fn claim(&self, order: Order) -> Option<u32> {
         self.set_busy();
-        let claimed = if self.owner_may_enter() {
-            self.take(order)
-        } else {
-            None
-        };
+        let claimed = if self.owner_may_enter() { self.take(order) } else { None };
         self.clear_busy();
         claimed
     }
@@ -212,11 +208,7 @@ impl Cache {
     pub(crate) fn recall(&self, take: impl FnOnce(u32, u64)) -> bool {
         // Release: whoever finds the cache shut sees that our move has begun. Acquire: pairs with
         // the owner's opening.
-        if self
-            .state
-            .compare_exchange(OPEN, RECALLING, AcqRel, Relaxed)
-            .is_err()
-        {
+        if self.state.compare_exchange(OPEN, RECALLING, AcqRel, Relaxed).is_err() {
             return false;
         }
         barrier::heavy();
@@ -246,8 +238,7 @@ impl Cache {
     fn take(&self, order: Order) -> Option<u32> {
         let free = self.free.load(Relaxed);
         let bit = word::lowest_free_run(free, order)?;
-        self.free
-            .store(free & !word::run(bit, order.units()), Release);
+        self.free.store(free & !word::run(bit, order.units()), Release);
         Some(self.home() * WORD_UNITS + bit)
     }
 }

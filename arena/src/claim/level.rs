@@ -7,8 +7,8 @@
 //! table:
 //!
 //! ```text
-//! row 0:  word 0, word  R, word 2R, ...     one row is 128 bytes: a pair of cache lines, which is what
-//! row 1:  word 1, word R+1, ...             the processor fetches together
+//! row 0:  word 0, word  R, word 2R, ...     one row is 128 bytes: a pair of cache lines,
+//! row 1:  word 1, word R+1, ...             which is what the processor fetches together
 //! ...
 //! row R-1
 //! ```
@@ -157,11 +157,7 @@ impl Level {
 
     /// Claims every free unit of one word.
     pub(crate) fn take_free(&self, index: u32) -> u64 {
-        if self.is_full(index) {
-            0
-        } else {
-            word::take_free(self.word(index))
-        }
+        if self.is_full(index) { 0 } else { word::take_free(self.word(index)) }
     }
 
     /// Takes a wholly free word out of this level.

@@ -3,7 +3,7 @@
 //! # The map
 //!
 //! ```text
-//! level 2                      [1]                 one bit: 4096 units       the last level is never closed
+//! level 2                      [1]                 one bit: 4096 units   (never closed)
 //! level 1            [11101111 ...]                one bit: 64 units
 //! level 0   [ closed ][ 0110.. ][ closed ] ...     one bit: one unit
 //! ```
@@ -99,10 +99,7 @@ impl Map {
     /// A map of single units, all free.
     pub(crate) fn of_slots(units: u32) -> Result<Self, BuildError> {
         let words = units.div_ceil(WORD_UNITS);
-        let map = Self {
-            ground: Level::new(words)?,
-            upper: Box::default(),
-        };
+        let map = Self { ground: Level::new(words)?, upper: Box::default() };
         for index in 0..words {
             let here = (units - index * WORD_UNITS).min(WORD_UNITS);
             map.ground.release(index, word::run(0, here));
@@ -120,15 +117,11 @@ impl Map {
             levels.push(Level::new(words)?);
             if words == 1 {
                 let ground = levels.remove(0);
-                break Self {
-                    ground,
-                    upper: levels.into(),
-                };
+                break Self { ground, upper: levels.into() };
             }
             units_above = words;
         };
-        map.level(map.last_level())
-            .release(0, word::run(0, units_above));
+        map.level(map.last_level()).release(0, word::run(0, units_above));
         Ok(map)
     }
 
@@ -140,11 +133,7 @@ impl Map {
     /// Claims a block of `order` from the thread's cache and returns its first unit.
     #[inline]
     pub(crate) fn claim_cached(&self, order: Order, tally: Tally<'_>) -> Option<u32> {
-        if order.get() < WORD_ORDER && tally.is_owned() {
-            tally.cache().claim(order)
-        } else {
-            None
-        }
+        if order.get() < WORD_ORDER && tally.is_owned() { tally.cache().claim(order) } else { None }
     }
 
     /// Claims a block of `order` from wherever there is one, and returns its first unit.
@@ -164,9 +153,7 @@ impl Map {
         let level = level as usize;
 
         let at_home = if level == 0 && tally.is_owned() && tally.cache().rest() {
-            self.refill(tally)
-                .then(|| tally.cache().claim(in_word))
-                .flatten()
+            self.refill(tally).then(|| tally.cache().claim(in_word)).flatten()
         } else {
             self.level(level).claim_in(tally.home(level), in_word)
         };
@@ -183,12 +170,7 @@ impl Map {
         }
         let bit = span.first() % WORD_UNITS;
         if span.units() < WORD_UNITS && bit + span.units() <= WORD_UNITS {
-            self.put(
-                0,
-                span.first() / WORD_UNITS,
-                word::run(bit, span.units()),
-                tally,
-            );
+            self.put(0, span.first() / WORD_UNITS, word::run(bit, span.units()), tally);
         } else {
             self.release_run(0, span, tally);
         }
@@ -276,10 +258,7 @@ impl Map {
         let row = self.level(level);
         let search = |which| row.search(near, order, which, tally);
         let is_roomy = row.may_be_roomy();
-        let in_reach = || {
-            row.claim_in(near, order)
-                .or_else(|| search(Which::FewForeign))
-        };
+        let in_reach = || row.claim_in(near, order).or_else(|| search(Which::FewForeign));
         is_roomy
             .then(in_reach)
             .flatten()
@@ -306,11 +285,7 @@ impl Map {
             recalled_any |= cache.recall(|home, units| self.put_if_any(home, units, tally));
             tally.end_move();
         }
-        if recalled_any {
-            self.search_map(level, order, tally)
-        } else {
-            None
-        }
+        if recalled_any { self.search_map(level, order, tally) } else { None }
     }
 
     /// Fetches the free units of the home word into the cache. False if the cache cannot be used or
@@ -389,12 +364,7 @@ impl Map {
         let was_free = self.level(level).take_all(index);
         if was_free {
             tally.count_coalesce();
-            self.put(
-                level + 1,
-                index / WORD_UNITS,
-                word::run(index % WORD_UNITS, 1),
-                tally,
-            );
+            self.put(level + 1, index / WORD_UNITS, word::run(index % WORD_UNITS, 1), tally);
         }
         tally.end_move();
         was_free
@@ -516,11 +486,7 @@ impl Map {
 
     #[inline]
     fn level(&self, level: usize) -> &Level {
-        if level == 0 {
-            &self.ground
-        } else {
-            &self.upper[level - 1]
-        }
+        if level == 0 { &self.ground } else { &self.upper[level - 1] }
     }
 
     #[inline]

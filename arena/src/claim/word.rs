@@ -112,10 +112,7 @@ pub(crate) const fn run(first: u32, units: u32) -> u64 {
 
 /// The order of the largest aligned run of set bits.
 pub(crate) fn largest_free_order(free: u64) -> Option<Order> {
-    (0..=WORD_ORDER)
-        .rev()
-        .map(Order::new)
-        .find(|&order| lowest_free_run(free, order).is_some())
+    (0..=WORD_ORDER).rev().map(Order::new).find(|&order| lowest_free_run(free, order).is_some())
 }
 
 /// The first bit of the lowest aligned run of `2^order` set bits.
@@ -128,11 +125,7 @@ pub(crate) fn lowest_free_run(free: u64, order: Order) -> Option<u32> {
         starts &= starts >> (1 << step);
     }
     starts &= ALIGNED[order.get() as usize];
-    if starts == 0 {
-        None
-    } else {
-        Some(starts.trailing_zeros())
-    }
+    if starts == 0 { None } else { Some(starts.trailing_zeros()) }
 }
 
 #[cfg(all(test, not(arena_loom)))]
@@ -152,11 +145,7 @@ mod tests {
     fn every_pattern_of_sixteen_units_is_searched_right() {
         for pattern in 0..=u64::from(u16::MAX) {
             for order in (0..=WORD_ORDER).map(Order::new) {
-                for free in [
-                    pattern,
-                    pattern << 48,
-                    pattern << 48 | 0x0000_7fff_ffff_0000,
-                ] {
+                for free in [pattern, pattern << 48, pattern << 48 | 0x0000_7fff_ffff_0000] {
                     assert_eq!(
                         lowest_free_run(free, order),
                         lowest_free_run_by_trial(free, order),
@@ -172,7 +161,8 @@ mod tests {
         fn every_word_is_searched_right(free: u64, holes: u64, order in 0..=WORD_ORDER) {
             let order = Order::new(order);
             for free in [free, free | holes, free & holes, !0, !(1 << (holes % 64))] {
-                prop_assert_eq!(lowest_free_run(free, order), lowest_free_run_by_trial(free, order));
+                let expected = lowest_free_run_by_trial(free, order);
+                prop_assert_eq!(lowest_free_run(free, order), expected);
             }
         }
     }

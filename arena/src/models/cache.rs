@@ -86,9 +86,7 @@ fn a_cache_that_moves_hides_nothing() {
     model(|| {
         let arena = Arena::of_slots(66);
         let filler = arena.stripes.at(shared_seat());
-        let slots: Vec<_> = (0..66)
-            .map(|_| arena.claim(Order::UNIT, filler).unwrap())
-            .collect();
+        let slots: Vec<_> = (0..66).map(|_| arena.claim(Order::UNIT, filler).unwrap()).collect();
         // Free in both words. The owner's home is the first.
         arena.release(slots[64], filler);
         arena.release(slots[65], filler);

@@ -11,11 +11,7 @@ fn one_unit_has_one_owner() {
         let arena = Arena::of_slots(1);
         let rival = thread::spawn({
             let arena = arena.clone();
-            move || {
-                arena
-                    .claim(Order::UNIT, arena.stripes.at(shared_seat()))
-                    .is_some()
-            }
+            move || arena.claim(Order::UNIT, arena.stripes.at(shared_seat())).is_some()
         });
         let mine = arena.claim(Order::UNIT, arena.tally(0)).is_some();
         assert_ne!(mine, rival.join().unwrap(), "exactly one claim must win");
@@ -54,9 +50,7 @@ fn two_buddies_freed_at_once_always_merge() {
         arena.release(left, tally);
         rival.join().unwrap();
         assert!(arena.is_one_block(128));
-        let all = arena
-            .claim(Order::new(7), tally)
-            .expect("nothing is in use");
+        let all = arena.claim(Order::new(7), tally).expect("nothing is in use");
         arena.release(all, tally);
         assert!(arena.is_one_block(128));
     });
@@ -114,21 +108,11 @@ fn a_refusal_is_true_through_the_summary() {
         let held = fill(&arena, 65);
         let clearer = thread::spawn({
             let arena = arena.clone();
-            move || {
-                arena
-                    .claim(Order::UNIT, arena.stripes.at(shared_seat()))
-                    .is_some()
-            }
+            move || arena.claim(Order::UNIT, arena.stripes.at(shared_seat())).is_some()
         });
         arena.release(held, arena.stripes.at(shared_seat()));
-        let mine = arena
-            .claim(Order::UNIT, arena.stripes.at(shared_seat()))
-            .is_some();
-        assert_ne!(
-            mine,
-            clearer.join().unwrap(),
-            "the slot that became free is found once"
-        );
+        let mine = arena.claim(Order::UNIT, arena.stripes.at(shared_seat())).is_some();
+        assert_ne!(mine, clearer.join().unwrap(), "the slot that became free is found once");
     });
 }
 
@@ -147,10 +131,7 @@ fn a_word_left_open_is_found_by_a_large_request() {
         let before = arena.claim(WORD, arena.tally(1)).is_some();
         rival.join().unwrap();
         let after = arena.claim(WORD, arena.tally(1)).is_some();
-        assert!(
-            before != after,
-            "the word is whole in the end, and can be had once"
-        );
+        assert!(before != after, "the word is whole in the end, and can be had once");
     });
 }
 
@@ -177,8 +158,5 @@ fn a_home_that_is_left_is_closed() {
 /// Claims `units` slots and returns the last one alone.
 fn fill(arena: &Arena, units: u32) -> Span {
     let tally = arena.stripes.at(shared_seat());
-    (0..units)
-        .map(|_| arena.claim(Order::UNIT, tally).unwrap())
-        .last()
-        .unwrap()
+    (0..units).map(|_| arena.claim(Order::UNIT, tally).unwrap()).last().unwrap()
 }

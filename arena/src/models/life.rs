@@ -22,10 +22,7 @@ unsafe impl Send for Doomed {}
 
 impl Clone for Doomed {
     fn clone(&self) -> Self {
-        Self {
-            core: self.core,
-            memory: self.memory.clone(),
-        }
+        Self { core: self.core, memory: self.memory.clone() }
     }
 }
 
@@ -33,10 +30,7 @@ impl Doomed {
     fn new(map: Map) -> Self {
         let stripes = Stripes::new(&map.words_of_levels());
         let core = Box::leak(Box::new(Core::new(map, stripes)));
-        Self {
-            core: NonNull::from(core),
-            memory: Arc::new(UnsafeCell::new(0)),
-        }
+        Self { core: NonNull::from(core), memory: Arc::new(UnsafeCell::new(0)) }
     }
 
     fn claim(&self, order: Order, seat: Seat) -> Span {
@@ -141,21 +135,15 @@ fn without_a_barrier_the_arena_is_freed_once_as_well() {
 fn two_releases_and_the_last_handle_free_once() {
     model(|| {
         let arena = Doomed::new(Map::of_slots(2).unwrap());
-        let (left, right) = (
-            arena.claim(Order::UNIT, owned_seat(0)),
-            arena.claim(Order::UNIT, owned_seat(0)),
-        );
+        let (left, right) =
+            (arena.claim(Order::UNIT, owned_seat(0)), arena.claim(Order::UNIT, owned_seat(0)));
         let rivals = [(left, owned_seat(0)), (right, shared_seat())].map(|(slot, seat)| {
             let arena = arena.clone();
             thread::spawn(move || arena.release(slot, seat))
         });
         let by_handle = arena.drop_handle();
         let by_rivals = rivals.map(|rival| rival.join().unwrap());
-        let freed = by_rivals
-            .into_iter()
-            .chain([by_handle])
-            .filter(|&freed| freed)
-            .count();
+        let freed = by_rivals.into_iter().chain([by_handle]).filter(|&freed| freed).count();
         assert_eq!(freed, 1);
     });
 }

@@ -52,8 +52,7 @@ impl Arena {
 
     fn claim(&self, order: Order, tally: Tally<'_>) -> Option<Span> {
         let first = self.map.claim_cached(order, tally).or_else(|| {
-            self.map
-                .claim_beyond_cache(order, Effort::Certain, &self.stripes, tally)
+            self.map.claim_beyond_cache(order, Effort::Certain, &self.stripes, tally)
         })?;
         tally.count_claim(order.units());
         Some(Span::new(first, order.units()))

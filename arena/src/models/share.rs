@@ -28,10 +28,7 @@ fn one_of_two_references_is_the_last() {
         });
         let mine = leave(&counts, &bytes);
         assert_ne!(mine, rival.join().unwrap(), "exactly one is the last");
-        assert!(
-            counts.is_alone(0),
-            "the next lease starts with a count of zero"
-        );
+        assert!(counts.is_alone(0), "the next lease starts with a count of zero");
     });
 }
 

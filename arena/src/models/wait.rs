@@ -144,9 +144,7 @@ fn a_cancelled_waiter_passes_its_turn_on() {
         sit(owned_seat(0));
         {
             let mut given_up = pin!(Claim::new(&handle, Order::UNIT));
-            let _ = given_up
-                .as_mut()
-                .poll(&mut Context::from_waker(Waker::noop()));
+            let _ = given_up.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         }
         releaser.join().unwrap();
         next.join().unwrap();
@@ -162,12 +160,7 @@ fn a_small_waiter_behind_a_large_one_that_gives_up_is_served() {
         let handle = blocks(64);
         let _held = claim(&handle, HALF);
         let mut large = Box::pin(Claim::new(&handle, WORD));
-        assert!(
-            large
-                .as_mut()
-                .poll(&mut Context::from_waker(Waker::noop()))
-                .is_pending()
-        );
+        assert!(large.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
         let small = thread::spawn({
             let handle = handle.clone();
             move || {

@@ -24,12 +24,7 @@ pub(crate) struct Claim<'a> {
 impl<'a> Claim<'a> {
     #[inline]
     pub(crate) fn new(handle: &'a Handle, order: Order) -> Self {
-        Self {
-            handle,
-            order,
-            is_queued: false,
-            node: Node::new(),
-        }
+        Self { handle, order, is_queued: false, node: Node::new() }
     }
 }
 
@@ -69,9 +64,7 @@ impl Drop for Claim<'_> {
 
 impl fmt::Debug for Claim<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Claim")
-            .field("is_queued", &self.is_queued)
-            .finish_non_exhaustive()
+        f.debug_struct("Claim").field("is_queued", &self.is_queued).finish_non_exhaustive()
     }
 }
 
@@ -86,11 +79,7 @@ pub(crate) struct Waiter {
 
 impl Waiter {
     pub(crate) fn new(handle: Handle) -> Self {
-        Self {
-            handle,
-            queued: None,
-            node: Box::pin(Node::new()),
-        }
+        Self { handle, queued: None, node: Box::pin(Node::new()) }
     }
 
     pub(crate) fn handle(&self) -> &Handle {
@@ -129,8 +118,6 @@ impl Drop for Waiter {
 
 impl fmt::Debug for Waiter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Waiter")
-            .field("queued", &self.queued)
-            .finish_non_exhaustive()
+        f.debug_struct("Waiter").field("queued", &self.queued).finish_non_exhaustive()
     }
 }

@@ -102,11 +102,7 @@ enum State {
     /// Not on the list.
     Idle,
     /// On the list.
-    Waiting {
-        order: Order,
-        waker: Waker,
-        since: Instant,
-    },
+    Waiting { order: Order, waker: Waker, since: Instant },
     /// Off the list, with a claim that was made for it.
     Served(Span),
 }
@@ -124,15 +120,8 @@ pub(crate) enum Standing {
 
 impl Node {
     pub(crate) fn new() -> Self {
-        let seat = Seat {
-            state: State::Idle,
-            previous: None,
-            next: None,
-        };
-        Self {
-            seat: UnsafeCell::new(seat),
-            _pinned: PhantomPinned,
-        }
+        let seat = Seat { state: State::Idle, previous: None, next: None };
+        Self { seat: UnsafeCell::new(seat), _pinned: PhantomPinned }
     }
 }
 
@@ -144,9 +133,7 @@ impl Queue {
     pub(crate) fn lock(&self) -> MutexGuard<'_, List> {
         // A panic under the lock is a bug in this module; the list is whole after every statement
         // that can panic.
-        self.0
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
@@ -171,11 +158,7 @@ impl List {
         let tail = self.tail;
         self.with(node, |seat| {
             debug_assert!(matches!(seat.state, State::Idle), "a node joins once");
-            seat.state = State::Waiting {
-                order,
-                waker,
-                since,
-            };
+            seat.state = State::Waiting { order, waker, since };
             seat.previous = tail;
         });
         match tail {
@@ -194,9 +177,7 @@ impl List {
             State::Idle => Standing::Idle,
             State::Waiting { waker: current, .. } => {
                 let replaced = waker.map(|waker| std::mem::replace(current, waker));
-                Standing::Waiting {
-                    _replaced: replaced,
-                }
+                Standing::Waiting { _replaced: replaced }
             }
             &mut State::Served(span) => {
                 seat.state = State::Idle;
@@ -229,9 +210,7 @@ impl List {
 
     pub(crate) fn metrics(&self) -> WaitMetrics {
         let figures = &self.figures;
-        let running = figures
-            .exhausted_since
-            .map_or(Duration::ZERO, |since| since.elapsed());
+        let running = figures.exhausted_since.map_or(Duration::ZERO, |since| since.elapsed());
         WaitMetrics {
             waiters: figures.waiters,
             waits: figures.waits,

@@ -1,7 +1,7 @@
 //! Programs written for `arena-alligator` 0.5, with the crate renamed in their manifest.
 //!
-//! The differences are few and wanted: the error enums are `#[non_exhaustive]`, and a request that can never fit has an
-//! error of its own.
+//! The differences are few and wanted: the error enums are `#[non_exhaustive]`, and a request that
+//! can never fit has an error of its own.
 
 use std::num::NonZeroUsize;
 
@@ -64,9 +64,7 @@ mod frames {
         pub(super) fn new(frames: usize, bytes_each: usize) -> Result<Self, BuildError> {
             let frames = NonZeroUsize::new(frames).ok_or(BuildError::SizeOverflow)?;
             let bytes_each = NonZeroUsize::new(bytes_each).ok_or(BuildError::SizeOverflow)?;
-            let arena = FixedArena::builder(frames, bytes_each)
-                .alignment(64)
-                .build()?;
+            let arena = FixedArena::builder(frames, bytes_each).alignment(64).build()?;
             Ok(Self { arena })
         }
 
@@ -79,14 +77,9 @@ mod frames {
             buffer.put_u32(payload.len().try_into().expect("payloads are small"));
             match buffer.try_put_slice(payload) {
                 Ok(()) => Answer::Frame(buffer.freeze()),
-                Err(BufferFullError {
-                    remaining,
-                    requested,
-                }) => {
+                Err(BufferFullError { remaining, requested }) => {
                     buffer.abandon();
-                    Answer::TooLong {
-                        by: requested - remaining,
-                    }
+                    Answer::TooLong { by: requested - remaining }
                 }
             }
         }
@@ -121,18 +114,8 @@ fn a_pool_of_frames_runs_unchanged() {
 fn a_program_on_blocks_runs_unchanged() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let total = NonZeroUsize::new(1 << 16).unwrap();
     let min = NonZeroUsize::new(512).unwrap();
-    let arena = BuddyArena::builder(total, min)
-        .alignment(512)
-        .auto_spill()
-        .build()?;
-    assert_eq!(
-        (
-            arena.total_size(),
-            arena.min_block_size(),
-            arena.max_order()
-        ),
-        (1 << 16, 512, 7)
-    );
+    let arena = BuddyArena::builder(total, min).alignment(512).auto_spill().build()?;
+    assert_eq!((arena.total_size(), arena.min_block_size(), arena.max_order()), (1 << 16, 512, 7));
 
     let mut buffer = arena.allocate(NonZeroUsize::new(700).unwrap())?;
     assert_eq!(buffer.capacity(), 1024);
@@ -179,25 +162,15 @@ fn handles_are_shared_with_threads() {
             })
         })
         .collect();
-    let sum: u8 = threads
-        .into_iter()
-        .map(|thread| thread.join().unwrap()[0])
-        .sum();
+    let sum: u8 = threads.into_iter().map(|thread| thread.join().unwrap()[0]).sum();
     assert_eq!(sum, 6);
 }
 
 #[test]
 fn every_error_variant_is_a_unit() {
-    let alloc = [
-        AllocError::ArenaFull,
-        AllocError::RequestTooLarge,
-        AllocError::TimedOut,
-    ];
-    let build = [
-        BuildError::SizeOverflow,
-        BuildError::InvalidAlignment,
-        BuildError::InvalidGeometry,
-    ];
+    let alloc = [AllocError::ArenaFull, AllocError::RequestTooLarge, AllocError::TimedOut];
+    let build =
+        [BuildError::SizeOverflow, BuildError::InvalidAlignment, BuildError::InvalidGeometry];
     for error in alloc {
         let boxed: Box<dyn std::error::Error> = Box::new(error);
         assert_eq!(boxed.downcast_ref(), Some(&error));
@@ -218,9 +191,7 @@ fn a_buffer_is_passed_as_any_buf_mut() {
     }
 
     let one = NonZeroUsize::MIN;
-    let arena = FixedArena::builder(one, NonZeroUsize::new(16).unwrap())
-        .build()
-        .unwrap();
+    let arena = FixedArena::builder(one, NonZeroUsize::new(16).unwrap()).build().unwrap();
     let mut buffer = arena.allocate().unwrap();
     encode(&mut buffer);
     encode_dyn(&mut buffer);

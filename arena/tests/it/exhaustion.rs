@@ -35,20 +35,15 @@ fn all_blocks(arena: &BuddyArena, len: usize) -> Vec<Buffer> {
     }
 }
 
-/// Checks that the buffers, all of one capacity, lie next to each other without a gap or an overlap.
+/// Checks that the buffers, all of one capacity, lie next to each other without a gap or an
+/// overlap.
 #[track_caller]
 fn assert_side_by_side(held: &mut [Buffer]) {
     let capacity = held[0].capacity();
     let mut addresses: Vec<_> = held.iter_mut().map(address_of).collect();
     addresses.sort_unstable();
     for pair in addresses.windows(2) {
-        assert_eq!(
-            pair[1] - pair[0],
-            capacity,
-            "from {:#x} to {:#x}",
-            pair[0],
-            pair[1]
-        );
+        assert_eq!(pair[1] - pair[0], capacity, "from {:#x} to {:#x}", pair[0], pair[1]);
     }
 }
 
@@ -176,11 +171,7 @@ fn blocks_of_each_order_fill_the_arena_in_turn() {
             index % 2 == 0
         });
         drop(held);
-        assert_eq!(
-            arena.metrics().largest_free_block,
-            total,
-            "after blocks of {size}"
-        );
+        assert_eq!(arena.metrics().largest_free_block, total, "after blocks of {size}");
     }
 }
 
@@ -192,13 +183,8 @@ fn the_largest_order_of_a_map_of_four_levels_serves_halves() {
     let total = MIN << 20;
     let arena = buddy(total, MIN);
     let small = arena.allocate(nz(1)).unwrap();
-    let half = arena
-        .allocate(nz(total / 2))
-        .expect("one small block leaves the other half");
-    assert_eq!(
-        arena.allocate(nz(total / 2)).unwrap_err(),
-        AllocError::ArenaFull
-    );
+    let half = arena.allocate(nz(total / 2)).expect("one small block leaves the other half");
+    assert_eq!(arena.allocate(nz(total / 2)).unwrap_err(), AllocError::ArenaFull);
     assert_eq!(arena.allocate(nz(total / 4)).unwrap().capacity(), total / 4);
     drop(half);
     drop(small);
@@ -318,12 +304,7 @@ fn blocks_that_an_idle_thread_has_freed_are_one_for_others() {
         let arena = buddy(MIN << max_order, MIN);
         while_another_thread_idles(
             || drop(all_blocks(&arena, 1)),
-            || {
-                assert!(
-                    arena.allocate(nz(MIN << max_order)).is_ok(),
-                    "order {max_order}"
-                )
-            },
+            || assert!(arena.allocate(nz(MIN << max_order)).is_ok(), "order {max_order}"),
         );
     }
 }
@@ -336,10 +317,7 @@ fn one_block_that_an_idle_thread_has_freed_leaves_all_to_others() {
             || drop(arena.allocate(nz(1))),
             || {
                 assert_eq!(arena.metrics().largest_free_block, MIN << max_order);
-                assert!(
-                    arena.allocate(nz(MIN << max_order)).is_ok(),
-                    "order {max_order}"
-                );
+                assert!(arena.allocate(nz(MIN << max_order)).is_ok(), "order {max_order}");
             },
         );
     }

@@ -65,10 +65,7 @@ fn what_is_counted_on_many_threads_adds_up<A: Arena>() {
         }
     });
     let figures = arena.figures();
-    assert_eq!(
-        figures.allocations_ok + figures.allocations_failed,
-        THREADS * ROUNDS
-    );
+    assert_eq!(figures.allocations_ok + figures.allocations_failed, THREADS * ROUNDS);
     assert_eq!(figures.frees, figures.allocations_ok);
     assert_eq!(figures.frozen, figures.allocations_ok);
     assert_eq!((figures.spills, figures.bytes_live), (0, 0));
@@ -76,10 +73,7 @@ fn what_is_counted_on_many_threads_adds_up<A: Arena>() {
 
 #[test]
 fn a_known_sequence_on_slots_gives_known_figures() {
-    let arena = FixedArena::builder(nz(3), nz(32))
-        .auto_spill()
-        .build()
-        .unwrap();
+    let arena = FixedArena::builder(nz(3), nz(32)).auto_spill().build().unwrap();
     let mut held: Vec<_> = (0..3).map(|_| arena.allocate().unwrap()).collect();
     assert_eq!(arena.allocate().unwrap_err(), AllocError::ArenaFull);
     held[0].put_bytes(1, 33);
@@ -101,10 +95,7 @@ fn a_known_sequence_on_slots_gives_known_figures() {
 
 #[test]
 fn a_known_sequence_on_blocks_gives_known_figures() {
-    let arena = BuddyArena::builder(nz(4096), nz(256))
-        .auto_spill()
-        .build()
-        .unwrap();
+    let arena = BuddyArena::builder(nz(4096), nz(256)).auto_spill().build().unwrap();
     let mut shrunk = arena.allocate(nz(2048)).unwrap();
     shrunk.put_bytes(1, 300);
     shrunk.shrink_to_fit();
@@ -129,10 +120,7 @@ fn a_known_sequence_on_blocks_gives_known_figures() {
 #[test]
 fn a_request_that_is_too_large_is_not_counted() {
     let arena = buddy(4096, 256);
-    assert_eq!(
-        arena.allocate(nz(5000)).unwrap_err(),
-        AllocError::RequestTooLarge
-    );
+    assert_eq!(arena.allocate(nz(5000)).unwrap_err(), AllocError::RequestTooLarge);
     let metrics = arena.metrics();
     assert_eq!((metrics.allocations_ok, metrics.allocations_failed), (0, 0));
 }
@@ -241,20 +229,14 @@ fn the_first_small_block_splits_once_at_each_level() {
     for (max_order, splits) in [(6, 0), (7, 1), (12, 1), (13, 2), (18, 2), (19, 3)] {
         let arena = buddy(16 << max_order, 16);
         let _small = arena.allocate(nz(16)).unwrap();
-        assert_eq!(
-            arena.metrics().splits,
-            splits,
-            "2^{max_order} minimum blocks"
-        );
+        assert_eq!(arena.metrics().splits, splits, "2^{max_order} minimum blocks");
     }
 }
 
 #[test]
 fn blocks_of_64_minimum_blocks_split_nothing_below_4096() {
     let arena = buddy(16 << 12, 16);
-    let held: Vec<_> = (0..64)
-        .map(|_| arena.allocate(nz(64 * 16)).unwrap())
-        .collect();
+    let held: Vec<_> = (0..64).map(|_| arena.allocate(nz(64 * 16)).unwrap()).collect();
     drop(held);
     assert_eq!(arena.metrics().splits, 0);
 }
@@ -263,9 +245,7 @@ fn blocks_of_64_minimum_blocks_split_nothing_below_4096() {
 fn what_was_never_split_is_not_coalesced() {
     let arena = buddy(16 << 12, 16);
     // All of them, because the thread prefers one to the others.
-    let held: Vec<_> = (0..64)
-        .map(|_| arena.allocate(nz(64 * 16)).unwrap())
-        .collect();
+    let held: Vec<_> = (0..64).map(|_| arena.allocate(nz(64 * 16)).unwrap()).collect();
     drop(held);
     assert!(arena.allocate(nz(16 << 12)).is_ok());
     let metrics = arena.metrics();
@@ -281,10 +261,7 @@ fn what_was_split_is_coalesced_when_all_of_it_is_one_block() {
         assert!(whole.is_ok(), "2^{max_order} minimum blocks");
         let metrics = arena.metrics();
         assert!(metrics.splits > 0);
-        assert_eq!(
-            metrics.splits, metrics.coalesces,
-            "2^{max_order} minimum blocks"
-        );
+        assert_eq!(metrics.splits, metrics.coalesces, "2^{max_order} minimum blocks");
     }
 }
 
@@ -300,9 +277,7 @@ fn occupancy_of_blocks_is_what_is_held() {
                 expected[first..first + buffer.capacity() / 16].fill(false);
             }
             let occupancy = arena.occupancy();
-            let seen: Vec<_> = (0..occupancy.units())
-                .map(|unit| occupancy.is_free(unit))
-                .collect();
+            let seen: Vec<_> = (0..occupancy.units()).map(|unit| occupancy.is_free(unit)).collect();
             assert_eq!(seen, expected, "2^{max_order} minimum blocks");
         });
     }
@@ -323,11 +298,7 @@ fn occupancy_of_slots_is_what_is_held() {
         let occupancy = arena.occupancy();
         assert_eq!((occupancy.units(), occupancy.unit_bytes()), (count, 48));
         for slot in 0..count {
-            assert_eq!(
-                occupancy.is_free(slot),
-                slot % 3 == 0,
-                "slot {slot} of {count}"
-            );
+            assert_eq!(occupancy.is_free(slot), slot % 3 == 0, "slot {slot} of {count}");
         }
         assert_eq!(occupancy.free_units(), count.div_ceil(3));
         assert_eq!(occupancy.free_bytes(), 48 * count.div_ceil(3));
@@ -354,18 +325,11 @@ fn runs_cover_the_arena_and_alternate() {
             assert_eq!(run.offset_bytes, end);
             assert!(run.len_bytes > 0);
             let units = run.offset_bytes / 16..(run.offset_bytes + run.len_bytes) / 16;
-            assert!(
-                units
-                    .into_iter()
-                    .all(|unit| occupancy.is_free(unit) == run.is_free)
-            );
+            assert!(units.into_iter().all(|unit| occupancy.is_free(unit) == run.is_free));
             end += run.len_bytes;
         }
         assert_eq!(end, arena.total_size());
-        assert!(
-            runs.windows(2)
-                .all(|pair| pair[0].is_free != pair[1].is_free)
-        );
+        assert!(runs.windows(2).all(|pair| pair[0].is_free != pair[1].is_free));
     });
 }
 

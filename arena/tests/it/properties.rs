@@ -1,5 +1,5 @@
-//! Random programs against a small model: what is live stays intact and apart, refusals are justified, and in the end
-//! everything is one piece again.
+//! Random programs against a small model: what is live stays intact and apart, refusals are
+//! justified, and in the end everything is one piece again.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -155,13 +155,8 @@ impl Subject for FixedArena {
     }
 
     fn start(&self) -> usize {
-        let mut all: Vec<_> = (0..self.slot_count())
-            .map(|_| self.allocate().unwrap())
-            .collect();
-        all.iter_mut()
-            .map(address_of)
-            .min()
-            .expect("there is a slot")
+        let mut all: Vec<_> = (0..self.slot_count()).map(|_| self.allocate().unwrap()).collect();
+        all.iter_mut().map(address_of).min().expect("there is a slot")
     }
 
     fn assert_is_whole(&self) {
@@ -338,15 +333,9 @@ impl<A: Subject> Run<A> {
         let units = size / occupancy.unit_bytes();
         for first in (0..occupancy.units()).step_by(units) {
             let from = self.start + first * occupancy.unit_bytes();
-            assert!(
-                !self.reference.is_free(&(from..from + size)),
-                "{size} bytes are free"
-            );
+            assert!(!self.reference.is_free(&(from..from + size)), "{size} bytes are free");
             let mut run = first..first + units;
-            assert!(
-                !run.all(|unit| occupancy.is_free(unit)),
-                "unit {first} is shown as free"
-            );
+            assert!(!run.all(|unit| occupancy.is_free(unit)), "unit {first} is shown as free");
         }
     }
 
@@ -354,9 +343,7 @@ impl<A: Subject> Run<A> {
         let Some(mut held) = self.pick(which, |item| matches!(item, Item::Buffer(_))) else {
             return;
         };
-        let Item::Buffer(buffer) = &mut held.item else {
-            unreachable!("a buffer was picked")
-        };
+        let Item::Buffer(buffer) = &mut held.item else { unreachable!("a buffer was picked") };
         self.fills = self.fills.wrapping_add(1);
         let remaining = buffer.capacity() - buffer.len();
         let n = amount % (remaining.min(WRITE_BYTES_MAX) + remaining.min(WRITE_BYTES_MAX) / 8 + 2);
@@ -399,10 +386,7 @@ impl<A: Subject> Run<A> {
         };
         if let (Item::Buffer(buffer), Some(start)) = (&mut held.item, held.lease) {
             buffer.shrink_to_fit();
-            let kept = buffer
-                .len()
-                .max(1)
-                .next_multiple_of(self.arena.unit_bytes());
+            let kept = buffer.len().max(1).next_multiple_of(self.arena.unit_bytes());
             assert_eq!(buffer.capacity(), kept);
             self.reference.lent.get_mut(&start).expect("it is lent").0 = kept;
         }
@@ -473,9 +457,7 @@ impl<A: Subject> Run<A> {
         let Some(mut back) = self.pick(which, |item| matches!(item, Item::Frozen(_))) else {
             return;
         };
-        let Item::Frozen(rest) = &mut back.item else {
-            unreachable!("frozen bytes were picked")
-        };
+        let Item::Frozen(rest) = &mut back.item else { unreachable!("frozen bytes were picked") };
         let at = at % (back.content.len() + 1);
         let front = rest.split_to(at);
         let content: Vec<_> = back.content.drain(..at).collect();
@@ -521,19 +503,14 @@ impl<A: Subject> Run<A> {
     }
 
     fn pick(&mut self, which: usize, is_meant: impl Fn(&Item) -> bool) -> Option<Held> {
-        let candidates: Vec<_> = (0..self.held.len())
-            .filter(|&index| is_meant(&self.held[index].item))
-            .collect();
+        let candidates: Vec<_> =
+            (0..self.held.len()).filter(|&index| is_meant(&self.held[index].item)).collect();
         let index = *candidates.get(which.checked_rem(candidates.len())?)?;
         Some(self.held.swap_remove(index))
     }
 
     fn hold(&mut self, item: Item, content: Vec<u8>, lease: Option<usize>) {
-        self.held.push(Held {
-            item,
-            content,
-            lease,
-        });
+        self.held.push(Held { item, content, lease });
     }
 
     fn refer(&mut self, lease: Option<usize>) {
@@ -566,24 +543,12 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 fn slots(count: usize, bytes: usize, alignment: usize, may_spill: bool) -> FixedArena {
     let builder = FixedArena::builder(nz(count), nz(bytes)).alignment(alignment);
-    if may_spill {
-        builder.auto_spill()
-    } else {
-        builder
-    }
-    .build()
-    .unwrap()
+    if may_spill { builder.auto_spill() } else { builder }.build().unwrap()
 }
 
 fn blocks(max_order: u32, min: usize, may_spill: bool) -> BuddyArena {
     let builder = BuddyArena::builder(nz(min << max_order), nz(min));
-    if may_spill {
-        builder.auto_spill()
-    } else {
-        builder
-    }
-    .build()
-    .unwrap()
+    if may_spill { builder.auto_spill() } else { builder }.build().unwrap()
 }
 
 proptest! {

@@ -1,4 +1,5 @@
-//! Real threads that disturb each other: nothing is lent twice, nothing is refused without need, nothing is lost.
+//! Real threads that disturb each other: nothing is lent twice, nothing is refused without need,
+//! nothing is lost.
 
 use std::{
     collections::HashSet,
@@ -42,17 +43,15 @@ fn fill(buffer: &mut Buffer, mark: u64) {
 #[track_caller]
 fn assert_filled(data: &[u8], mark: u64) {
     let intact = data.chunks_exact(8).all(|word| word == mark.to_be_bytes());
-    assert!(
-        intact && data.len() >= 8,
-        "somebody else wrote into {mark:#x}: {data:?}"
-    );
+    assert!(intact && data.len() >= 8, "somebody else wrote into {mark:#x}: {data:?}");
 }
 
 fn mark_of(thread: usize, round: usize) -> u64 {
     u64::try_from(thread << 32 | round).expect("a 64-bit number")
 }
 
-/// Permits that bound how many buffers there are. One is taken before an allocation and given back after the drop.
+/// Permits that bound how many buffers there are. One is taken before an allocation and given back
+/// after the drop.
 struct Permits(AtomicUsize);
 
 impl Permits {
@@ -87,10 +86,7 @@ fn assert_is_one_block(arena: &BuddyArena) {
 #[track_caller]
 fn assert_has_all_slots(arena: &FixedArena) {
     let metrics = arena.metrics();
-    assert_eq!(
-        (metrics.bytes_live, metrics.allocations_ok),
-        (0, metrics.frees)
-    );
+    assert_eq!((metrics.bytes_live, metrics.allocations_ok), (0, metrics.frees));
     let all: Vec<_> = (0..arena.slot_count()).map(|_| arena.allocate()).collect();
     assert!(all.iter().all(Result::is_ok), "{}", arena.occupancy());
     assert_eq!(arena.allocate().unwrap_err(), AllocError::ArenaFull);
@@ -123,11 +119,11 @@ fn shrunk_blocks_that_others_free_are_lent_once() {
     assert_is_one_block(&arena);
 }
 
-/// Each thread allocates, fills, and hands what it has to the next thread, which verifies and frees it.
+/// Each thread allocates, fills, and hands what it has to the next thread, which verifies and frees
+/// it.
 fn pass_around(allocate: impl Fn(&mut Numbers) -> Result<Buffer, AllocError> + Sync) {
-    let (senders, receivers): (Vec<_>, Vec<_>) = (0..THREADS)
-        .map(|_| mpsc::sync_channel::<(u64, Frozen)>(16))
-        .unzip();
+    let (senders, receivers): (Vec<_>, Vec<_>) =
+        (0..THREADS).map(|_| mpsc::sync_channel::<(u64, Frozen)>(16)).unzip();
     thread::scope(|scope| {
         for (index, inbox) in receivers.into_iter().enumerate() {
             let next = senders[(index + 1) % THREADS].clone();
@@ -156,8 +152,7 @@ fn pass_around(allocate: impl Fn(&mut Numbers) -> Result<Buffer, AllocError> + S
                         assert_filled(&frozen, mark);
                     }
                 }
-                kept.iter()
-                    .for_each(|(mark, frozen)| assert_filled(frozen, *mark));
+                kept.iter().for_each(|(mark, frozen)| assert_filled(frozen, *mark));
                 drop(next);
             });
         }
@@ -168,9 +163,8 @@ fn pass_around(allocate: impl Fn(&mut Numbers) -> Result<Buffer, AllocError> + S
 #[test]
 fn clones_on_many_threads_are_the_last_once() {
     let arena = fixed(4, 64);
-    let (senders, receivers): (Vec<_>, Vec<_>) = (0..THREADS)
-        .map(|_| mpsc::sync_channel::<Frozen>(64))
-        .unzip();
+    let (senders, receivers): (Vec<_>, Vec<_>) =
+        (0..THREADS).map(|_| mpsc::sync_channel::<Frozen>(64)).unzip();
     thread::scope(|scope| {
         for inbox in receivers {
             scope.spawn(move || {
@@ -294,10 +288,7 @@ fn many_threads_at_once_hold_all_slots_between_them() {
         let one_more = arena.allocate().map(|_| ());
         let live = arena.metrics().bytes_live;
         done.wait();
-        assert_eq!(
-            (one_more, live),
-            (Err(AllocError::ArenaFull), MANY * EACH * 32)
-        );
+        assert_eq!((one_more, live), (Err(AllocError::ArenaFull), MANY * EACH * 32));
     });
     assert_eq!(places.into_inner().unwrap().len(), MANY * EACH);
     assert_has_all_slots(&arena);
@@ -348,13 +339,11 @@ fn the_only_buffer_has_one_owner_at_a_time<A: Arena>() {
     });
     assert!(arena.has_room());
     let figures = arena.figures();
-    assert_eq!(
-        (figures.allocations_ok, figures.bytes_live),
-        (figures.frees, 0)
-    );
+    assert_eq!((figures.allocations_ok, figures.bytes_live), (figures.frees, 0));
 }
 
-/// Threads that take a permit, allocate, hold something for a while and give it back, in every way there is.
+/// Threads that take a permit, allocate, hold something for a while and give it back, in every way
+/// there is.
 fn assert_never_refused(permits: usize, allocate: impl Fn() -> Result<Buffer, AllocError> + Sync) {
     let available = Permits::new(permits);
     let (sender, receiver) = mpsc::channel::<Frozen>();
@@ -426,27 +415,16 @@ fn no_slot_is_refused_when_there_are_exactly_enough() {
 
 #[test]
 fn no_block_is_refused_where_blocks_of_one_size_suffice() {
-    // Blocks of one size fit exactly as often as the arena is a multiple of it, below and above a word.
-    for (order, fit) in [
-        (0, 2),
-        (0, 64),
-        (0, 256),
-        (3, 16),
-        (5, 4),
-        (6, 2),
-        (6, 8),
-        (8, 4),
-        (12, 2),
-    ] {
+    // Blocks of one size fit exactly as often as the arena is a multiple of it, below and above a
+    // word.
+    for (order, fit) in
+        [(0, 2), (0, 64), (0, 256), (3, 16), (5, 4), (6, 2), (6, 8), (8, 4), (12, 2)]
+    {
         let size = MIN << order;
         let arena = buddy(size * fit, MIN);
         for permits in [fit - 1, fit] {
             assert_never_refused(permits, || arena.allocate(nz(size)));
-            assert_eq!(
-                arena.metrics().allocations_failed,
-                0,
-                "{fit} blocks of {size}"
-            );
+            assert_eq!(arena.metrics().allocations_failed, 0, "{fit} blocks of {size}");
         }
         assert_is_one_block(&arena);
     }
@@ -454,8 +432,8 @@ fn no_block_is_refused_where_blocks_of_one_size_suffice() {
 
 #[test]
 fn no_block_is_refused_where_mixed_sizes_must_fit() {
-    // No block is larger than a run, so each touches one. Whoever has a permit shares it with fewer others than there
-    // are runs, and finds one that nobody touches.
+    // No block is larger than a run, so each touches one. Whoever has a permit shares it with fewer
+    // others than there are runs, and finds one that nobody touches.
     const RUNS: usize = 16;
 
     let large = 64 * MIN;
@@ -532,11 +510,7 @@ fn large_requests_get_through_between_small_ones() {
                 let mut numbers = Numbers::from_seed(mark_of(index, 3));
                 for round in 0..ROUNDS {
                     let large = round % 16 == 0;
-                    let size = if large {
-                        total / 4
-                    } else {
-                        1 + numbers.below(4 * MIN)
-                    };
+                    let size = if large { total / 4 } else { 1 + numbers.below(4 * MIN) };
                     let Ok(mut buffer) = arena.allocate(nz(size)) else {
                         continue;
                     };
@@ -557,16 +531,8 @@ fn the_last_handle_may_drop_while_others_free<A: Arena>() {
     let (sender, receiver) = mpsc::sync_channel::<Frozen>(4);
     let (bytes_sender, bytes_receiver) = mpsc::sync_channel::<Bytes>(4);
     thread::scope(|scope| {
-        scope.spawn(move || {
-            receiver
-                .into_iter()
-                .for_each(|frozen| assert_filled(&frozen, 7))
-        });
-        scope.spawn(move || {
-            bytes_receiver
-                .into_iter()
-                .for_each(|bytes| assert_filled(&bytes, 7))
-        });
+        scope.spawn(move || receiver.into_iter().for_each(|frozen| assert_filled(&frozen, 7)));
+        scope.spawn(move || bytes_receiver.into_iter().for_each(|bytes| assert_filled(&bytes, 7)));
         for _ in 0..ARENAS {
             let arena = A::with_room_for_one();
             let clone = arena.clone();
@@ -629,8 +595,7 @@ fn many_threads_free_the_buffers_of_an_arena_whose_handles_are_gone() {
                 let start = &start;
                 let handles = (index % 2 == 0).then(|| (slots.clone(), blocks.clone()));
                 scope.spawn(move || {
-                    held.iter_mut()
-                        .for_each(|buffer| fill(buffer, mark_of(index, round)));
+                    held.iter_mut().for_each(|buffer| fill(buffer, mark_of(index, round)));
                     start.wait();
                     drop(handles);
                     for buffer in held {

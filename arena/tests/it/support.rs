@@ -16,15 +16,11 @@ pub(crate) fn nz(n: usize) -> NonZeroUsize {
 }
 
 pub(crate) fn fixed(slot_count: usize, slot_capacity: usize) -> FixedArena {
-    FixedArena::builder(nz(slot_count), nz(slot_capacity))
-        .build()
-        .unwrap()
+    FixedArena::builder(nz(slot_count), nz(slot_capacity)).build().unwrap()
 }
 
 pub(crate) fn buddy(total_size: usize, min_block_size: usize) -> BuddyArena {
-    BuddyArena::builder(nz(total_size), nz(min_block_size))
-        .build()
-        .unwrap()
+    BuddyArena::builder(nz(total_size), nz(min_block_size)).build().unwrap()
 }
 
 /// The figures that both kinds of arena have.
@@ -63,10 +59,7 @@ impl Arena for FixedArena {
     }
 
     fn with_room_for_one_that_spills() -> Self {
-        Self::builder(nz(1), nz(ONE_BYTES))
-            .auto_spill()
-            .build()
-            .unwrap()
+        Self::builder(nz(1), nz(ONE_BYTES)).auto_spill().build().unwrap()
     }
 
     fn take(&self) -> Result<Buffer, AllocError> {
@@ -92,10 +85,7 @@ impl Arena for BuddyArena {
     }
 
     fn with_room_for_one_that_spills() -> Self {
-        Self::builder(nz(ONE_BYTES), nz(ONE_BYTES))
-            .auto_spill()
-            .build()
-            .unwrap()
+        Self::builder(nz(ONE_BYTES), nz(ONE_BYTES)).auto_spill().build().unwrap()
     }
 
     fn take(&self) -> Result<Buffer, AllocError> {

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const COLUMNS_MAX: usize = 120;
+const COLUMNS_MAX: usize = 100;
 
 /// The members of the workspace that hold Rust code.
 const MEMBERS: [&str; 4] = ["arena", "server", "loadgen", "benches"];
@@ -53,11 +53,7 @@ fn lines_of(folders: &[&str]) -> impl Iterator<Item = Line> {
             .lines()
             .enumerate()
             .map(|(index, line)| Line {
-                place: format!(
-                    "{}:{}",
-                    path.strip_prefix(root()).unwrap().display(),
-                    index + 1
-                ),
+                place: format!("{}:{}", path.strip_prefix(root()).unwrap().display(), index + 1),
                 text: line.to_owned(),
             })
             .collect();
@@ -74,8 +70,7 @@ fn offenders(folders: &[&str], breaks_the_rule: impl Fn(&str) -> bool) -> String
 }
 
 fn has_word(text: &str, word: &str) -> bool {
-    text.split(|c: char| !c.is_alphanumeric() && c != '_')
-        .any(|part| part == word)
+    text.split(|c: char| !c.is_alphanumeric() && c != '_').any(|part| part == word)
 }
 
 fn without_comment(line: &str) -> &str {
@@ -84,9 +79,8 @@ fn without_comment(line: &str) -> &str {
 
 /// What the file begins with, behind the attributes of its crate or module.
 fn first_line(text: &str) -> &str {
-    let mut lines = text
-        .lines()
-        .skip_while(|line| line.trim().is_empty() || line.starts_with("#!["));
+    let mut lines =
+        text.lines().skip_while(|line| line.trim().is_empty() || line.starts_with("#!["));
     lines.next().unwrap_or_default()
 }
 
@@ -106,10 +100,7 @@ fn every_file_begins_by_saying_what_it_is() {
         .into_iter()
         .filter(|path| !first_line(&fs::read_to_string(path).unwrap()).starts_with("//! "))
         .collect();
-    assert!(
-        silent.is_empty(),
-        "these files do not begin with `//! `: {silent:#?}"
-    );
+    assert!(silent.is_empty(), "these files do not begin with `//! `: {silent:#?}");
 }
 
 #[test]
@@ -122,20 +113,18 @@ fn nothing_is_left_for_later() {
         ["unimplemented", "!"].concat(),
         ["todo", "!"].concat(),
     ];
-    let found = offenders(&MEMBERS, |line| {
-        needles.iter().any(|needle| line.contains(needle))
-    });
+    let found = offenders(&MEMBERS, |line| needles.iter().any(|needle| line.contains(needle)));
     assert!(found.is_empty(), "unfinished:{found}");
 }
 
 #[test]
 #[cfg_attr(miri, ignore = "reads files")]
 fn lines_fit_on_a_screen() {
-    let found = offenders(&MEMBERS, |line| line.chars().count() > COLUMNS_MAX);
-    assert!(
-        found.is_empty(),
-        "longer than {COLUMNS_MAX} columns:{found}"
-    );
+    // Tables of orderings are wide, and strings are not broken.
+    let may_be_wide = |line: &str| line.contains('|') || line.contains('"');
+    let found =
+        offenders(&MEMBERS, |line| line.chars().count() > COLUMNS_MAX && !may_be_wide(line));
+    assert!(found.is_empty(), "longer than {COLUMNS_MAX} columns:{found}");
 }
 
 #[test]
@@ -146,9 +135,6 @@ fn a_word_is_found_only_as_a_whole() {
 
 #[test]
 fn attributes_may_stand_before_the_first_line() {
-    assert_eq!(
-        first_line("#![forbid(x)]\n\n//! What.\nuse y;"),
-        "//! What."
-    );
+    assert_eq!(first_line("#![forbid(x)]\n\n//! What.\nuse y;"), "//! What.");
     assert_eq!(first_line("use y;\n//! What."), "use y;");
 }

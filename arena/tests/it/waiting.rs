@@ -22,15 +22,11 @@ fn nz(n: usize) -> NonZeroUsize {
 }
 
 fn slots(count: usize) -> AsyncFixedArena {
-    FixedArena::builder(nz(count), nz(64))
-        .build_async()
-        .expect("a valid arena")
+    FixedArena::builder(nz(count), nz(64)).build_async().expect("a valid arena")
 }
 
 fn blocks(total: usize, min: usize) -> AsyncBuddyArena {
-    BuddyArena::builder(nz(total), nz(min))
-        .build_async()
-        .expect("a valid arena")
+    BuddyArena::builder(nz(total), nz(min)).build_async().expect("a valid arena")
 }
 
 /// Counts how often it is woken.
@@ -59,10 +55,7 @@ impl<'a> Request<'a> {
     }
 
     fn new(future: impl Future<Output = Result<Buffer, AllocError>> + Send + 'a) -> Self {
-        Self {
-            future: Box::pin(future),
-            bell: Arc::default(),
-        }
+        Self { future: Box::pin(future), bell: Arc::default() }
     }
 
     fn poll(&mut self) -> Poll<Result<Buffer, AllocError>> {
@@ -101,10 +94,7 @@ fn a_request_that_can_never_fit_fails_at_once() {
     let arena = blocks(1024, 256);
     let _all = arena.allocate(nz(1024)).expect("nothing is in use");
     let mut request = Request::of_block(&arena, 1025);
-    assert!(matches!(
-        request.poll(),
-        Poll::Ready(Err(AllocError::RequestTooLarge))
-    ));
+    assert!(matches!(request.poll(), Poll::Ready(Err(AllocError::RequestTooLarge))));
 }
 
 #[test]
@@ -115,10 +105,7 @@ fn waiters_are_served_in_the_order_in_which_they_came() {
     assert_eq!(arena.wait_metrics().waiters, 4);
 
     drop(held);
-    assert_eq!(
-        requests.each_ref().map(Request::is_woken),
-        [true, true, false, false]
-    );
+    assert_eq!(requests.each_ref().map(Request::is_woken), [true, true, false, false]);
     let [first, second, third, fourth] = requests;
     drop((first.served(), second.served()));
     drop((third.served(), fourth.served()));
@@ -154,9 +141,8 @@ fn a_request_that_comes_later_queues_behind_those_who_wait() {
 #[test]
 fn a_large_request_at_the_head_is_not_overtaken_by_small_ones() {
     let arena = blocks(1024, 256);
-    let mut held: Vec<_> = (0..4)
-        .map(|_| arena.allocate(nz(256)).expect("four blocks fit"))
-        .collect();
+    let mut held: Vec<_> =
+        (0..4).map(|_| arena.allocate(nz(256)).expect("four blocks fit")).collect();
     let large = Request::of_block(&arena, 512).waiting();
     let small = Request::of_block(&arena, 256).waiting();
     // Not buddies: the head cannot use them, and keeps them for itself all the same.
@@ -172,9 +158,7 @@ fn a_sync_request_takes_what_is_free_also_beside_waiters() {
     let arena = blocks(1024, 256);
     let _held = arena.allocate(nz(512)).expect("nothing is in use");
     let large = Request::of_block(&arena, 1024).waiting();
-    let taken = arena
-        .allocate(nz(256))
-        .expect("its refusal would not be true");
+    let taken = arena.allocate(nz(256)).expect("its refusal would not be true");
     drop((_held, taken));
     drop(large.served());
 }
@@ -272,9 +256,7 @@ fn a_request_outlives_every_other_handle() {
     assert!(waiter.poll_allocate(&mut context).is_pending());
     drop(arena);
     drop(held);
-    let Poll::Ready(buffer) = waiter.poll_allocate(&mut context) else {
-        panic!("not served")
-    };
+    let Poll::Ready(buffer) = waiter.poll_allocate(&mut context) else { panic!("not served") };
     drop(waiter);
     drop(buffer);
 }
@@ -340,13 +322,9 @@ async fn a_timeout_is_a_typed_error_and_leaves_the_queue() {
 async fn a_timeout_counts_from_the_call_and_not_for_what_can_never_fit() {
     let arena = blocks(1024, 256);
     let _all = arena.allocate(nz(1024)).expect("nothing is in use");
-    let too_large = arena
-        .allocate_timeout(nz(2048), Duration::from_secs(5))
-        .await;
+    let too_large = arena.allocate_timeout(nz(2048), Duration::from_secs(5)).await;
     assert_eq!(too_large.unwrap_err(), AllocError::RequestTooLarge);
-    let late = arena
-        .allocate_timeout(nz(256), Duration::from_secs(5))
-        .await;
+    let late = arena.allocate_timeout(nz(256), Duration::from_secs(5)).await;
     assert_eq!(late.unwrap_err(), AllocError::TimedOut);
 }
 
@@ -362,10 +340,7 @@ fn waiting_times_are_counted_once_for_each_who_was_served() {
     let metrics = arena.wait_metrics();
     assert_eq!(metrics.waits, 5);
     assert_eq!(metrics.wait_time_buckets.iter().sum::<u64>(), 5);
-    assert!(
-        metrics.exhausted_time >= metrics.wait_time,
-        "one waited at a time"
-    );
+    assert!(metrics.exhausted_time >= metrics.wait_time, "one waited at a time");
 }
 
 /// Ten thousand tasks want one of four slots, on several threads, and many of them lose patience.
@@ -392,11 +367,7 @@ fn ten_thousand_impatient_tasks_leave_everything_as_it_was() {
                 };
                 buffer.put_u64(task);
                 tokio::task::yield_now().await;
-                assert_eq!(
-                    buffer[..],
-                    task.to_be_bytes(),
-                    "nobody else writes this slot"
-                );
+                assert_eq!(buffer[..], task.to_be_bytes(), "nobody else writes this slot");
                 1
             });
         }
@@ -405,9 +376,7 @@ fn ten_thousand_impatient_tasks_leave_everything_as_it_was() {
     assert!(served >= SLOTS as u64, "somebody was served");
     assert_eq!(arena.wait_metrics().waiters, 0);
     assert_eq!(arena.metrics().bytes_live, 0);
-    let all: Vec<_> = (0..SLOTS)
-        .map(|_| arena.allocate().expect("every slot is free"))
-        .collect();
+    let all: Vec<_> = (0..SLOTS).map(|_| arena.allocate().expect("every slot is free")).collect();
     drop(all);
 }
 

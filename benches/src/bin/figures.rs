@@ -91,15 +91,15 @@ fn roundtrips(rounds: usize) {
                     side("arena", || fixed_roundtrip(&arena, &data)),
                     side("heap", || heap_roundtrip(&data)),
                     side("alligator", || fixed_alligator_roundtrip(&alligator, &data)),
+                    side("Bytes::from_owner alone", || from_owner_alone(&[7; 256])),
                 ],
                 wanted: vec![wanted],
             },
         );
     }
-    for (what, bytes, wanted) in [
-        ("buddy 256 B through Bytes", 256, 0.007),
-        ("buddy 16 KiB through Bytes", 16_384, 0.42),
-    ] {
+    for (what, bytes, wanted) in
+        [("buddy 256 B through Bytes", 256, 0.007), ("buddy 16 KiB through Bytes", 16_384, 0.42)]
+    {
         let data = vec![7; bytes];
         let (arena, alligator) = (buddy(), buddy_alligator());
         print(
@@ -128,12 +128,8 @@ fn threads(rounds: usize) {
             threads: 2.0,
             sides: vec![
                 threaded("arena", 2, |_, _| fixed_roundtrip(&arena, &data)),
-                threaded("alligator", 2, |_, _| {
-                    fixed_alligator_roundtrip(&alligator, &data)
-                }),
-                threaded("arena with 1 thread", 1, |_, _| {
-                    fixed_roundtrip(&arena, &data)
-                }),
+                threaded("alligator", 2, |_, _| fixed_alligator_roundtrip(&alligator, &data)),
+                threaded("arena with 1 thread", 1, |_, _| fixed_roundtrip(&arena, &data)),
             ],
             wanted: vec![("alligator", 1.0 / 8.0), ("arena with 1 thread", 1.0 / 0.9)],
         },
@@ -152,9 +148,7 @@ fn threads(rounds: usize) {
             what: "buddy 192 B to 16 KiB through Bytes, 2 threads",
             threads: 2.0,
             sides: vec![
-                threaded("arena", 2, |thread, turn| {
-                    buddy_roundtrip(&arena, data(thread, turn))
-                }),
+                threaded("arena", 2, |thread, turn| buddy_roundtrip(&arena, data(thread, turn))),
                 threaded("heap", 2, |thread, turn| heap_roundtrip(data(thread, turn))),
                 threaded("alligator", 2, |thread, turn| {
                     buddy_alligator_roundtrip(&alligator, data(thread, turn));
@@ -166,18 +160,13 @@ fn threads(rounds: usize) {
 }
 
 fn refusals(rounds: usize) {
-    let arena = FixedArena::builder(nz(65_536), nz(64))
-        .build()
-        .expect("a valid arena");
+    let arena = FixedArena::builder(nz(65_536), nz(64)).build().expect("a valid arena");
     let alligator = arena_alligator::FixedArena::with_slot_capacity(nz(65_536), nz(64))
         .build()
         .expect("a valid arena");
-    let _held: Vec<_> = (0..65_536)
-        .map(|_| arena.allocate().expect("not full yet"))
-        .collect();
-    let _held_too: Vec<_> = (0..65_536)
-        .map(|_| alligator.allocate().expect("not full yet"))
-        .collect();
+    let _held: Vec<_> = (0..65_536).map(|_| arena.allocate().expect("not full yet")).collect();
+    let _held_too: Vec<_> =
+        (0..65_536).map(|_| alligator.allocate().expect("not full yet")).collect();
     print(
         rounds,
         Row {
@@ -191,9 +180,7 @@ fn refusals(rounds: usize) {
         },
     );
 
-    let arena = BuddyArena::builder(nz(64 << 20), nz(256))
-        .build()
-        .expect("a valid arena");
+    let arena = BuddyArena::builder(nz(64 << 20), nz(256)).build().expect("a valid arena");
     let _all = arena.allocate(nz(64 << 20)).expect("nothing is in use");
     print(
         rounds,
@@ -202,9 +189,7 @@ fn refusals(rounds: usize) {
             threads: 1.0,
             sides: vec![
                 side("arena", || assert!(arena.allocate(nz(256)).is_err())),
-                side("arena, 1 MiB", || {
-                    assert!(arena.allocate(nz(1 << 20)).is_err())
-                }),
+                side("arena, 1 MiB", || assert!(arena.allocate(nz(1 << 20)).is_err())),
             ],
             wanted: vec![],
         },
@@ -219,10 +204,7 @@ fn side<'a>(name: &'static str, operation: impl Fn() + 'a) -> Side<'a> {
         }
         start.elapsed().as_secs_f64()
     };
-    Side {
-        name,
-        run: Box::new(run),
-    }
+    Side { name, run: Box::new(run) }
 }
 
 fn threaded<'a>(
@@ -231,20 +213,13 @@ fn threaded<'a>(
     operation: impl Fn(usize, u64) + Sync + 'a,
 ) -> Side<'a> {
     let run = move |count| time_in_threads(threads, count, &operation).as_secs_f64();
-    Side {
-        name,
-        run: Box::new(run),
-    }
+    Side { name, run: Box::new(run) }
 }
 
 /// Runs all sides of a row in turn, and prints them.
 #[allow(clippy::cast_precision_loss, reason = "counts far below 2^52")]
 fn print(rounds: usize, mut row: Row<'_>) {
-    let counts: Vec<u64> = row
-        .sides
-        .iter_mut()
-        .map(|side| calibrate(&mut side.run))
-        .collect();
+    let counts: Vec<u64> = row.sides.iter_mut().map(|side| calibrate(&mut side.run)).collect();
     let mut ns = vec![Vec::with_capacity(rounds); row.sides.len()];
     for _ in 0..rounds {
         for (index, side) in row.sides.iter_mut().enumerate() {
@@ -261,31 +236,20 @@ fn print(rounds: usize, mut row: Row<'_>) {
         .map(|(side, ns)| format!("{} {:.1}", side.name, median(ns.iter().copied())))
         .collect();
     let ratios = |name: &str| {
-        let other = row
-            .sides
-            .iter()
-            .position(|side| side.name == name)
-            .expect("a side");
+        let other = row.sides.iter().position(|side| side.name == name).expect("a side");
         median(ns[0].iter().zip(&ns[other]).map(|(own, other)| own / other))
     };
     // Time over threads: a single thread takes twice as long for as many operations as two that
     // scale.
     let scaled = |name: &str, ratio: f64| {
-        if name.ends_with("1 thread") {
-            ratio * 2.0
-        } else {
-            ratio
-        }
+        if name.ends_with("1 thread") { ratio * 2.0 } else { ratio }
     };
     let (measured, wanted): (Vec<_>, Vec<_>) = row
         .wanted
         .iter()
         .map(|&(name, wanted)| {
             let ratio = scaled(name, ratios(name));
-            (
-                format!("{ratio:.4} x {name}"),
-                format!("{wanted:.4} x {name}"),
-            )
+            (format!("{ratio:.4} x {name}"), format!("{wanted:.4} x {name}"))
         })
         .unzip();
     println!(

@@ -76,14 +76,8 @@ struct Config<'a> {
 }
 
 pub(super) fn write(report: &Report) -> String {
-    let Counts {
-        requests,
-        unanswered,
-        errors,
-        mismatches,
-        reconnects,
-        warm_up_requests,
-    } = report.counts;
+    let Counts { requests, unanswered, errors, mismatches, reconnects, warm_up_requests } =
+        report.counts;
     let latency = report.latency.percentiles();
     let plan = &report.plan;
     let document = Document {
@@ -112,14 +106,9 @@ pub(super) fn write(report: &Report) -> String {
             busy_share: report.server.busy_share,
         },
         reconnects,
-        warm_up: WarmUp {
-            requests: warm_up_requests,
-        },
+        warm_up: WarmUp { requests: warm_up_requests },
         errors_by_kind: errors,
-        mismatches_by_class: mismatches
-            .iter()
-            .map(|(class, count)| (key(class), count))
-            .collect(),
+        mismatches_by_class: mismatches.iter().map(|(class, count)| (key(class), count)).collect(),
         first_error: report.first_error.as_deref(),
         config: Config {
             connections: plan.connections,

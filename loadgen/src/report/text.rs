@@ -19,28 +19,19 @@ pub(super) fn write(report: &Report) -> String {
     lines.add("client", client(report));
     lines.add("server", server(report));
     let verdict = report.verdict;
-    lines.add(
-        "verdict",
-        format!("{}: {}", verdict.word(), verdict.meaning()),
-    );
+    lines.add("verdict", format!("{}: {}", verdict.word(), verdict.meaning()));
     lines.text
 }
 
 /// One interval in one line, without a line end.
 pub(crate) fn progress(progress: &Progress) -> String {
     let rate = progress.requests as f64 / progress.interval.as_secs_f64();
-    let mut line = format!(
-        "{:>5.0} s  {:>11} requests/s",
-        progress.elapsed.as_secs_f64(),
-        units::rate(rate)
-    );
+    let mut line =
+        format!("{:>5.0} s  {:>11} requests/s", progress.elapsed.as_secs_f64(), units::rate(rate));
     if progress.is_warm_up {
         line.push_str("  warming up");
     } else {
-        let (p50, p99) = (
-            units::time(progress.latency.p50),
-            units::time(progress.latency.p99),
-        );
+        let (p50, p99) = (units::time(progress.latency.p50), units::time(progress.latency.p99));
         write!(line, "  p50 {p50:>8}  p99 {p99:>8}").expect("a string takes everything");
     }
     if progress.failures > 0 {
@@ -67,11 +58,7 @@ fn measured(report: &Report) -> String {
         0 => String::new(),
         count => format!(", after {} requests to warm up", units::grouped(count)),
     };
-    let stopped = if report.was_stopped {
-        ", stopped early"
-    } else {
-        ""
-    };
+    let stopped = if report.was_stopped { ", stopped early" } else { "" };
     format!("{:.3} s{warm_up}{stopped}", report.duration.as_secs_f64())
 }
 
@@ -86,14 +73,9 @@ fn requests(report: &Report) -> String {
 
 fn latency(report: &Report) -> String {
     let percentiles = report.latency.percentiles();
-    let [p50, p90, p99, p99_9, max] = [
-        percentiles.p50,
-        percentiles.p90,
-        percentiles.p99,
-        percentiles.p99_9,
-        percentiles.max,
-    ]
-    .map(units::time);
+    let [p50, p90, p99, p99_9, max] =
+        [percentiles.p50, percentiles.p90, percentiles.p99, percentiles.p99_9, percentiles.max]
+            .map(units::time);
     format!("p50 {p50}, p90 {p90}, p99 {p99}, p99.9 {p99_9}, max {max}")
 }
 
@@ -106,19 +88,10 @@ fn failures(report: &Report) -> String {
         units::grouped(counts.mismatches.total()),
         units::grouped(counts.unanswered)
     );
-    let kinds = [
-        ("timed out", errors.timeouts),
-        ("lost", errors.lost),
-        ("refused", errors.connect),
-    ];
-    let classes = counts
-        .mismatches
-        .iter()
-        .map(|(class, count)| (class.name(), count));
-    let details = kinds
-        .into_iter()
-        .chain(classes)
-        .chain([("reconnects", counts.reconnects)]);
+    let kinds =
+        [("timed out", errors.timeouts), ("lost", errors.lost), ("refused", errors.connect)];
+    let classes = counts.mismatches.iter().map(|(class, count)| (class.name(), count));
+    let details = kinds.into_iter().chain(classes).chain([("reconnects", counts.reconnects)]);
     let details: Vec<String> = details
         .filter(|(_, count)| *count > 0)
         .map(|(name, count)| format!("{name}: {}", units::grouped(count)))
@@ -135,9 +108,7 @@ fn client(report: &Report) -> String {
 
 fn server(report: &Report) -> String {
     let server = &report.server;
-    let memory = server
-        .rss_peak_bytes
-        .map(|peak| format!(", peak memory {}", units::bytes(peak)));
+    let memory = server.rss_peak_bytes.map(|peak| format!(", peak memory {}", units::bytes(peak)));
     match (server.cpu_us_per_request, memory) {
         (None, None) => "unknown: give its --server-pid, or its command after `--`".to_owned(),
         (cpu, memory) => usage(cpu, server.busy_share) + &memory.unwrap_or_default(),

@@ -24,18 +24,8 @@ pub(crate) fn text(bytes: &[u8]) -> String {
 
 #[track_caller]
 pub(crate) fn exits_with(code: i32, output: &Output) {
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = output;
-    assert_eq!(
-        status.code(),
-        Some(code),
-        "{}\n{}",
-        text(stdout),
-        text(stderr)
-    );
+    let Output { status, stdout, stderr } = output;
+    assert_eq!(status.code(), Some(code), "{}\n{}", text(stdout), text(stderr));
 }
 
 /// Sends SIGINT as soon as `child` has shown progress, and reads what it still shows.
@@ -52,30 +42,17 @@ fn honest() -> SocketAddr {
 
 #[test]
 fn a_good_run_reports_and_exits_with_0() {
-    let output = loadgen(&format!("-c 4 -n 1000 {}", honest()))
-        .output()
-        .unwrap();
+    let output = loadgen(&format!("-c 4 -n 1000 {}", honest())).output().unwrap();
     exits_with(0, &output);
     let report = text(&output.stdout);
-    for words in [
-        "1,000",
-        "requests",
-        "p99.9",
-        "0 errors, 0 mismatches, 0 unanswered",
-        "CPU",
-    ] {
+    for words in ["1,000", "requests", "p99.9", "0 errors, 0 mismatches, 0 unanswered", "CPU"] {
         assert!(report.contains(words), "{words} is not in:\n{report}");
     }
 }
 
 #[test]
 fn the_word_run_is_optional() {
-    exits_with(
-        0,
-        &loadgen(&format!("run -n 10 {}", honest()))
-            .output()
-            .unwrap(),
-    );
+    exits_with(0, &loadgen(&format!("run -n 10 {}", honest())).output().unwrap());
 }
 
 #[test]
@@ -85,10 +62,7 @@ fn progress_is_one_line_per_interval_when_it_is_not_on_a_terminal() {
     exits_with(0, &output);
     let progress = text(&output.stderr);
     assert!(progress.lines().count() >= 2, "{progress}");
-    assert!(
-        progress.lines().all(|line| line.contains("requests/s")),
-        "{progress}"
-    );
+    assert!(progress.lines().all(|line| line.contains("requests/s")), "{progress}");
     assert!(!progress.contains('\x1b'), "{progress}");
 }
 
@@ -98,23 +72,14 @@ fn a_wrong_byte_exits_with_4_also_where_there_are_errors() {
         frame[30] ^= u8::from(number == 3);
         frame
     });
-    let output = loadgen(&format!("-c 1 -p 4 -n 100 {server}"))
-        .output()
-        .unwrap();
+    let output = loadgen(&format!("-c 1 -p 4 -n 100 {server}")).output().unwrap();
     exits_with(4, &output);
-    assert!(
-        text(&output.stdout).contains("flipped"),
-        "{}",
-        text(&output.stdout)
-    );
+    assert!(text(&output.stdout).contains("flipped"), "{}", text(&output.stdout));
 }
 
 #[test]
 fn nobody_listening_exits_with_1_and_says_what_to_do() {
-    let address = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let output = loadgen(&format!("-n 1 {address}")).output().unwrap();
     exits_with(1, &output);
     assert!(text(&output.stderr).contains("start the server first"));
@@ -123,19 +88,10 @@ fn nobody_listening_exits_with_1_and_says_what_to_do() {
 
 #[test]
 fn every_wrong_value_exits_with_2_and_is_named() {
-    let output = loadgen("-c none -s huge -d 0s -o run.csv :x")
-        .output()
-        .unwrap();
+    let output = loadgen("-c none -s huge -d 0s -o run.csv :x").output().unwrap();
     exits_with(2, &output);
     let message = text(&output.stderr);
-    for flag in [
-        "--connections",
-        "--size",
-        "--duration",
-        "--output",
-        ".json",
-        "TARGET",
-    ] {
+    for flag in ["--connections", "--size", "--duration", "--output", ".json", "TARGET"] {
         assert!(message.contains(flag), "{flag} is not in:\n{message}");
     }
 }
@@ -155,48 +111,26 @@ fn help_and_version_exit_with_0() {
 #[test]
 fn a_file_that_cannot_be_written_is_found_before_the_run() {
     let server = servers::start(|_, _| unreachable!("nobody connects"));
-    let output = loadgen(&format!("-n 1 -o /nowhere/run.json {server}"))
-        .output()
-        .unwrap();
+    let output = loadgen(&format!("-n 1 -o /nowhere/run.json {server}")).output().unwrap();
     exits_with(1, &output);
-    assert!(
-        text(&output.stderr).contains("/nowhere/run.json"),
-        "{}",
-        text(&output.stderr)
-    );
+    assert!(text(&output.stderr).contains("/nowhere/run.json"), "{}", text(&output.stderr));
     assert!(output.stdout.is_empty());
 }
 
 #[test]
 fn reduced_threads_are_said() {
-    let output = loadgen(&format!("-t 9 -c 2 -n 10 {}", honest()))
-        .output()
-        .unwrap();
+    let output = loadgen(&format!("-t 9 -c 2 -n 10 {}", honest())).output().unwrap();
     exits_with(0, &output);
-    assert!(
-        text(&output.stderr).contains("reduced to 2"),
-        "{}",
-        text(&output.stderr)
-    );
+    assert!(text(&output.stderr).contains("reduced to 2"), "{}", text(&output.stderr));
 }
 
 #[test]
 fn json_has_the_keys_that_scripts_read() {
     let folder = tempfile::tempdir().unwrap();
-    let files = [
-        folder.path().join("one.json"),
-        folder.path().join("two.json"),
-    ];
-    let arguments = format!(
-        "-c 2 -n 300 -s 100 --seed 5 --server-pid {}",
-        std::process::id()
-    );
+    let files = [folder.path().join("one.json"), folder.path().join("two.json")];
+    let arguments = format!("-c 2 -n 300 -s 100 --seed 5 --server-pid {}", std::process::id());
     let output = loadgen(&arguments)
-        .args(
-            files
-                .iter()
-                .flat_map(|file| ["-o".as_ref(), file.as_os_str()]),
-        )
+        .args(files.iter().flat_map(|file| ["-o".as_ref(), file.as_os_str()]))
         .arg(honest().to_string())
         .output()
         .unwrap();
@@ -213,10 +147,7 @@ fn json_has_the_keys_that_scripts_read() {
     }
     for percentile in ["p50", "p90", "p99", "p99_9", "max"] {
         assert!(report["latency_ns"][percentile].as_u64().unwrap() > 0);
-        assert_eq!(
-            report["service_ns"][percentile],
-            report["latency_ns"][percentile]
-        );
+        assert_eq!(report["service_ns"][percentile], report["latency_ns"][percentile]);
         assert_eq!(report["send_lag_ns"][percentile], 0);
     }
     assert!(report["client"]["cpu_us_per_request"].as_f64().unwrap() > 0.0);
@@ -231,10 +162,7 @@ fn json_has_the_keys_that_scripts_read() {
 fn what_is_unknown_is_null_in_json() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("run.json");
-    let output = loadgen(&format!("-n 10 {} -o", honest()))
-        .arg(&file)
-        .output()
-        .unwrap();
+    let output = loadgen(&format!("-n 10 {} -o", honest())).arg(&file).output().unwrap();
     exits_with(0, &output);
     let report: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
     assert_eq!(report["server"]["cpu_us_per_request"], Value::Null);

@@ -18,10 +18,7 @@ fn echoes_exactly(plan: &Plan) {
     assert_eq!(Some(report.counts.requests), plan.requests);
     assert_eq!(report.latency.count(), report.counts.requests);
     assert_eq!(report.counts.unanswered, 0);
-    assert!(
-        matches!(report.verdict, Verdict::Ok | Verdict::ClientLimited),
-        "{report:?}"
-    );
+    assert!(matches!(report.verdict, Verdict::Ok | Verdict::ClientLimited), "{report:?}");
     assert!(report.latency.percentiles().p50 > 0);
 }
 
@@ -30,10 +27,7 @@ fn every_size_is_echoed_and_counted_exactly() {
     let server = servers::start(|_, stream| echo(stream));
     for payload_bytes in [0, 1, 7, 8, 64, 4_096, 4_097, 65_536, 1 << 20] {
         let requests = if payload_bytes > 100_000 { 20 } else { 1_000 };
-        echoes_exactly(&Plan {
-            payload_bytes,
-            ..plan(server, requests)
-        });
+        echoes_exactly(&Plan { payload_bytes, ..plan(server, requests) });
     }
 }
 
@@ -42,28 +36,15 @@ fn a_deep_pipeline_over_many_connections_and_threads_is_counted_exactly() {
     let server = servers::start(|_, stream| echo(stream));
     for payload_bytes in [0, 64, 65_536] {
         let requests = if payload_bytes > 10_000 { 501 } else { 20_001 };
-        let load = Plan {
-            connections: 7,
-            threads: 3,
-            pipeline: 33,
-            ..plan(server, requests)
-        };
-        echoes_exactly(&Plan {
-            payload_bytes,
-            ..load
-        });
+        let load = Plan { connections: 7, threads: 3, pipeline: 33, ..plan(server, requests) };
+        echoes_exactly(&Plan { payload_bytes, ..load });
     }
 }
 
 #[test]
 fn fewer_requests_than_connections_are_enough() {
     let server = servers::start(|_, stream| echo(stream));
-    echoes_exactly(&Plan {
-        connections: 5,
-        threads: 2,
-        pipeline: 4,
-        ..plan(server, 3)
-    });
+    echoes_exactly(&Plan { connections: 5, threads: 2, pipeline: 4, ..plan(server, 3) });
 }
 
 #[test]
@@ -77,12 +58,7 @@ fn a_server_sees_as_many_frames_as_are_reported() {
         }
     });
     let warm_up = Duration::from_millis(30);
-    let report = run(&Plan {
-        connections: 3,
-        pipeline: 4,
-        warm_up,
-        ..plan(server, 500)
-    });
+    let report = run(&Plan { connections: 3, pipeline: 4, warm_up, ..plan(server, 500) });
     assert_eq!(report.counts.requests, 500);
     assert!(report.counts.warm_up_requests > 0);
     assert_eq!(seen.load(SeqCst), 500 + report.counts.warm_up_requests);
@@ -95,18 +71,12 @@ fn one_seed_sends_the_same_bytes_again() {
         let server = servers::replying({
             let sum = Arc::clone(&sum);
             move |_, number, frame| {
-                let weighted = frame
-                    .iter()
-                    .zip(1..)
-                    .map(|(byte, place)| u64::from(*byte) * place);
+                let weighted = frame.iter().zip(1..).map(|(byte, place)| u64::from(*byte) * place);
                 sum.fetch_add(weighted.sum::<u64>() * (number as u64 + 1), SeqCst);
                 frame
             }
         });
-        run(&Plan {
-            seed,
-            ..plan(server, 50)
-        });
+        run(&Plan { seed, ..plan(server, 50) });
         sum.load(SeqCst)
     };
     assert_eq!(hash_of_run(1), hash_of_run(1));
@@ -117,19 +87,11 @@ fn one_seed_sends_the_same_bytes_again() {
 fn a_duration_ends_a_run_and_what_is_in_flight_is_awaited() {
     let server = servers::start(|_, stream| echo(stream));
     let duration = Duration::from_millis(150);
-    let load = Plan {
-        duration: Some(duration),
-        requests: None,
-        pipeline: 8,
-        ..plan(server, 1)
-    };
+    let load = Plan { duration: Some(duration), requests: None, pipeline: 8, ..plan(server, 1) };
     let report = run(&load);
     assert!(report.duration >= duration);
     assert!(report.counts.requests > 0);
-    assert_eq!(
-        (report.counts.unanswered, report.counts.errors.total()),
-        (0, 0)
-    );
+    assert_eq!((report.counts.unanswered, report.counts.errors.total()), (0, 0));
 }
 
 #[test]
@@ -137,11 +99,8 @@ fn a_stop_ends_a_run_with_what_was_measured() {
     let server = servers::start(|_, stream| echo(stream));
     let stop = Stop::new();
     let interval = Duration::from_millis(20);
-    let load = Plan {
-        duration: Some(Duration::from_secs(3600)),
-        interval,
-        ..plan(server, u64::MAX)
-    };
+    let load =
+        Plan { duration: Some(Duration::from_secs(3600)), interval, ..plan(server, u64::MAX) };
     let report = loadgen::run(&load, &stop, &mut |progress| {
         if !progress.is_warm_up && progress.requests > 0 {
             stop.request();

@@ -24,12 +24,10 @@ fn is_caught(server: SocketAddr, load: Plan, class: Mismatch) {
 
 /// Tells one lie: the tenth reply on the first connection.
 fn lying_once(lie: impl Fn(Vec<u8>) -> Vec<u8> + Send + Sync + 'static) -> SocketAddr {
-    servers::replying(
-        move |connection, number, frame| match (connection, number) {
-            (0, 9) => lie(frame),
-            _ => frame,
-        },
-    )
+    servers::replying(move |connection, number, frame| match (connection, number) {
+        (0, 9) => lie(frame),
+        _ => frame,
+    })
 }
 
 #[test]
@@ -40,14 +38,7 @@ fn one_flipped_bit_is_flipped_wherever_it_is() {
                 frame[position] ^= 0x04;
                 frame
             });
-            is_caught(
-                server,
-                Plan {
-                    pipeline,
-                    ..plan(server, 200)
-                },
-                Mismatch::Flipped,
-            );
+            is_caught(server, Plan { pipeline, ..plan(server, 200) }, Mismatch::Flipped);
         }
     }
 }
@@ -58,11 +49,7 @@ fn the_last_bit_of_a_large_payload_counts_too() {
         *frame.last_mut().unwrap() ^= 1;
         frame
     });
-    let load = Plan {
-        payload_bytes: 65_536,
-        pipeline: 4,
-        ..plan(server, 200)
-    };
+    let load = Plan { payload_bytes: 65_536, pipeline: 4, ..plan(server, 200) };
     is_caught(server, load, Mismatch::Flipped);
 }
 
@@ -91,14 +78,7 @@ fn a_frame_that_the_next_one_cuts_off_is_truncated() {
         }
         Ok(())
     });
-    is_caught(
-        server,
-        Plan {
-            pipeline: 8,
-            ..plan(server, 200)
-        },
-        Mismatch::Truncated,
-    );
+    is_caught(server, Plan { pipeline: 8, ..plan(server, 200) }, Mismatch::Truncated);
 }
 
 #[test]
@@ -129,14 +109,7 @@ fn another_connections_frame_is_recognised() {
         }
         frame
     });
-    is_caught(
-        server,
-        Plan {
-            connections: 2,
-            ..plan(server, 200)
-        },
-        Mismatch::OtherConnection,
-    );
+    is_caught(server, Plan { connections: 2, ..plan(server, 200) }, Mismatch::OtherConnection);
 }
 
 #[test]
@@ -161,23 +134,12 @@ fn a_frame_that_comes_before_its_turn_is_early() {
         for number in 0.. {
             let frame = read_frame(&mut stream)?;
             let is_swapped = connection == 0 && number == 9;
-            let next = if is_swapped {
-                read_frame(&mut stream)?
-            } else {
-                Vec::new()
-            };
+            let next = if is_swapped { read_frame(&mut stream)? } else { Vec::new() };
             stream.write_all(&[next, frame].concat())?;
         }
         Ok(())
     });
-    is_caught(
-        server,
-        Plan {
-            pipeline: 8,
-            ..plan(server, 200)
-        },
-        Mismatch::Early,
-    );
+    is_caught(server, Plan { pipeline: 8, ..plan(server, 200) }, Mismatch::Early);
 }
 
 #[test]
@@ -193,10 +155,7 @@ fn small_payloads_are_checked_but_not_classified() {
             *frame.last_mut().unwrap() ^= 1;
             frame
         });
-        let load = Plan {
-            payload_bytes,
-            ..plan(server, 200)
-        };
+        let load = Plan { payload_bytes, ..plan(server, 200) };
         is_caught(server, load, Mismatch::Unclassified);
     }
 }
@@ -207,9 +166,6 @@ fn a_wrong_length_of_an_empty_frame_is_a_mismatch() {
         frame[0] = 1;
         frame
     });
-    let load = Plan {
-        payload_bytes: 0,
-        ..plan(server, 200)
-    };
+    let load = Plan { payload_bytes: 0, ..plan(server, 200) };
     is_caught(server, load, Mismatch::Unclassified);
 }

@@ -24,10 +24,7 @@ fn a_connection_that_the_server_closes_is_made_again_and_what_it_owed_is_unanswe
         read_frame(&mut stream)?;
         Ok(())
     });
-    let report = run(&Plan {
-        pipeline: 8,
-        ..plan(server, 500)
-    });
+    let report = run(&Plan { pipeline: 8, ..plan(server, 500) });
     let counts = report.counts;
     assert_eq!(report.counts.sent(), 500);
     assert!((1..=8).contains(&counts.unanswered), "{counts:?}");
@@ -55,10 +52,7 @@ fn a_request_that_takes_too_long_is_an_error_and_closes_its_connection() {
         Ok(())
     });
     let timeout = Some(Duration::from_millis(100));
-    let report = run(&Plan {
-        timeout,
-        ..plan(server, 100)
-    });
+    let report = run(&Plan { timeout, ..plan(server, 100) });
     assert_eq!(report.counts.errors.timeouts, 1);
     assert_eq!(report.counts.requests, 99);
     assert_eq!(report.counts.reconnects, 1);
@@ -72,13 +66,7 @@ fn a_server_that_never_answers_leaves_everything_unanswered() {
         Ok(())
     });
     let duration = Some(Duration::from_millis(50));
-    let load = Plan {
-        duration,
-        requests: None,
-        connections: 3,
-        pipeline: 4,
-        ..plan(server, 1)
-    };
+    let load = Plan { duration, requests: None, connections: 3, pipeline: 4, ..plan(server, 1) };
     let report = run(&load);
     assert_eq!(report.counts.unanswered, 12);
     assert_eq!(report.counts.requests, 0);
@@ -97,11 +85,7 @@ fn a_server_that_stops_listening_cannot_hold_a_run_beyond_its_time() {
         stream.write_all(&frame).unwrap();
     });
     let duration = Some(Duration::from_millis(300));
-    let report = run(&Plan {
-        duration,
-        requests: None,
-        ..plan(server, 1)
-    });
+    let report = run(&Plan { duration, requests: None, ..plan(server, 1) });
     assert_eq!(report.counts.requests, 1);
     assert_eq!(report.counts.errors.lost, 1);
     assert!(report.counts.errors.connect > 0);
@@ -114,11 +98,7 @@ fn nobody_listening_is_said_with_what_was_tried() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.local_addr().unwrap()
     };
-    let load = Plan {
-        connections: 4,
-        threads: 2,
-        ..plan(address, 10)
-    };
+    let load = Plan { connections: 4, threads: 2, ..plan(address, 10) };
     let error = loadgen::run(&load, &Stop::new(), &mut |_| {}).unwrap_err();
     assert!(matches!(error, RunError::NothingConnects { .. }), "{error}");
     let message = error.to_string();

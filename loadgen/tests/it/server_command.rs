@@ -19,19 +19,14 @@ fn announcing(mut loadgen: Command, server: SocketAddr, stopped: &Path) -> Comma
         echo "starting"
         echo "listening on $0"
         while :; do sleep 0.02; done"#;
-    loadgen
-        .args(["--", "sh", "-c", script])
-        .arg(server.to_string())
-        .arg(stopped);
+    loadgen.args(["--", "sh", "-c", script]).arg(server.to_string()).arg(stopped);
     loadgen
 }
 
 fn run(arguments: &str, server: SocketAddr) -> (std::process::Output, bool) {
     let folder = tempfile::tempdir().unwrap();
     let stopped = folder.path().join("stopped");
-    let output = announcing(loadgen(arguments), server, &stopped)
-        .output()
-        .unwrap();
+    let output = announcing(loadgen(arguments), server, &stopped).output().unwrap();
     (output, stopped.exists())
 }
 
@@ -44,18 +39,12 @@ fn the_target_is_what_the_command_announces_and_the_command_is_stopped() {
     let report = text(&output.stdout);
     assert!(report.contains(&server.to_string()), "{report}");
     assert!(report.contains("peak memory"), "{report}");
-    assert!(
-        !report.contains("starting"),
-        "the server's own output is not ours: {report}"
-    );
+    assert!(!report.contains("starting"), "the server's own output is not ours: {report}");
 }
 
 #[test]
 fn a_command_is_stopped_after_a_failed_run_too() {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (output, was_stopped) = run("-n 1", nobody);
     exits_with(1, &output);
     assert!(was_stopped);
@@ -74,21 +63,14 @@ fn ctrl_c_stops_the_command_after_the_report() {
     interrupt_after_progress(&mut child);
     let output = child.wait_with_output().unwrap();
     exits_with(0, &output);
-    assert!(
-        text(&output.stdout).contains("stopped early"),
-        "{}",
-        text(&output.stdout)
-    );
+    assert!(text(&output.stdout).contains("stopped early"), "{}", text(&output.stdout));
     assert!(stopped.exists());
 }
 
 #[test]
 fn a_given_target_is_preferred_to_the_announced_one() {
     let server = servers::start(|_, stream| echo(stream));
-    let announced = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let announced = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (output, was_stopped) = run(&format!("-n 10 {server}"), announced);
     exits_with(0, &output);
     assert!(was_stopped);
@@ -97,10 +79,7 @@ fn a_given_target_is_preferred_to_the_announced_one() {
 #[test]
 fn a_command_that_ends_at_once_is_an_error_with_its_status() {
     let script = "echo it broke >&2; exit 7";
-    let output = loadgen("-n 1 --")
-        .args(["sh", "-c", script])
-        .output()
-        .unwrap();
+    let output = loadgen("-n 1 --").args(["sh", "-c", script]).output().unwrap();
     exits_with(1, &output);
     let message = text(&output.stderr);
     assert!(message.contains("exit status: 7"), "{message}");
@@ -111,9 +90,5 @@ fn a_command_that_ends_at_once_is_an_error_with_its_status() {
 fn a_command_that_cannot_be_run_is_an_error() {
     let output = loadgen("-n 1 -- /nowhere/server").output().unwrap();
     exits_with(1, &output);
-    assert!(
-        text(&output.stderr).contains("/nowhere/server"),
-        "{}",
-        text(&output.stderr)
-    );
+    assert!(text(&output.stderr).contains("/nowhere/server"), "{}", text(&output.stderr));
 }

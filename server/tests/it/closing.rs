@@ -32,9 +32,7 @@ fn a_half_close_inside_a_frame_ends_after_the_replies_before_it() {
             let server = InProcess::start(&Config::buddy()).await;
             let mut client = Client::connect(server.address).await;
             let whole = frames([10, 20]);
-            client
-                .send(&[&whole[..], &frame(100, 3)[..begun]].concat())
-                .await;
+            client.send(&[&whole[..], &frame(100, 3)[..begun]].concat()).await;
             client.half_close().await;
             client.expect(&whole).await;
             client.expect_end().await;

@@ -26,22 +26,14 @@ fn around(block_bytes: usize) -> impl Iterator<Item = usize> {
 
 fn fixed() -> Config {
     let arena = ArenaKind::Fixed { slot_bytes: SLOT };
-    Config {
-        arena,
-        max_frame_bytes: SLOT,
-        capacity_bytes: 16 * SLOT,
-        ..Config::fixed()
-    }
+    Config { arena, max_frame_bytes: SLOT, capacity_bytes: 16 * SLOT, ..Config::fixed() }
 }
 
 #[test]
 fn slots_echo_every_length_up_to_a_slot() {
     run(async {
         let server = InProcess::start(&fixed()).await;
-        let lengths: Vec<usize> = [0, 1, 2, 3, 4, 100]
-            .into_iter()
-            .chain(around(SLOT))
-            .collect();
+        let lengths: Vec<usize> = [0, 1, 2, 3, 4, 100].into_iter().chain(around(SLOT)).collect();
         echo_each_and_all(server.address, &lengths).await;
         server.stop().await;
     });
@@ -61,11 +53,7 @@ fn blocks_echo_every_length_up_to_the_limit() {
 #[test]
 fn blocks_no_larger_than_a_frame_echo_it() {
     run(async {
-        let config = Config {
-            max_frame_bytes: 1000,
-            capacity_bytes: 1024,
-            ..Config::buddy()
-        };
+        let config = Config { max_frame_bytes: 1000, capacity_bytes: 1024, ..Config::buddy() };
         let server = InProcess::start(&config).await;
         echo_each_and_all(server.address, &(980..=1000).collect::<Vec<_>>()).await;
         server.stop().await;
@@ -90,9 +78,7 @@ fn many_small_frames_may_be_in_flight() {
         for config in [fixed(), Config::buddy()] {
             let server = InProcess::start(&config).await;
             let mut client = Client::connect(server.address).await;
-            client
-                .echo(&frames((0..20_000).map(|number| number * 7 % 300)))
-                .await;
+            client.echo(&frames((0..20_000).map(|number| number * 7 % 300))).await;
             client.close_and_expect_end().await;
             server.stop().await;
         }
@@ -132,7 +118,8 @@ proptest! {
         run(async {
             let slots = ArenaKind::Fixed { slot_bytes: 64 };
             let small = Config { max_frame_bytes: 64, capacity_bytes: 64, ..Config::fixed() };
-            echo_in_pieces(&Config { arena: slots, ..small }, &frames(lengths.clone()), &cuts).await;
+            let sent = frames(lengths.clone());
+            echo_in_pieces(&Config { arena: slots, ..small }, &sent, &cuts).await;
 
             let blocks = ArenaKind::Buddy { min_block_bytes: 16 };
             echo_in_pieces(&Config { arena: blocks, ..small }, &frames(lengths), &cuts).await;

@@ -16,11 +16,7 @@ use crate::support::{
 #[test]
 fn a_connection_beyond_the_limit_is_served_when_another_ends() {
     run(async {
-        let server = InProcess::start(&Config {
-            max_connections: 1,
-            ..Config::buddy()
-        })
-        .await;
+        let server = InProcess::start(&Config { max_connections: 1, ..Config::buddy() }).await;
         let mut first = Client::connect(server.address).await;
         first.echo(&frame(10, 1)).await;
 
@@ -30,15 +26,8 @@ fn a_connection_beyond_the_limit_is_served_when_another_ends() {
         for seed in 0..100 {
             first.echo(&frame(10, seed)).await;
         }
-        let early = second
-            .stream
-            .try_read(&mut [0; 1])
-            .map_err(|error| error.kind());
-        assert_eq!(
-            early,
-            Err(io::ErrorKind::WouldBlock),
-            "served beyond the limit"
-        );
+        let early = second.stream.try_read(&mut [0; 1]).map_err(|error| error.kind());
+        assert_eq!(early, Err(io::ErrorKind::WouldBlock), "served beyond the limit");
 
         first.close_and_expect_end().await;
         second.expect(&waiting).await;
@@ -59,12 +48,8 @@ fn without_descriptors_connections_wait_and_the_server_pauses_longer_each_time()
             client.send(&frame(10, seed)).await;
             clients.push(client);
         }
-        server
-            .until_logged("cannot accept, trying again in 10ms")
-            .await;
-        server
-            .until_logged("cannot accept, trying again in 80ms")
-            .await;
+        server.until_logged("cannot accept, trying again in 10ms").await;
+        server.until_logged("cannot accept, trying again in 80ms").await;
         for (seed, mut client) in clients.into_iter().enumerate() {
             client.expect(&frame(10, seed)).await;
             client.close_and_expect_end().await;

@@ -4,6 +4,7 @@ mod support;
 
 mod closing;
 mod frames;
+mod generator;
 mod idle;
 mod limits;
 mod real_binaries;

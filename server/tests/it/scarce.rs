@@ -14,11 +14,7 @@ use crate::support::{
 fn one_slot() -> Config {
     let slot_bytes = 64 << 10;
     let arena = ArenaKind::Fixed { slot_bytes };
-    Config {
-        arena,
-        capacity_bytes: slot_bytes,
-        ..Config::fixed()
-    }
+    Config { arena, capacity_bytes: slot_bytes, ..Config::fixed() }
 }
 
 #[test]
@@ -26,11 +22,7 @@ fn one_slot_serves_a_hundred_connections_that_pipeline() {
     run(async {
         let slot_bytes = 64 << 10;
         let arena = ArenaKind::Fixed { slot_bytes };
-        let config = Config {
-            arena,
-            capacity_bytes: slot_bytes,
-            ..Config::fixed()
-        };
+        let config = Config { arena, capacity_bytes: slot_bytes, ..Config::fixed() };
         let server = InProcess::start(&config).await;
         let lengths = [[256; 8], [60_000; 8], [65_536; 8], [1; 8]].concat();
         echo_over_many(server.address, 100, &lengths).await;
@@ -41,10 +33,7 @@ fn one_slot_serves_a_hundred_connections_that_pipeline() {
 #[test]
 fn two_blocks_serve_fifty_connections_with_the_largest_frame() {
     run(async {
-        let config = Config {
-            capacity_bytes: 2 << 20,
-            ..Config::buddy()
-        };
+        let config = Config { capacity_bytes: 2 << 20, ..Config::buddy() };
         let server = InProcess::start(&config).await;
         echo_over_many(server.address, 50, &[1 << 20, 700, 1 << 20]).await;
         server.stop().await;
@@ -65,9 +54,7 @@ fn a_peer_that_always_has_a_frame_begun_lets_others_have_the_slot() {
         let wanted = frame(10, 2);
         let never_pause = async {
             loop {
-                greedy
-                    .exchange(&[rest, begun].concat(), &begun_and_rest)
-                    .await;
+                greedy.exchange(&[rest, begun].concat(), &begun_and_rest).await;
             }
         };
         select! {

@@ -55,9 +55,7 @@ async fn frames_in_the_queue(server: SocketAddr, sent: &[u8]) -> (Client, Client
     // The reply shows that the part of a frame behind it was read as well, and keeps the slot.
     let mut holder = Client::connect(server).await;
     let (first, next) = (frame(10, 2), frame(100, 3));
-    holder
-        .exchange(&[&first[..], &next[..50]].concat(), &first)
-        .await;
+    holder.exchange(&[&first[..], &next[..50]].concat(), &first).await;
 
     waiting.send(sent).await;
     until_received(server, &waiting, sent.len()).await;
@@ -148,20 +146,13 @@ fn nobody_is_accepted_any_more() {
 fn a_peer_that_does_not_read_delays_the_end_no_longer_than_the_drain_timeout() {
     run(async {
         let drain_timeout = Duration::from_millis(100);
-        let config = Config {
-            write_timeout: HOUR,
-            drain_timeout,
-            ..Config::fixed()
-        };
+        let config = Config { write_timeout: HOUR, drain_timeout, ..Config::fixed() };
         let server = InProcess::start(&config).await;
         let mut deaf = Client::connect(server.address).await;
         let flood = frame(60_000, 1);
 
         // Enough to fill the buffers of the sockets: nothing moves any more.
-        while timeout(Duration::from_millis(300), deaf.send(&flood))
-            .await
-            .is_ok()
-        {}
+        while timeout(Duration::from_millis(300), deaf.send(&flood)).await.is_ok() {}
         let (_, ()) = join!(deaf.send_without_reading(&flood), server.stop());
     });
 }

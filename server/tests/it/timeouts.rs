@@ -34,11 +34,7 @@ async fn hold_the_slot(server: &InProcess) -> Client {
 #[test]
 fn a_slow_sender_is_closed_at_the_frame_timeout_and_others_go_on() {
     run(async {
-        let server = InProcess::start(&Config {
-            frame_timeout: SHORT,
-            ..one_slot()
-        })
-        .await;
+        let server = InProcess::start(&Config { frame_timeout: SHORT, ..one_slot() }).await;
         let mut slow = hold_the_slot(&server).await;
         let mut honest = Client::connect(server.address).await;
         honest.echo(&frame(1000, 2)).await;
@@ -53,11 +49,7 @@ fn every_frame_has_the_frame_timeout_for_itself() {
     run(async {
         let slot_bytes = 64 << 10;
         let (capacity_bytes, frame_timeout) = (2 * slot_bytes, 5 * SHORT);
-        let config = Config {
-            capacity_bytes,
-            frame_timeout,
-            ..one_slot()
-        };
+        let config = Config { capacity_bytes, frame_timeout, ..one_slot() };
         let server = InProcess::start(&config).await;
         let frame = frame(100, 1);
         let (begun, rest) = frame.split_at(50);
@@ -81,11 +73,7 @@ fn every_frame_has_the_frame_timeout_for_itself() {
 #[test]
 fn a_part_of_a_header_is_waited_for_no_longer_than_the_frame_timeout() {
     run(async {
-        let server = InProcess::start(&Config {
-            frame_timeout: SHORT,
-            ..one_slot()
-        })
-        .await;
+        let server = InProcess::start(&Config { frame_timeout: SHORT, ..one_slot() }).await;
         let mut slow = Client::connect(server.address).await;
         slow.send(&[0]).await;
         slow.expect_end().await;
@@ -96,11 +84,7 @@ fn a_part_of_a_header_is_waited_for_no_longer_than_the_frame_timeout() {
 #[test]
 fn a_peer_may_be_idle_between_frames_for_longer_than_the_frame_timeout() {
     run(async {
-        let server = InProcess::start(&Config {
-            frame_timeout: SHORT,
-            ..one_slot()
-        })
-        .await;
+        let server = InProcess::start(&Config { frame_timeout: SHORT, ..one_slot() }).await;
         let mut idle = Client::connect(server.address).await;
         idle.echo(&frame(10, 1)).await;
         server.until_no_memory_is_held().await;
@@ -118,11 +102,7 @@ fn a_peer_may_be_idle_between_frames_for_longer_than_the_frame_timeout() {
 #[test]
 fn a_peer_that_does_not_read_is_closed_at_the_write_timeout_and_others_go_on() {
     run(async {
-        let server = InProcess::start(&Config {
-            write_timeout: SHORT,
-            ..one_slot()
-        })
-        .await;
+        let server = InProcess::start(&Config { write_timeout: SHORT, ..one_slot() }).await;
         let mut deaf = Client::connect(server.address).await;
         let mut honest = Client::connect(server.address).await;
         let flood = frame(60_000, 1);
@@ -138,11 +118,7 @@ fn a_peer_that_does_not_read_is_closed_at_the_write_timeout_and_others_go_on() {
 #[test]
 fn who_waits_too_long_for_memory_is_closed_and_the_holder_goes_on() {
     run(async {
-        let server = InProcess::start(&Config {
-            memory_timeout: SHORT,
-            ..one_slot()
-        })
-        .await;
+        let server = InProcess::start(&Config { memory_timeout: SHORT, ..one_slot() }).await;
         let mut holder = hold_the_slot(&server).await;
         let mut other = Client::connect(server.address).await;
         other.send(&frame(10, 2)).await;
@@ -159,16 +135,10 @@ fn who_waits_too_long_for_memory_is_closed_and_the_holder_goes_on() {
 fn waiting_for_memory_does_not_count_towards_the_frame_timeout() {
     run(async {
         let frame_timeout = 5 * SHORT;
-        let server = InProcess::start(&Config {
-            frame_timeout,
-            ..one_slot()
-        })
-        .await;
+        let server = InProcess::start(&Config { frame_timeout, ..one_slot() }).await;
         let mut waiting = Client::connect(server.address).await;
         let (first, next) = (frame(10, 1), frame(100, 2));
-        waiting
-            .exchange(&[&first[..], &next[..4]].concat(), &first)
-            .await;
+        waiting.exchange(&[&first[..], &next[..4]].concat(), &first).await;
         server.until_no_memory_is_held().await;
 
         // Holds the slot for the whole timeout; meanwhile the other goes on with the frame that it

@@ -16,28 +16,17 @@ fn outcome(flags: &str) -> Output {
 }
 
 fn refused(flags: &str) -> String {
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = outcome(flags);
+    let Output { status, stdout, stderr } = outcome(flags);
     assert_eq!(status.code(), Some(2), "{flags}");
-    assert!(
-        stdout.is_empty(),
-        "{flags}: it must not say that it listens"
-    );
+    assert!(stdout.is_empty(), "{flags}: it must not say that it listens");
     String::from_utf8(stderr).expect("text")
 }
 
 #[test]
 fn every_error_is_reported_at_once_with_its_flag_and_value() {
     let errors = refused("--mode slab --capacity lots --max-connections 0 --frame-timeout soon");
-    let expected = [
-        "--mode 'slab'",
-        "--capacity 'lots'",
-        "--max-connections 0",
-        "--frame-timeout 'soon'",
-    ];
+    let expected =
+        ["--mode 'slab'", "--capacity 'lots'", "--max-connections 0", "--frame-timeout 'soon'"];
     for text in expected {
         assert!(errors.contains(text), "{text} is missing:\n{errors}");
     }
@@ -47,19 +36,13 @@ fn every_error_is_reported_at_once_with_its_flag_and_value() {
 #[test]
 fn a_capacity_without_progress_is_refused_with_one_that_works() {
     let errors = refused("--capacity 1MiB --max-frame 1MiB");
-    assert!(
-        errors.contains("set --capacity to at least 2MiB"),
-        "{errors}"
-    );
+    assert!(errors.contains("set --capacity to at least 2MiB"), "{errors}");
 }
 
 #[test]
 fn a_frame_larger_than_a_slot_is_refused() {
     let errors = refused("--mode fixed --slot-size 4k --max-frame 8k");
-    assert!(
-        errors.contains("set --max-frame to at most 4KiB"),
-        "{errors}"
-    );
+    assert!(errors.contains("set --max-frame to at most 4KiB"), "{errors}");
 }
 
 #[test]
@@ -76,10 +59,7 @@ fn an_unknown_flag_is_refused() {
 #[test]
 fn an_address_in_use_is_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address = taken
-        .local_addr()
-        .expect("a listener that is bound")
-        .to_string();
+    let address = taken.local_addr().expect("a listener that is bound").to_string();
     let Output { status, stderr, .. } = outcome(&format!("--listen {address}"));
     assert_eq!(status.code(), Some(1));
     let errors = String::from_utf8(stderr).expect("text");

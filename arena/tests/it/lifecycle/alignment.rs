@@ -8,23 +8,11 @@ const ALIGNMENTS: [usize; 8] = [1, 2, 8, 64, 512, 4096, 1 << 14, 1 << 16];
 
 #[test]
 fn slot_capacity_is_rounded_up_to_the_alignment() {
-    for (capacity, alignment, rounded) in [
-        (17, 1, 17),
-        (17, 8, 24),
-        (24, 8, 24),
-        (1, 64, 64),
-        (4095, 4096, 4096),
-        (4097, 4096, 8192),
-    ] {
-        let arena = FixedArena::builder(nz(3), nz(capacity))
-            .alignment(alignment)
-            .build()
-            .unwrap();
-        assert_eq!(
-            arena.slot_capacity(),
-            rounded,
-            "{capacity} aligned to {alignment}"
-        );
+    for (capacity, alignment, rounded) in
+        [(17, 1, 17), (17, 8, 24), (24, 8, 24), (1, 64, 64), (4095, 4096, 4096), (4097, 4096, 8192)]
+    {
+        let arena = FixedArena::builder(nz(3), nz(capacity)).alignment(alignment).build().unwrap();
+        assert_eq!(arena.slot_capacity(), rounded, "{capacity} aligned to {alignment}");
         assert_eq!(arena.allocate().unwrap().capacity(), rounded);
         assert_eq!(arena.metrics().bytes_reserved, 3 * rounded);
     }
@@ -33,17 +21,11 @@ fn slot_capacity_is_rounded_up_to_the_alignment() {
 #[test]
 fn every_slot_is_aligned() {
     for alignment in ALIGNMENTS {
-        let arena = FixedArena::builder(nz(5), nz(100))
-            .alignment(alignment)
-            .build()
-            .unwrap();
+        let arena = FixedArena::builder(nz(5), nz(100)).alignment(alignment).build().unwrap();
         let mut slots = [(); 5].map(|()| arena.allocate().unwrap());
         for slot in &mut slots {
             let address = address_of(slot);
-            assert!(
-                address.is_multiple_of(alignment),
-                "{address:#x} at {alignment}"
-            );
+            assert!(address.is_multiple_of(alignment), "{address:#x} at {alignment}");
         }
     }
 }
@@ -53,19 +35,13 @@ fn every_block_is_aligned() {
     for alignment in ALIGNMENTS {
         let min = alignment.max(16);
         for total in [min, 8 * min] {
-            let arena = BuddyArena::builder(nz(total), nz(min))
-                .alignment(alignment)
-                .build()
-                .unwrap();
-            let mut blocks: Vec<_> = (0..total / min)
-                .map(|_| arena.allocate(nz(1)).unwrap())
-                .collect();
+            let arena =
+                BuddyArena::builder(nz(total), nz(min)).alignment(alignment).build().unwrap();
+            let mut blocks: Vec<_> =
+                (0..total / min).map(|_| arena.allocate(nz(1)).unwrap()).collect();
             for block in &mut blocks {
                 let address = address_of(block);
-                assert!(
-                    address.is_multiple_of(alignment),
-                    "{address:#x} at {alignment}"
-                );
+                assert!(address.is_multiple_of(alignment), "{address:#x} at {alignment}");
             }
         }
     }
@@ -86,16 +62,6 @@ fn a_block_starts_at_a_multiple_of_its_size_from_the_start() {
 
 #[test]
 fn the_alignment_leaves_the_minimum_block_as_it_is() {
-    let arena = BuddyArena::builder(nz(4096), nz(256))
-        .alignment(256)
-        .build()
-        .unwrap();
-    assert_eq!(
-        (
-            arena.total_size(),
-            arena.min_block_size(),
-            arena.max_order()
-        ),
-        (4096, 256, 4)
-    );
+    let arena = BuddyArena::builder(nz(4096), nz(256)).alignment(256).build().unwrap();
+    assert_eq!((arena.total_size(), arena.min_block_size(), arena.max_order()), (4096, 256, 4));
 }

@@ -17,6 +17,7 @@ in_both_arenas!(
     a_slice_that_is_left_becomes_a_buffer,
     a_front_that_is_left_becomes_a_buffer,
     overlapping_bytes_move_to_the_front,
+    what_holds_no_memory_becomes_an_empty_buffer,
     one_of_two_references_becomes_no_buffer,
     one_of_two_slices_becomes_no_buffer,
     a_reference_in_bytes_prevents_a_buffer,
@@ -45,11 +46,7 @@ fn a_slice_that_is_left_becomes_a_buffer<A: Arena>() {
     drop(whole);
 
     let mut buffer = slice.try_into_buffer().expect("the only reference");
-    assert_eq!(
-        buffer.as_ptr().addr(),
-        start,
-        "the bytes stand at the front"
-    );
+    assert_eq!(buffer.as_ptr().addr(), start, "the bytes stand at the front");
     assert_eq!(buffer.capacity(), ONE_BYTES);
     assert_eq!(&buffer[..], b"body");
     buffer.put_bytes(b'+', ONE_BYTES - 4);
@@ -63,6 +60,15 @@ fn a_front_that_is_left_becomes_a_buffer<A: Arena>() {
     drop(rest);
     let buffer = front.try_into_buffer().expect("the only reference");
     assert_eq!((&buffer[..], buffer.capacity()), (&b"front"[..], ONE_BYTES));
+}
+
+fn what_holds_no_memory_becomes_an_empty_buffer<A: Arena>() {
+    let arena = A::with_room_for_one();
+    let frozen = buffer_with(&arena, b"request").into_frozen();
+    let mut buffer = frozen.slice(3..3).try_into_buffer().expect("it shares nothing");
+    assert!(buffer.is_empty() && buffer.is_spilled());
+    buffer.put_slice(b"on the heap");
+    assert_eq!(&buffer[..], b"on the heap");
 }
 
 fn overlapping_bytes_move_to_the_front<A: Arena>() {
@@ -106,10 +112,7 @@ fn a_buffer_made_again_keeps_the_memory<A: Arena>() {
     let frozen = buffer_with(&arena, b"again").into_frozen();
     let buffer = frozen.try_into_buffer().expect("the only reference");
     assert!(!arena.has_room());
-    assert_eq!(
-        (arena.figures().allocations_ok, arena.figures().frees),
-        (1, 0)
-    );
+    assert_eq!((arena.figures().allocations_ok, arena.figures().frees), (1, 0));
     drop(buffer);
     assert!(arena.has_room());
 }
@@ -119,10 +122,7 @@ fn a_buffer_made_again_can_be_frozen_again<A: Arena>() {
     let mut buffer = arena.take().unwrap();
     for round in 1..=10 {
         buffer.put_u8(round);
-        buffer = buffer
-            .into_frozen()
-            .try_into_buffer()
-            .expect("the only reference");
+        buffer = buffer.into_frozen().try_into_buffer().expect("the only reference");
     }
     assert_eq!(&buffer.freeze()[..], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
     assert_eq!(arena.figures().frozen, 11);
@@ -170,10 +170,7 @@ fn a_slice_of_a_slice_counts_from_the_slice() {
 #[test]
 fn a_slice_beyond_the_bytes_panics() {
     let message = panic_message_of(|| drop(frozen(b"0123").slice(2..5)));
-    assert!(
-        message.contains("2..5") && message.contains("4 bytes"),
-        "{message}"
-    );
+    assert!(message.contains("2..5") && message.contains("4 bytes"), "{message}");
 }
 
 #[test]
@@ -208,10 +205,7 @@ fn splitting_keeps_the_order_of_the_bytes() {
 fn splitting_off_more_than_there_is_panics() {
     let mut whole = frozen(b"0123");
     let message = panic_message_of(|| drop(whole.split_to(5)));
-    assert!(
-        message.contains("5 bytes") && message.contains("4 bytes"),
-        "{message}"
-    );
+    assert!(message.contains("5 bytes") && message.contains("4 bytes"), "{message}");
     assert_eq!(&whole[..], b"0123");
 }
 

@@ -233,12 +233,7 @@ fn each_return_is_counted_once<A: Arena>() {
     drop((front, back));
     assert_eq!(
         arena.figures(),
-        Figures {
-            allocations_ok: 4,
-            frees: 4,
-            frozen: 2,
-            ..Figures::default()
-        }
+        Figures { allocations_ok: 4, frees: 4, frozen: 2, ..Figures::default() }
     );
 }
 

@@ -20,22 +20,14 @@ fn check(arena: &BuddyArena, block: usize, len: usize) {
 
     assert_eq!((buffer.len(), buffer.capacity()), (len, kept), "{what}");
     assert_eq!(arena.metrics().bytes_live, kept, "{what}");
-    assert_eq!(
-        arena.occupancy().free_bytes(),
-        arena.total_size() - kept,
-        "{what}"
-    );
+    assert_eq!(arena.occupancy().free_bytes(), arena.total_size() - kept, "{what}");
     let mut indices = 0..len;
     let intact = indices.all(|index| buffer[index] == index.to_le_bytes()[0] ^ 0x5A);
     assert!(intact, "{what}");
 
     drop(buffer);
     assert_eq!(arena.metrics().bytes_live, 0, "{what}");
-    assert_eq!(
-        arena.metrics().largest_free_block,
-        arena.total_size(),
-        "{what}"
-    );
+    assert_eq!(arena.metrics().largest_free_block, arena.total_size(), "{what}");
     let whole = arena.allocate(nz(arena.total_size()));
     assert!(whole.is_ok(), "{what}");
 }
@@ -55,25 +47,8 @@ fn blocks_of_many_words_keep_what_they_need() {
 
     let arena = buddy(4 * BLOCK, MIN);
     let word = 64 * MIN;
-    let edges = [
-        0,
-        1,
-        MIN,
-        MIN + 1,
-        word - 1,
-        word,
-        word + 1,
-        word + MIN,
-        3 * word + 5 * MIN,
-    ];
-    let late = [
-        BLOCK / 2,
-        BLOCK / 2 + 1,
-        BLOCK - word - 1,
-        BLOCK - MIN,
-        BLOCK - 1,
-        BLOCK,
-    ];
+    let edges = [0, 1, MIN, MIN + 1, word - 1, word, word + 1, word + MIN, 3 * word + 5 * MIN];
+    let late = [BLOCK / 2, BLOCK / 2 + 1, BLOCK - word - 1, BLOCK - MIN, BLOCK - 1, BLOCK];
     for len in edges.into_iter().chain(late) {
         check(&arena, BLOCK, len);
     }
@@ -85,16 +60,7 @@ fn a_block_of_many_groups_of_words_keeps_what_it_needs() {
 
     let arena = buddy(TOTAL, MIN);
     let group = 4096 * MIN;
-    for len in [
-        0,
-        1,
-        group - 1,
-        group,
-        group + 1,
-        group + 65 * MIN + 3,
-        TOTAL - 1,
-        TOTAL,
-    ] {
+    for len in [0, 1, group - 1, group, group + 1, group + 65 * MIN + 3, TOTAL - 1, TOTAL] {
         if cfg!(miri) && len > 1 {
             continue;
         }
@@ -139,10 +105,7 @@ fn a_tail_is_not_counted_as_a_free() {
     buffer.shrink_to_fit();
     assert_eq!(arena.metrics().frees, 0);
     drop(buffer);
-    assert_eq!(
-        (arena.metrics().allocations_ok, arena.metrics().frees),
-        (1, 1)
-    );
+    assert_eq!((arena.metrics().allocations_ok, arena.metrics().frees), (1, 1));
 }
 
 #[test]
@@ -167,19 +130,13 @@ fn writing_past_what_was_kept_panics() {
 
 #[test]
 fn writing_past_what_was_kept_spills_where_it_may() {
-    let arena = BuddyArena::builder(nz(1024), nz(64))
-        .auto_spill()
-        .build()
-        .unwrap();
+    let arena = BuddyArena::builder(nz(1024), nz(64)).auto_spill().build().unwrap();
     let mut buffer = arena.allocate(nz(1024)).unwrap();
     buffer.put_bytes(1, 120);
     buffer.shrink_to_fit();
     buffer.put_bytes(2, 9);
     assert!(buffer.is_spilled());
-    assert_eq!(
-        (&buffer[..120], &buffer[120..]),
-        (&[1; 120][..], &[2; 9][..])
-    );
+    assert_eq!((&buffer[..120], &buffer[120..]), (&[1; 120][..], &[2; 9][..]));
     assert_eq!(arena.metrics().largest_free_block, 1024);
 }
 
@@ -207,10 +164,7 @@ fn a_slot_stays_whole() {
 
 #[test]
 fn a_buffer_on_the_heap_stays_as_it_is() {
-    let arena = BuddyArena::builder(nz(64), nz(64))
-        .auto_spill()
-        .build()
-        .unwrap();
+    let arena = BuddyArena::builder(nz(64), nz(64)).auto_spill().build().unwrap();
     let mut buffer = arena.allocate(nz(1)).unwrap();
     buffer.put_bytes(1, 100);
     buffer.shrink_to_fit();

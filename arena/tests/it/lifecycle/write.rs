@@ -92,13 +92,7 @@ fn will_fit_counts_what_remains<A: Arena>() {
 fn a_slice_that_does_not_fit_is_an_error_and_not_written<A: Arena>() {
     let mut buffer = buffer_with(&A::with_room_for_one(), &[1; 51]);
     let full = buffer.try_put_slice(&[2; 37]).unwrap_err();
-    assert_eq!(
-        full,
-        BufferFullError {
-            remaining: 13,
-            requested: 37
-        }
-    );
+    assert_eq!(full, BufferFullError { remaining: 13, requested: 37 });
     assert_eq!(&buffer[..], [1; 51]);
 }
 
@@ -126,10 +120,7 @@ fn assert_panics_with_both_sizes<A: Arena>(requested: usize, write: impl FnOnce(
         .split(|c: char| !c.is_ascii_digit())
         .filter_map(|digits| digits.parse().ok())
         .collect();
-    assert!(
-        numbers.contains(&5) && numbers.contains(&requested),
-        "{message}"
-    );
+    assert!(numbers.contains(&5) && numbers.contains(&requested), "{message}");
 }
 
 fn putting_a_slice_past_the_end_panics_with_both_sizes<A: Arena>() {
@@ -183,10 +174,7 @@ fn debug_tells_length_and_capacity<A: Arena>() {
     let buffer = buffer_with(&A::with_room_for_one(), &[1; 20]);
     let shown = format!("{buffer:?}");
     assert!(shown.starts_with("Buffer"), "{shown}");
-    assert!(
-        shown.contains("len: 20") && shown.contains("capacity: 64"),
-        "{shown}"
-    );
+    assert!(shown.contains("len: 20") && shown.contains("capacity: 64"), "{shown}");
 }
 
 #[test]

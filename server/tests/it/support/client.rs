@@ -14,35 +14,23 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) async fn connect(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address)
-            .await
-            .expect("the server listens");
-        stream
-            .set_nodelay(true)
-            .expect("a socket that is connected");
+        let stream = TcpStream::connect(address).await.expect("the server listens");
+        stream.set_nodelay(true).expect("a socket that is connected");
         Self { stream }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
-        self.stream
-            .local_addr()
-            .expect("a socket that is connected")
+        self.stream.local_addr().expect("a socket that is connected")
     }
 
     pub(crate) async fn send(&mut self, bytes: &[u8]) {
-        self.stream
-            .write_all(bytes)
-            .await
-            .expect("the server reads");
+        self.stream.write_all(bytes).await.expect("the server reads");
     }
 
     /// Reads as many bytes as `expected` has, and compares.
     pub(crate) async fn expect(&mut self, expected: &[u8]) {
         let mut received = vec![0; expected.len()];
-        self.stream
-            .read_exact(&mut received)
-            .await
-            .expect("a reply");
+        self.stream.read_exact(&mut received).await.expect("a reply");
         compare(&received, expected);
     }
 
@@ -61,20 +49,13 @@ impl Client {
 
     /// Expects that the server ends its output here, without a reset.
     pub(crate) async fn expect_end(&mut self) {
-        let read = self
-            .stream
-            .read(&mut [0; 1])
-            .await
-            .expect("an end, not a reset");
+        let read = self.stream.read(&mut [0; 1]).await.expect("an end, not a reset");
         assert_eq!(read, 0, "bytes behind the last reply");
     }
 
     /// Ends the output of this side.
     pub(crate) async fn half_close(&mut self) {
-        self.stream
-            .shutdown()
-            .await
-            .expect("a socket that is connected");
+        self.stream.shutdown().await.expect("a socket that is connected");
     }
 
     pub(crate) async fn close_and_expect_end(mut self) {
@@ -84,9 +65,7 @@ impl Client {
 
     /// Closes with a reset.
     pub(crate) fn reset(self) {
-        self.stream
-            .set_zero_linger()
-            .expect("a socket that is connected");
+        self.stream.set_zero_linger().expect("a socket that is connected");
     }
 
     /// Sends `frame` again and again, reads nothing, and returns how the server ends that.
@@ -101,12 +80,6 @@ impl Client {
 
 /// Says where the first difference is: the bytes themselves are too many to print.
 fn compare(received: &[u8], expected: &[u8]) {
-    let difference = received
-        .iter()
-        .zip(expected)
-        .position(|(one, other)| one != other);
-    assert_eq!(
-        difference, None,
-        "the replies differ from byte {difference:?} on"
-    );
+    let difference = received.iter().zip(expected).position(|(one, other)| one != other);
+    assert_eq!(difference, None, "the replies differ from byte {difference:?} on");
 }

@@ -25,12 +25,7 @@ impl InProcess {
             let (server, stop) = (server.clone(), stop.clone());
             async move { server.run(listener, stop).await }
         });
-        Self {
-            address,
-            server,
-            stop,
-            running,
-        }
+        Self { address, server, stop, running }
     }
 
     pub(crate) fn bytes_live(&self) -> usize {

@@ -20,10 +20,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// Runs a test on threads of its own, and fails it rather than hang.
 pub(crate) fn run<T>(test: impl Future<Output = T>) -> T {
-    let runtime = runtime::Builder::new_multi_thread()
-        .worker_threads(4)
-        .enable_all()
-        .build();
+    let runtime = runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build();
     let runtime = runtime.expect("a runtime");
     runtime.block_on(async { timeout(HUNG, test).await.expect("the test hangs") })
 }

@@ -31,26 +31,14 @@ impl Program {
 
     /// Starts it by a command that ends in its flags.
     pub(crate) async fn start_as(mut command: Command) -> Self {
-        command
-            .args(["--listen", "127.0.0.1:0"])
-            .env_remove("RUST_LOG");
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child = command
-            .kill_on_drop(true)
-            .spawn()
-            .expect("the program starts");
+        command.args(["--listen", "127.0.0.1:0"]).env_remove("RUST_LOG");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.kill_on_drop(true).spawn().expect("the program starts");
 
         let first = next_line(&mut lines(child.stdout.take())).await;
         let address = first.strip_prefix("listening on ").expect("the first line");
         let address = address.parse().expect("an address");
-        Self {
-            address,
-            log: Some(lines(child.stderr.take())),
-            child,
-        }
+        Self { address, log: Some(lines(child.stderr.take())), child }
     }
 
     /// Waits for a line of the log that contains `text`.
@@ -61,10 +49,7 @@ impl Program {
 
     pub(crate) fn signal(&self, signal: Signal) {
         let id = self.child.id().expect("a process that runs");
-        let id = i32::try_from(id)
-            .ok()
-            .and_then(Pid::from_raw)
-            .expect("the id of a process");
+        let id = i32::try_from(id).ok().and_then(Pid::from_raw).expect("the id of a process");
         kill_process(id, signal).expect("a process that runs");
     }
 
@@ -76,10 +61,7 @@ impl Program {
                 log.push(line);
             }
         }
-        (
-            self.child.wait().await.expect("a process that was started"),
-            log,
-        )
+        (self.child.wait().await.expect("a process that was started"), log)
     }
 
     /// Closes the reading end of its log, as when whoever collects it is gone.
@@ -100,9 +82,5 @@ fn lines<R: AsyncRead + Unpin>(output: Option<R>) -> Lines<BufReader<R>> {
 }
 
 async fn next_line<R: AsyncRead + Unpin>(lines: &mut Lines<BufReader<R>>) -> String {
-    lines
-        .next_line()
-        .await
-        .expect("lines of text")
-        .expect("another line")
+    lines.next_line().await.expect("lines of text").expect("another line")
 }

@@ -14,26 +14,16 @@ pub(crate) fn frame(payload_bytes: usize, seed: usize) -> Vec<u8> {
     let cycle: Vec<u8> = (0..=u8::MAX).take(PERIOD).collect();
     let first = seed * 31 % PERIOD;
     let cycles = cycle.repeat((first + payload_bytes).div_ceil(PERIOD));
-    [
-        &header(payload_bytes),
-        &cycles[first..first + payload_bytes],
-    ]
-    .concat()
+    [&header(payload_bytes), &cycles[first..first + payload_bytes]].concat()
 }
 
 pub(crate) fn header(payload_bytes: usize) -> [u8; 4] {
-    u32::try_from(payload_bytes)
-        .expect("a length that fits a header")
-        .to_be_bytes()
+    u32::try_from(payload_bytes).expect("a length that fits a header").to_be_bytes()
 }
 
 /// One frame of each length, one behind the other.
 pub(crate) fn frames(lengths: impl IntoIterator<Item = usize>) -> Vec<u8> {
-    lengths
-        .into_iter()
-        .enumerate()
-        .flat_map(|(seed, length)| frame(length, seed))
-        .collect()
+    lengths.into_iter().enumerate().flat_map(|(seed, length)| frame(length, seed)).collect()
 }
 
 /// Has each length echoed alone, then all of them pipelined.
@@ -51,9 +41,7 @@ pub(crate) async fn echo_each_and_all(address: SocketAddr, lengths: &[usize]) {
 pub(crate) async fn exceed(address: SocketAddr, limit: usize) {
     let mut client = Client::connect(address).await;
     let allowed = frame(limit, 1);
-    client
-        .exchange(&[&allowed[..], &frame(limit + 1, 2)].concat(), &allowed)
-        .await;
+    client.exchange(&[&allowed[..], &frame(limit + 1, 2)].concat(), &allowed).await;
     client.expect_end().await;
 }
 
@@ -61,11 +49,8 @@ pub(crate) async fn exceed(address: SocketAddr, limit: usize) {
 pub(crate) async fn echo_over_many(address: SocketAddr, connections: usize, lengths: &[usize]) {
     let mut clients = JoinSet::new();
     for number in 0..connections {
-        let frames: Vec<u8> = lengths
-            .iter()
-            .enumerate()
-            .flat_map(|(n, len)| frame(*len, number + n))
-            .collect();
+        let frames: Vec<u8> =
+            lengths.iter().enumerate().flat_map(|(n, len)| frame(*len, number + n)).collect();
         clients.spawn(async move {
             let mut client = Client::connect(address).await;
             client.echo(&frames).await;
