@@ -105,9 +105,7 @@ impl Core {
     }
 
     /// Claims a block from wherever there is one. If waiters must be served afterwards,
-    /// [`is_waited_for`] tells.
-    ///
-    /// [`is_waited_for`]: Self::is_waited_for
+    /// `is_waited_for` tells.
     pub(crate) fn claim_beyond_cache(
         &self,
         order: Order,
@@ -150,7 +148,7 @@ impl Core {
     }
 
     /// Releases a part of a lease that goes on, and so keeps the core alive. If waiters must be
-    /// served afterwards, [`is_waited_for`](Self::is_waited_for) tells.
+    /// served afterwards, `is_waited_for` tells.
     pub(crate) fn release_tail(&self, tail: Span, seat: Seat) {
         let tally = self.stripes.at(seat);
         tally.begin_release();

@@ -9,6 +9,8 @@
 //! | 2         | the command line is wrong                                    |
 //! | 4         | the server sent wrong bytes                                  |
 
+#![allow(rustdoc::broken_intra_doc_links, reason = "the comments of flags are help texts")]
+
 use std::{
     fs::{self, File, OpenOptions},
     hash::{BuildHasher, RandomState},

@@ -2,6 +2,8 @@
 //!
 //! Values are text to `clap` and read here, because `clap` stops at the first that it cannot read.
 
+#![allow(rustdoc::broken_intra_doc_links, reason = "the comments of flags are help texts")]
+
 use std::{fmt, str::FromStr, time::Duration};
 
 use arena_echo::{ArenaKind, Config, ConfigError, Problem, Size};
