@@ -174,7 +174,7 @@ impl Handle {
             Kind::Slots => Map::of_slots(geometry.units())?,
             Kind::Blocks => Map::of_blocks(geometry.units())?,
         };
-        let stripes = Stripes::new(&map.words_of_levels());
+        let stripes = Stripes::new(map.words_of_ground());
         let shared = Box::new(Shared {
             core: Core::new(map, stripes),
             region: Region::new(&geometry)?,

@@ -54,7 +54,8 @@ pub(crate) struct Stripe {
     releases_done: AtomicU64,
     moves_begun: AtomicU64,
     moves_done: AtomicU64,
-    /// For each level above 0 the word at which this seat claims first. A hint: any word is right.
+    /// For each level above 0 the word at which this seat claims first, plus one; zero if it has
+    /// none yet. A hint: any word is right.
     upper_homes: [AtomicU32; LEVELS_MAX - 1],
     refusals: AtomicU64,
     spills: AtomicU64,
@@ -80,18 +81,15 @@ pub(crate) struct Totals {
 pub(crate) struct Stripes(Box<[Stripe; SEATS]>);
 
 impl Stripes {
-    /// Stripes for a map whose levels have these numbers of words. Each seat starts at a word of
-    /// its own, next to those of the others.
-    pub(crate) fn new(words_of_levels: &[u32]) -> Self {
+    /// Stripes for a map whose lowest level has this number of words. Each seat starts at a word of
+    /// its own there, next to those of the others.
+    pub(crate) fn new(words_of_ground: u32) -> Self {
         let stripes: Vec<_> = (0..SEATS).map(|_| Stripe::default()).collect();
         for (seat, stripe) in stripes.iter().enumerate() {
             // The owned seats, which are numbered last, come first.
             let place = u32::try_from((seat + OWNED_SEATS) % SEATS).expect("below SEATS");
-            let tally = Tally { stripe, is_owned: seat >= SHARED_SEATS };
-            for (level, words) in words_of_levels.iter().enumerate() {
-                tally.set_home(level, place % words);
-            }
-            if tally.is_owned {
+            stripe.cache.set_home(place % words_of_ground);
+            if seat >= SHARED_SEATS {
                 stripe.cache.allow();
             }
         }
@@ -284,20 +282,13 @@ impl<'a> Tally<'a> {
         self.bump(&self.stripe.released_further, u64::from(units), Relaxed);
     }
 
-    /// The word of `level` at which this seat claims first.
-    #[inline]
-    pub(crate) fn home(self, level: usize) -> u32 {
-        match level.checked_sub(1) {
-            None => self.stripe.cache.home(),
-            Some(upper) => self.stripe.upper_homes[upper].load(Relaxed),
-        }
+    /// The word of a level above 0 at which this seat claims first.
+    pub(crate) fn upper_home(self, level: usize) -> Option<u32> {
+        self.stripe.upper_homes[level - 1].load(Relaxed).checked_sub(1)
     }
 
-    pub(crate) fn set_home(self, level: usize, word: u32) {
-        match level.checked_sub(1) {
-            None => self.stripe.cache.set_home(word),
-            Some(upper) => self.stripe.upper_homes[upper].store(word, Relaxed),
-        }
+    pub(crate) fn set_upper_home(self, level: usize, word: u32) {
+        self.stripe.upper_homes[level - 1].store(word + 1, Relaxed);
     }
 
     #[inline]

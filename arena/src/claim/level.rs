@@ -104,16 +104,16 @@ impl Level {
 
     /// Claims a free block of `order` in some word that may have one.
     ///
-    /// The words around `near` come first. Homes are passed over if `which` says so.
+    /// Those around `near` come first. Homes are passed over if `which` says so.
     pub(crate) fn search(
         &self,
-        near: u32,
+        near: Option<u32>,
         order: Order,
         which: Which,
         tally: Tally<'_>,
     ) -> Option<u32> {
         let mut tries = which.tries();
-        for group in self.roomy.groups_from(near) {
+        for group in self.roomy.groups_from(near.unwrap_or(0)) {
             let mut candidates = self.roomy.group(group);
             if which.passes_over_homes() {
                 candidates &= !self.homes.group(group);

@@ -125,9 +125,9 @@ impl Map {
         Ok(map)
     }
 
-    /// The number of words in each level, the lowest first.
-    pub(crate) fn words_of_levels(&self) -> Vec<u32> {
-        self.levels().map(Level::words).collect()
+    /// The number of words in the lowest level.
+    pub(crate) fn words_of_ground(&self) -> u32 {
+        self.ground.words()
     }
 
     /// Claims a block of `order` from the thread's cache and returns its first unit.
@@ -155,7 +155,7 @@ impl Map {
         let at_home = if level == 0 && tally.is_owned() && tally.cache().rest() {
             self.refill(tally).then(|| tally.cache().claim(in_word)).flatten()
         } else {
-            self.level(level).claim_in(tally.home(level), in_word)
+            self.home(level, tally).and_then(|home| self.level(level).claim_in(home, in_word))
         };
         at_home
             .or_else(|| self.search(level, in_word, effort, stripes, tally))
@@ -254,11 +254,12 @@ impl Map {
 
     /// Searches the map once. What it finds counts in units of `level`.
     fn search_map(&self, level: usize, order: Order, tally: Tally<'_>) -> Option<u32> {
-        let near = tally.home(level);
+        let home = self.home(level, tally);
         let row = self.level(level);
-        let search = |which| row.search(near, order, which, tally);
+        let search = |which| row.search(home, order, which, tally);
         let is_roomy = row.may_be_roomy();
-        let in_reach = || row.claim_in(near, order).or_else(|| search(Which::FewForeign));
+        let at_home = || home.and_then(|home| row.claim_in(home, order));
+        let in_reach = || at_home().or_else(|| search(Which::FewForeign));
         is_roomy
             .then(in_reach)
             .flatten()
@@ -291,13 +292,13 @@ impl Map {
     /// Fetches the free units of the home word into the cache. False if the cache cannot be used or
     /// there are none.
     fn refill(&self, tally: Tally<'_>) -> bool {
-        if self.ground.is_full(tally.home(0)) {
+        if self.ground.is_full(tally.cache().home()) {
             return false;
         }
         let mut fetched = 0;
         tally.begin_move();
         tally.cache().change(|kept| {
-            fetched = self.ground.take_free(tally.home(0));
+            fetched = self.ground.take_free(tally.cache().home());
             kept | fetched
         });
         tally.end_move();
@@ -314,7 +315,7 @@ impl Map {
         // come to the cache when it is empty already.
         tally.begin_move();
         tally.cache().change(|units| {
-            self.put_if_any(tally.home(0), units, tally);
+            self.put_if_any(tally.cache().home(), units, tally);
             flushed_any = units != 0;
             0
         });
@@ -336,10 +337,10 @@ impl Map {
             return None;
         }
         let above = self.level(level + 1);
-        let home_above = tally.home(level + 1);
+        let home_above = tally.upper_home(level + 1);
         tally.begin_move();
-        let opened = above
-            .claim_in(home_above, Order::UNIT)
+        let opened = home_above
+            .and_then(|home| above.claim_in(home, Order::UNIT))
             .or_else(|| above.search(home_above, Order::UNIT, Which::All, tally))
             .or_else(|| self.open(level + 1, Order::UNIT, tally))
             .map(|index| {
@@ -382,23 +383,30 @@ impl Map {
         closed_any
     }
 
-    /// From now on this seat claims in another word first, unless that is somebody's home already.
+    /// The word of `level` at which this seat claims first.
+    fn home(&self, level: usize, tally: Tally<'_>) -> Option<u32> {
+        if level == 0 { Some(tally.cache().home()) } else { tally.upper_home(level) }
+    }
+
+    /// From now on this seat claims first in the word in which it has just found something.
     fn move_home(&self, level: usize, index: u32, tally: Tally<'_>) {
-        let left = tally.home(level);
+        let left = self.home(level, tally);
         let row = self.level(level);
-        if left == index {
-            return row.enter_home(index);
-        }
-        if row.is_home(index) {
-            return;
-        }
+        let is_taken = row.is_home(index);
         row.enter_home(index);
-        if level > 0 {
-            tally.set_home(level, index);
-        } else if !self.move_cache(index, tally) {
+        if left == Some(index) {
             return;
         }
-        if row.leave_home(left) && level < self.last_level() {
+        if level > 0 {
+            tally.set_upper_home(level, index);
+        } else if is_taken || !self.move_cache(index, tally) {
+            // Two caches at one word would take its units from each other.
+            return;
+        }
+        if let Some(left) = left
+            && row.leave_home(left)
+            && level < self.last_level()
+        {
             self.close(level, left, tally);
         }
     }
@@ -408,13 +416,13 @@ impl Map {
         let cache = tally.cache();
         tally.begin_move();
         let has_moved = cache.change(|units| {
-            self.put_if_any(tally.home(0), units, tally);
-            tally.set_home(0, index);
+            self.put_if_any(cache.home(), units, tally);
+            cache.set_home(index);
             self.ground.take_free(index)
         });
         tally.end_move();
         if !has_moved && cache.is_out_of_use() {
-            tally.set_home(0, index);
+            cache.set_home(index);
             return true;
         }
         has_moved

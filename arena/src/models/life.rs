@@ -28,7 +28,7 @@ impl Clone for Doomed {
 
 impl Doomed {
     fn new(map: Map) -> Self {
-        let stripes = Stripes::new(&map.words_of_levels());
+        let stripes = Stripes::new(map.words_of_ground());
         let core = Box::leak(Box::new(Core::new(map, stripes)));
         Self { core: NonNull::from(core), memory: Arc::new(UnsafeCell::new(0)) }
     }

@@ -41,7 +41,7 @@ impl Arena {
     }
 
     fn new(map: Map) -> Arc<Self> {
-        let stripes = Stripes::new(&map.words_of_levels());
+        let stripes = Stripes::new(map.words_of_ground());
         Arc::new(Self { map, stripes })
     }
 
