@@ -77,8 +77,11 @@ impl BuddyArena {
     /// The buffer is empty and its capacity is the whole block: `len` rounded up to a power of two,
     /// or the minimum block. Old contents are never readable, but they are not erased either.
     ///
-    /// Lock-free and without heap allocation, but for a thread's first use of any arena. A refusal
-    /// may wait a few instructions of another thread.
+    /// Without heap allocation, but for a thread's first use of any arena. Lock-free as long as
+    /// there is memory in the map: to take what lies in another thread's cache is to wait until
+    /// that thread is outside of it, for a few instructions of its own. A refusal waits as well for
+    /// those who are just moving free memory; where others free memory all the time, it holds them
+    /// up for one last look of some microseconds.
     ///
     /// # Errors
     ///

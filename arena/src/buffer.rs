@@ -242,8 +242,13 @@ impl Buffer {
     /// ```
     pub fn shrink_to_fit(&mut self) {
         if let Storage::Leased(leased) = &mut self.storage {
-            leased.lease.shrink_to(leased.len);
+            let tail = leased.lease.split_behind(leased.len);
+            // First of all: from the moment the tail is given back, its bytes are another's,
+            // whatever happens then. To give it back can run foreign code.
             (_, leased.capacity) = leased.lease.bytes();
+            if let Some(tail) = tail {
+                leased.lease.give_back(tail);
+            }
         }
     }
 

@@ -49,13 +49,17 @@ impl Lease {
         shared.region.bytes_of(&shared.geometry, self.span)
     }
 
-    /// Gives back the units behind the first `len` bytes. One unit stays in any case.
-    pub(crate) fn shrink_to(&mut self, len: usize) {
+    /// Takes the units behind the first `len` bytes off the span, if there are any. One unit stays
+    /// in any case. The tail is to be given back.
+    pub(crate) fn split_behind(&mut self, len: usize) -> Option<Span> {
         let keep = self.shared().geometry.units_for(len);
-        let (kept, Some(tail)) = self.span.split_at(keep) else {
-            return;
-        };
+        let (kept, tail) = self.span.split_at(keep);
         self.span = kept;
+        tail
+    }
+
+    /// Gives back a tail that was split off.
+    pub(crate) fn give_back(&self, tail: Span) {
         self.shared().release_tail(tail);
     }
 

@@ -32,12 +32,16 @@
 //!
 //! # What it costs
 //!
-//! Allocating and freeing are lock-free and touch no heap: a few loads and stores in a cache of the
+//! Allocating and freeing take no lock and touch no heap: a few loads and stores in a cache of the
 //! thread's own, and one atomic read-modify-write each where that does not suffice, on a cache line
 //! that other threads mostly leave alone. [`Buffer::freeze`] allocates once, inside the `bytes`
 //! crate; [`Buffer::into_frozen`] does not. Beside its memory an arena takes about 25 KiB, four
 //! bytes for each slot or minimum block in a table that is resident only where buffers are shared,
 //! and an eighth of a byte for each in maps.
+//!
+//! While somebody waits (feature `async-alloc`), whatever frees memory, the drop of a buffer for
+//! instance, takes a short lock, hands the memory over and wakes whom it has served, before it
+//! returns.
 //!
 //! # What it does not do
 //!

@@ -6,33 +6,43 @@
 //!
 //! ```text
 //! release (any thread)                       last handle, when it drops
-//! 1  busy = 1            (own stripe)        a  attention |= ORPHANED
-//! 2  set the bits                            b  touch every word of the map (RMW); barrier::heavy
-//!    in the map:   one RMW                   c  wait until no stripe is busy
-//!    in the cache: a store, barrier::light   d  outstanding = claimed - released
-//! 3  attention == 0?                         e  remaining += outstanding - BIAS
-//!    yes: released += units, busy = 0
-//!    no:  busy = 0, remaining -= units
+//! 1  busy = 1                              a  attention |= ORPHANED
+//! 2  set the bits, barrier::light          b  barrier::heavy
+//! 3  attention == 0?                       c  wait until no stripe is busy
+//!    yes: released += units, busy = 0      d  outstanding = claimed - released
+//!    no:  busy = 0, remaining -= units     e  remaining += outstanding - BIAS
 //! ```
 //!
 //! At a seat that threads share, `busy` is two counters instead, begun and done, that c compares.
 //!
 //! # Why the memory is freed exactly once, and touched by nobody afterwards
 //!
-//! Take a release into the map, and the word that 2 and b both change by a read-modify-write. One
-//! of them comes first.
+//! 1 to 3 and a to c are Dekker's pattern (see `barrier`): c sees 1, or 3 sees a.
 //!
-//! - **2 is first.** Then b reads from it and the last handle sees 1. So c waits for the release,
-//!   and its last access, `busy = 0`, happens before e.
-//! - **b is first.** Then 2 reads from it and 3 sees ORPHANED. The units were never counted as
-//!   released, so they are part of `outstanding`, and nothing is freed before the release has taken
-//!   them off `remaining`: its last access.
+//! - **c sees 1.** Then it waits for the release, whose last access, `busy = 0`, happens before e.
+//! - **3 sees a.** The units were never counted as released, so they are part of `outstanding`, and
+//!   nothing is freed before the release has taken them off `remaining`: its last access.
 //!
-//! A release that finds ORPHANED although 2 came first is part of `outstanding` as well: it does
-//! not count its units as released, and c waited for it. A release of several runs has several
-//! words; if any of them is in the second case, it sees ORPHANED.
+//! If both see each other, both hold: c waits, and the units are part of `outstanding`.
 //!
-//! For a release into the cache the two barriers make the same two cases: c sees 1, or 3 sees a.
+//! Where the kernel has no barrier, b touches every word of the map by a read-modify-write, and 2
+//! is one in any case, because caches are shut then. Take the word that 2 and b both change. If 2
+//! is first, b reads from it and c sees 1; if b is first, 2 reads from it and 3 sees a. A release
+//! of several runs has several words; if b is first at any of them, 3 sees a.
+//!
+//! # The last look
+//!
+//! A refusal must be true: it needs a search during which no release ended (see `claim`). Where
+//! that does not come about, the refuser holds releases up: it takes the turnstile, raises
+//! LAST_LOOK, and has a barrier. From then on 3 finds the flag, and the release stops at the
+//! turnstile before it returns, with its units in the map or a cache already. A release that did
+//! not find the flag had set its bits before the barrier, and the search finds them. So during the
+//! search nobody frees one unit and then claims another. Claims beyond a cache, which move units
+//! about, stop there before they begin; those under way end soon, and the search is repeated until
+//! none disturbs it.
+//!
+//! Nobody waits at the turnstile while his release is under way: he takes a handle, ends the
+//! release, and then waits. So neither the last handle nor a recall waits for him.
 //!
 //! `remaining` starts at BIAS and reaches zero once: when e has taken the bias off and every
 //! outstanding unit has come back. Whoever brings it there frees the memory. All changes to it are
@@ -40,22 +50,20 @@
 //!
 //! Models: `models::life`.
 
-use std::ptr::NonNull;
+use std::{ptr::NonNull, sync::PoisonError};
 
 use crate::{
     barrier,
-    claim::{Effort, Map},
+    claim::{Effort, Map, Miss},
     geometry::{Order, Span},
     stripe::{Stripes, Tally},
     sync::{
-        AtomicU64, AtomicUsize,
+        AtomicU64, AtomicUsize, Mutex,
         Ordering::{AcqRel, Relaxed, Release, SeqCst},
+        between_write_and_read,
     },
     thread::Seat,
 };
-
-#[cfg(feature = "async-alloc")]
-use crate::sync::between_write_and_read;
 
 /// More units than an arena can have.
 const BIAS: u64 = 1 << 62;
@@ -65,6 +73,8 @@ const ORPHANED: u64 = 1;
 /// Somebody waits for memory.
 #[cfg(feature = "async-alloc")]
 const WAITED_FOR: u64 = 2;
+/// A refuser has the last look.
+const LAST_LOOK: u64 = 4;
 
 /// More handles than this mean a leak in a loop; going on could wrap the count.
 const HANDLES_MAX: usize = usize::MAX / 2;
@@ -76,6 +86,8 @@ pub(crate) struct Core {
     pub(crate) map: Map,
     pub(crate) stripes: Stripes,
     life: Life,
+    /// Held by a refuser during its last look.
+    turnstile: Mutex<()>,
 }
 
 /// Whether the caller must free the arena.
@@ -86,14 +98,15 @@ pub(crate) enum Fate {
     Lives,
     /// The caller was the last to touch it.
     Over,
-    /// Somebody waits for memory, and the caller has a handle with which to serve him.
-    MustServe,
+    /// Somebody waits for memory or has the last look. The caller has got a handle, and turns to
+    /// them.
+    MustAttend,
 }
 
 impl Core {
     /// A core with one handle.
     pub(crate) fn new(map: Map, stripes: Stripes) -> Self {
-        Self { map, stripes, life: Life::new() }
+        Self { map, stripes, life: Life::new(), turnstile: Mutex::new(()) }
     }
 
     /// Claims a block from the thread's cache. The caller has a handle, so the core stays.
@@ -112,9 +125,38 @@ impl Core {
         seat: Seat,
         effort: Effort,
     ) -> Option<Span> {
+        self.await_last_look();
         let tally = self.stripes.at(seat);
-        let first = self.map.claim_beyond_cache(order, effort, &self.stripes, tally)?;
-        Some(Self::count_claim(first, order, tally))
+        let claim = |effort| self.map.claim_beyond_cache(order, effort, &self.stripes, tally);
+        let first = match claim(effort) {
+            Err(Miss::Undecided) if effort == Effort::Certain => {
+                self.have_last_look(|| claim(Effort::LastLook))
+            }
+            decided => decided,
+        };
+        Some(Self::count_claim(first.ok()?, order, tally))
+    }
+
+    /// Holds releases up while `look` searches.
+    #[cold]
+    fn have_last_look<R>(&self, look: impl FnOnce() -> R) -> R {
+        let _turn = self.turnstile.lock().unwrap_or_else(PoisonError::into_inner);
+        // One side of Dekker's pattern, as for the other flags.
+        self.life.attention.fetch_or(LAST_LOOK, SeqCst);
+        between_write_and_read();
+        barrier::heavy();
+        let outcome = look();
+        // Relaxed: whoever still sees the flag waits for the lock, if it is still held.
+        self.life.attention.fetch_and(!LAST_LOOK, Relaxed);
+        outcome
+    }
+
+    /// Waits until nobody has the last look. Not while a release is under way.
+    #[inline]
+    pub(crate) fn await_last_look(&self) {
+        if self.life.attention() & LAST_LOOK != 0 {
+            drop(self.turnstile.lock().unwrap_or_else(PoisonError::into_inner));
+        }
     }
 
     #[inline]
@@ -226,8 +268,11 @@ impl Core {
         let outstanding = {
             // SAFETY: as above.
             let core = unsafe { core.as_ref() };
-            core.map.touch_every_word();
-            barrier::heavy();
+            if barrier::is_available() {
+                barrier::heavy();
+            } else {
+                core.map.touch_every_word();
+            }
             core.stripes.wait_until_idle();
             core.stripes.live_units()
         };
@@ -274,12 +319,12 @@ impl Life {
             tally.leave();
             return self.settle(u64::from(units));
         }
-        // Somebody waits. To serve him takes longer than the release, so it takes a handle; while
-        // the release is under way, one can be had if there is one. If there is none, nobody waits
-        // any more: waiters have handles.
+        // Somebody waits or looks. To turn to him takes longer than a release may, so it takes a
+        // handle; while the release is under way, one can be had if there is one. If there is none,
+        // nobody waits or looks any more: whoever does has a handle.
         let has_handle = self.add_handle_if_any();
         tally.end_release(units);
-        if has_handle { Fate::MustServe } else { Fate::Lives }
+        if has_handle { Fate::MustAttend } else { Fate::Lives }
     }
 
     fn add_handle_if_any(&self) -> bool {

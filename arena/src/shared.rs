@@ -3,6 +3,7 @@
 use std::{fmt, ptr::NonNull};
 #[cfg(feature = "async-alloc")]
 use std::{
+    panic::resume_unwind,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -107,21 +108,23 @@ impl Shared {
             Fate::Lives => {}
             // SAFETY: `Over` says that nobody else has a part in it (A2).
             Fate::Over => unsafe { Self::free(shared) },
-            Fate::MustServe => Self::serve_with(Handle(shared)),
+            Fate::MustAttend => Self::attend(Handle(shared)),
         }
     }
 
-    /// Serves the queue with a handle that was got for it.
+    /// Turns to those who wait for memory or have the last look, with a handle that was got for it.
     #[cold]
-    fn serve_with(handle: Handle) {
+    fn attend(handle: Handle) {
+        handle.shared().core.await_last_look();
         #[cfg(feature = "async-alloc")]
-        handle.shared().serve();
+        handle.shared().serve_if_waited_for();
         drop(handle);
     }
 
     /// Gives back a part of a lease that goes on.
     pub(crate) fn release_tail(&self, tail: Span) {
         self.core.release_tail(tail, thread::seat());
+        self.core.await_last_look();
         #[cfg(feature = "async-alloc")]
         self.serve_if_waited_for();
     }
@@ -208,10 +211,12 @@ impl Handle {
     fn claim_beyond_cache(&self, order: Order, effort: Effort) -> Option<Lease> {
         let shared = self.shared();
         let span = shared.core.claim_beyond_cache(order, thread::seat(), effort);
+        // A lease before anything else: what comes next can run foreign code, which can panic.
+        let lease = span.map(|span| self.lease(span));
         // The search may have moved what a waiter just looked for.
         #[cfg(feature = "async-alloc")]
         shared.serve_if_waited_for();
-        span.map(|span| self.lease(span))
+        lease
     }
 
     /// Leases a span that was just claimed.
@@ -254,26 +259,24 @@ impl Handle {
         context: &mut Context<'_>,
     ) -> Poll<Lease> {
         let shared = self.shared();
-        // Cloned and dropped outside the lock, since both may run code of the executor.
-        let mut standing = shared.queue.lock().check(node, None);
-        if let Standing::Waiting { .. } = standing {
-            let waker = context.waker().clone();
-            standing = shared.queue.lock().check(node, Some(waker));
-        }
-        if let Standing::Idle = standing {
-            let waker = context.waker().clone();
-            {
-                let mut list = shared.queue.lock();
-                list.join(node, order, waker);
-                shared.core.set_waited_for();
-            }
+        // Cloned here and dropped at the end, outside the lock, since both may run foreign code. In
+        // between it is exchanged for the waker of the last poll, if there is one.
+        let mut waker = context.waker().clone();
+        let mut list = shared.queue.lock();
+        let mut standing = list.check(node, Some(&mut waker));
+        if standing == Standing::Idle {
+            list.join(node, order, waker.clone());
+            shared.core.set_waited_for();
+            drop(list);
             shared.note_live(shared.core.stripes.live_units());
             shared.serve();
             standing = shared.queue.lock().check(node, None);
+        } else {
+            drop(list);
         }
         match standing {
             Standing::Served(span) => Poll::Ready(self.lease(span)),
-            Standing::Idle | Standing::Waiting { .. } => Poll::Pending,
+            Standing::Idle | Standing::Waiting => Poll::Pending,
         }
     }
 
@@ -303,8 +306,11 @@ impl Shared {
     }
 
     /// Claims for the first waiter and hands over, as long as there is memory.
+    ///
+    /// Should a waker panic, everybody else is served and woken first.
     #[cold]
     fn serve(&self) {
+        let mut panic = None;
         loop {
             let mut wakers = Wakers::default();
             let mut list = self.queue.lock();
@@ -319,10 +325,14 @@ impl Shared {
             }
             drop(list);
             let may_be_more = wakers.is_full();
-            wakers.wake();
+            let panicked = wakers.wake();
+            panic = panic.or(panicked);
             if !may_be_more {
-                return;
+                break;
             }
+        }
+        if let Some(panic) = panic {
+            resume_unwind(panic);
         }
     }
 

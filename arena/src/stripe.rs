@@ -56,11 +56,27 @@ pub(crate) struct Stripe {
     moves_done: AtomicU64,
     /// For each level above 0 the word at which this seat claims first, plus one; zero if it has
     /// none yet. A hint: any word is right.
-    upper_homes: [AtomicU32; LEVELS_MAX - 1],
+    upper_homes: [AtomicU32; LEVELS_MAX],
     refusals: AtomicU64,
     spills: AtomicU64,
     splits: AtomicU64,
     coalesces: AtomicU64,
+
+    /// Up to the next pair of cache lines. Atomics as well, so that the stripe is nothing else: a
+    /// reference to it may then outlive it, as it does for an instant when a release ends.
+    _padding: [AtomicU64; 13],
+}
+
+#[cfg(not(all(test, arena_loom)))]
+const _: () = assert!(size_of::<Stripe>() == 256, "no padding of the compiler's");
+
+/// What may have made a search miss something.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Publications {
+    /// Releases and moves.
+    All,
+    /// Moves alone, where releases cannot end.
+    Moves,
 }
 
 /// Sums over all stripes.
@@ -88,7 +104,7 @@ impl Stripes {
         for (seat, stripe) in stripes.iter().enumerate() {
             // The owned seats, which are numbered last, come first.
             let place = u32::try_from((seat + OWNED_SEATS) % SEATS).expect("below SEATS");
-            stripe.cache.set_home(place % words_of_ground);
+            stripe.cache.move_home(place % words_of_ground);
             if seat >= SHARED_SEATS {
                 stripe.cache.allow();
             }
@@ -114,9 +130,9 @@ impl Stripes {
 
     /// Publications that are over. Compare with [`publications_begun`](Self::publications_begun),
     /// taken later.
-    pub(crate) fn publications_over(&self) -> u64 {
+    pub(crate) fn publications_over(&self, which: Publications) -> u64 {
         self.used().iter().fold(0, |sum, stripe| {
-            sum.wrapping_add(stripe.releases.load(Acquire))
+            sum.wrapping_add(stripe.releases_among(which))
                 .wrapping_add(stripe.moves_done.load(Acquire))
         })
     }
@@ -124,11 +140,11 @@ impl Stripes {
     /// Publications that are over, and moves that are under way.
     ///
     /// If this is what [`publications_over`](Self::publications_over) was, then no move was under
-    /// way at any time in between, and no release ended: each counter only grows, and none of these
-    /// can be below what it was compared with.
-    pub(crate) fn publications_begun(&self) -> u64 {
+    /// way at any time in between, and no release ended, if those were asked for: each counter only
+    /// grows, and none of these can be below what it was compared with.
+    pub(crate) fn publications_begun(&self, which: Publications) -> u64 {
         self.used().iter().fold(0, |sum, stripe| {
-            sum.wrapping_add(stripe.releases.load(Acquire))
+            sum.wrapping_add(stripe.releases_among(which))
                 .wrapping_add(stripe.moves_begun.load(Acquire))
         })
     }
@@ -160,21 +176,29 @@ impl Stripes {
         Totals { live_units, ..sum }
     }
 
-    /// The units that are in use. Claims and releases under way may be counted or not.
+    /// The units that are in use. Exact when nothing is under way, else rather too few.
     pub(crate) fn live_units(&self) -> u64 {
-        // Acquire, and all releases before all claims: what is seen released was claimed before. So
-        // no arena seems to have less than nothing in use.
-        let released = self.used().iter().fold(0, |sum, stripe| {
-            sum + stripe.releases.load(Acquire) + stripe.released_further.load(Acquire)
-        });
+        // Acquire, and all claims before all releases: what is claimed meanwhile is not counted,
+        // and what is released is. So the highest value that anybody notes is never more than what
+        // was in use.
         let claimed = self.used().iter().fold(0, |sum, stripe| {
-            sum + stripe.claims.load(Relaxed) + stripe.claimed_further.load(Relaxed)
+            sum + stripe.claims.load(Acquire) + stripe.claimed_further.load(Acquire)
+        });
+        let released = self.used().iter().fold(0, |sum, stripe| {
+            sum + stripe.releases.load(Relaxed) + stripe.released_further.load(Relaxed)
         });
         claimed.saturating_sub(released)
     }
 }
 
 impl Stripe {
+    fn releases_among(&self, which: Publications) -> u64 {
+        match which {
+            Publications::All => self.releases.load(Acquire),
+            Publications::Moves => 0,
+        }
+    }
+
     /// Whether no release is under way among those that we are bound to see begun.
     ///
     /// `done` is read first, so every release that it counts is also counted in `begun`. If both
@@ -287,8 +311,10 @@ impl<'a> Tally<'a> {
         self.stripe.upper_homes[level - 1].load(Relaxed).checked_sub(1)
     }
 
-    pub(crate) fn set_upper_home(self, level: usize, word: u32) {
-        self.stripe.upper_homes[level - 1].store(word + 1, Relaxed);
+    /// Moves to another word of a level above 0, and returns the word that is left.
+    pub(crate) fn swap_upper_home(self, level: usize, word: u32) -> Option<u32> {
+        // A read-modify-write, since threads that share a seat share its home.
+        self.stripe.upper_homes[level - 1].swap(word + 1, Relaxed).checked_sub(1)
     }
 
     #[inline]

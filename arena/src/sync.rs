@@ -20,17 +20,17 @@ pub(crate) use loom::{
     thread::yield_now,
 };
 
+#[cfg(not(all(test, arena_loom)))]
+pub(crate) use std::sync::Mutex;
+
+#[cfg(all(test, arena_loom))]
+pub(crate) use loom::sync::Mutex;
+
 #[cfg(all(feature = "async-alloc", not(all(test, arena_loom))))]
-pub(crate) use {
-    self::cell::UnsafeCell,
-    std::sync::{Mutex, MutexGuard},
-};
+pub(crate) use {self::cell::UnsafeCell, std::sync::MutexGuard};
 
 #[cfg(all(feature = "async-alloc", test, arena_loom))]
-pub(crate) use loom::{
-    cell::UnsafeCell,
-    sync::{Mutex, MutexGuard},
-};
+pub(crate) use loom::{cell::UnsafeCell, sync::MutexGuard};
 
 #[cfg(all(feature = "async-alloc", not(all(test, arena_loom))))]
 mod cell {

@@ -23,9 +23,12 @@ use crate::{
 /// # Who is next
 ///
 /// Those who wait are served in the order in which they came, by whoever frees a slot: the slot is
-/// handed over, and nobody can take it in between. [`allocate`](FixedArena::allocate) does not
-/// wait, and does not stand in the queue either: its refusal is true, so it takes a slot that is
-/// free. While somebody waits, freed slots go to him, so it finds none.
+/// handed over with the wake-up, so that nothing has to be tried again. Whoever frees it takes a
+/// short lock for that, and runs the waker.
+///
+/// [`allocate`](FixedArena::allocate) does not wait, and does not stand in the queue either: its
+/// refusal is true, so it takes a slot that it finds free, also in the instant before that slot is
+/// handed over. Where fairness matters, let everybody wait.
 #[derive(Clone, Debug)]
 pub struct AsyncFixedArena {
     arena: FixedArena,
@@ -38,11 +41,13 @@ pub struct AsyncFixedArena {
 /// # Who is next
 ///
 /// Those who wait are served in the order in which they came, by whoever makes memory free: the
-/// block is handed over, and nobody can take it in between. A large request at the head of the
-/// queue is not overtaken by smaller ones behind it: what is freed is kept until it suffices.
+/// block is handed over with the wake-up, so that nothing has to be tried again. Whoever frees
+/// memory takes a short lock for that, and runs the waker. A large request at the head of the queue
+/// is not overtaken by smaller ones behind it: what is freed is kept until it suffices.
+///
 /// [`allocate`](BuddyArena::allocate) does not wait, and does not stand in the queue either: its
-/// refusal is true, so it takes what is free and too small for the head. Where large requests wait,
-/// let small ones wait as well.
+/// refusal is true, so it takes what it finds free, also what is too small for the head of the
+/// queue and kept for it. Where fairness matters, let everybody wait.
 #[derive(Clone, Debug)]
 pub struct AsyncBuddyArena {
     arena: BuddyArena,

@@ -104,9 +104,25 @@ impl Cache {
         self.home.load(Relaxed)
     }
 
-    /// Only while it is empty: inside [`change`](Self::change), or out of use.
-    pub(crate) fn set_home(&self, word: u32) {
-        self.home.store(word, Relaxed);
+    /// Moves to another word and returns the old one. Its units must be elsewhere already. Only
+    /// inside [`change`](Self::change), or out of use.
+    pub(crate) fn move_home(&self, word: u32) -> u32 {
+        // Release, both: a snapshot that sees the new home sees none of the old one's units.
+        self.free.store(0, Release);
+        // A read-modify-write, since threads that share a seat share its home.
+        self.home.swap(word, AcqRel)
+    }
+
+    /// The home, and the units that lie here as its bits. For snapshots.
+    pub(crate) fn view(&self) -> (u32, u64) {
+        loop {
+            // Acquire: pairs with `move_home`. The same home before and after: the units are its.
+            let home = self.home.load(Acquire);
+            let free = self.free();
+            if self.home.load(Relaxed) == home {
+                return (home, free);
+            }
+        }
     }
 
     /// Whether there are units in it that a recall would bring. What another thread is recalling is
@@ -120,8 +136,8 @@ impl Cache {
         matches!(self.state.load(Acquire), RESTING | NEVER)
     }
 
-    /// The units that lie here, as bits of the word `home`. For searches and snapshots.
-    pub(crate) fn free(&self) -> u64 {
+    /// The units that lie here, as bits of the word `home`.
+    fn free(&self) -> u64 {
         self.free.load(Acquire)
     }
 
@@ -203,15 +219,16 @@ impl Cache {
         }
     }
 
-    /// Shuts the owner out, takes all units and hands them to `take`. False if somebody else is at
-    /// it, or the cache is not in use.
-    pub(crate) fn recall(&self, take: impl FnOnce(u32, u64)) -> bool {
+    /// Begins a recall. False if somebody else is at it, or the cache is not in use. What follows
+    /// is [`barrier::heavy`], once for all caches that are shut, and then [`drain`](Self::drain).
+    pub(crate) fn shut(&self) -> bool {
         // Release: whoever finds the cache shut sees that our move has begun. Acquire: pairs with
         // the owner's opening.
-        if self.state.compare_exchange(OPEN, RECALLING, AcqRel, Relaxed).is_err() {
-            return false;
-        }
-        barrier::heavy();
+        self.state.compare_exchange(OPEN, RECALLING, AcqRel, Relaxed).is_ok()
+    }
+
+    /// Ends a recall: waits until the owner is outside, and hands all units to `take`.
+    pub(crate) fn drain(&self, take: impl FnOnce(u32, u64)) {
         let mut round = 0;
         // Acquire: pairs with `clear_busy`.
         while self.is_busy() {
@@ -223,7 +240,6 @@ impl Cache {
         take(self.home(), free);
         self.rest.store(REST_CLAIMS, Relaxed);
         self.state.store(RESTING, Release);
-        true
     }
 
     /// Steps 2 and 3 of the diagram. The owner is busy.

@@ -33,9 +33,10 @@
 //!    meanwhile: otherwise Y looks at word A, X frees in A and claims the last of B, and Y finds B
 //!    full too. X's release is counted before X's claim, and Y, who sees the claim, sees the count.
 //!    Moves (opening, closing, clearing a summary bit, filling and recalling a cache) hide free
-//!    units for a moment: a refuser waits for those under way. So a refusal is not lock-free;
-//!    claims and releases are. Where others publish without a pause, a refuser would search for
-//!    ever: after [`SEARCHES_MAX`] searches in a row that found nothing it refuses all the same.
+//!    units for a moment: a refuser waits for those under way. So a refusal is not lock-free, and
+//!    neither is a claim that has to recall a cache; all else is. Where others publish without a
+//!    pause, a refuser would search for ever: after [`SEARCHES_MAX`] searches it has the *last
+//!    look*, during which no release can end (see `life`).
 //! 2. **Nothing is lost.** A word that is wholly free and open is some thread's home, or its close
 //!    is under way.
 //! 3. **No read-modify-write** claims or releases in a thread's cache; one does in a word of the
@@ -52,36 +53,60 @@ mod word;
 pub(crate) use self::cache::Cache;
 
 use crate::{
+    barrier,
     claim::{
         level::{Level, Which},
         word::{ALL_FREE, WORD_ORDER, WORD_UNITS},
     },
     error::BuildError,
     geometry::{Order, Span},
-    stripe::{LEVELS_MAX, Stripes, Tally},
+    stripe::{LEVELS_MAX, Publications, Stripes, Tally},
     sync::{Ordering::Acquire, wait_a_moment},
+    thread::SEATS,
 };
 
-/// Searches that find nothing, each disturbed by a publication, before a refusal is given all the
-/// same.
-const SEARCHES_MAX: u32 = 10_000;
+const _: () = assert!(SEATS <= u64::BITS as usize, "one bit for each cache that is recalled");
+
+/// Searches that find nothing, each disturbed by a publication, before a refuser has the last look.
+const SEARCHES_MAX: u32 = if cfg!(all(test, arena_loom)) { 2 } else { 32 };
 
 /// How hard a claim tries.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Effort {
-    /// Until something is found or it is certain that there is nothing: for a refusal.
-    Certain,
     /// One search, for somebody who will be told if it has missed something.
     #[cfg(feature = "async-alloc")]
     Once,
+    /// Until something is found or it is certain that there is nothing, but not for ever.
+    Certain,
+    /// Until it is certain, while releases are held up.
+    LastLook,
+}
+
+/// Why a claim found nothing.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Miss {
+    /// At some moment there was nothing.
+    Nothing,
+    /// Every search was disturbed.
+    Undecided,
 }
 
 impl Effort {
     fn searches(self) -> u32 {
         match self {
-            Self::Certain => SEARCHES_MAX,
             #[cfg(feature = "async-alloc")]
             Self::Once => 1,
+            Self::Certain => SEARCHES_MAX,
+            Self::LastLook => u32::MAX,
+        }
+    }
+
+    fn disturbed_by(self) -> Publications {
+        match self {
+            #[cfg(feature = "async-alloc")]
+            Self::Once => Publications::All,
+            Self::Certain => Publications::All,
+            Self::LastLook => Publications::Moves,
         }
     }
 }
@@ -138,7 +163,8 @@ impl Map {
 
     /// Claims a block of `order` from wherever there is one, and returns its first unit.
     ///
-    /// Lock-free if there is one. A refusal waits for moves that are under way.
+    /// Lock-free if there is one in the map. A recall waits for the owner of the cache, a refusal
+    /// for moves that are under way.
     #[inline(never)]
     pub(crate) fn claim_beyond_cache(
         &self,
@@ -146,7 +172,7 @@ impl Map {
         effort: Effort,
         stripes: &Stripes,
         tally: Tally<'_>,
-    ) -> Option<u32> {
+    ) -> Result<u32, Miss> {
         let level = (order.get() / WORD_ORDER).min(level_u32(self.last_level()));
         let in_word = Order::new(order.get() - level * WORD_ORDER);
         let scale = WORD_ORDER * level;
@@ -157,9 +183,11 @@ impl Map {
         } else {
             self.home(level, tally).and_then(|home| self.level(level).claim_in(home, in_word))
         };
-        at_home
-            .or_else(|| self.search(level, in_word, effort, stripes, tally))
-            .map(|first| first << scale)
+        let found = match at_home {
+            Some(first) => Ok(first),
+            None => self.search(level, in_word, effort, stripes, tally),
+        };
+        found.map(|first| first << scale)
     }
 
     /// Releases a run of units. The release is under way: the owner's cache is busy.
@@ -224,7 +252,8 @@ impl Map {
         free
     }
 
-    /// Searches everywhere, until something is found or it is certain that there is nothing.
+    /// Searches everywhere, until something is found or it is certain that there is nothing, or as
+    /// long as `effort` allows.
     fn search(
         &self,
         level: usize,
@@ -232,24 +261,28 @@ impl Map {
         effort: Effort,
         stripes: &Stripes,
         tally: Tally<'_>,
-    ) -> Option<u32> {
-        for round in 0..effort.searches() {
+    ) -> Result<u32, Miss> {
+        let mut round = 0;
+        loop {
             // Rule 1: a refusal needs a search during which nothing was published. Before, then
             // after.
-            let over = stripes.publications_over();
+            let over = stripes.publications_over(effort.disturbed_by());
             let found = self
                 .search_map(level, order, tally)
                 .or_else(|| self.search_map_with_caches(level, order, stripes, tally));
             if let Some(first) = found {
                 self.move_home(level, first / WORD_UNITS, tally);
-                return found;
+                return Ok(first);
             }
-            if stripes.publications_begun() == over {
-                break;
+            if stripes.publications_begun(effort.disturbed_by()) == over {
+                return Err(Miss::Nothing);
+            }
+            round += 1;
+            if round == effort.searches() {
+                return Err(Miss::Undecided);
             }
             wait_a_moment(round);
         }
-        None
     }
 
     /// Searches the map once. What it finds counts in units of `level`.
@@ -281,12 +314,33 @@ impl Map {
         tally: Tally<'_>,
     ) -> Option<u32> {
         let mut recalled_any = self.flush(tally);
-        for cache in stripes.caches().filter(|cache| cache.may_hold_units()) {
+        let holders = || stripes.caches().filter(|cache| cache.may_hold_units());
+        if holders().next().is_some() {
             tally.begin_move();
-            recalled_any |= cache.recall(|home, units| self.put_if_any(home, units, tally));
+            recalled_any |= self.recall_all(stripes, tally);
             tally.end_move();
         }
         if recalled_any { self.search_map(level, order, tally) } else { None }
+    }
+
+    /// Puts what is in the caches of others back into the map. False if nobody could be recalled.
+    fn recall_all(&self, stripes: &Stripes, tally: Tally<'_>) -> bool {
+        let mut shut: u64 = 0;
+        for (seat, cache) in stripes.caches().enumerate() {
+            if cache.may_hold_units() && cache.shut() {
+                shut |= 1 << seat;
+            }
+        }
+        if shut == 0 {
+            return false;
+        }
+        barrier::heavy();
+        for (seat, cache) in stripes.caches().enumerate() {
+            if shut >> seat & 1 == 1 {
+                cache.drain(|home, units| self.put_if_any(home, units, tally));
+            }
+        }
+        true
     }
 
     /// Fetches the free units of the home word into the cache. False if the cache cannot be used or
@@ -390,19 +444,21 @@ impl Map {
 
     /// From now on this seat claims first in the word in which it has just found something.
     fn move_home(&self, level: usize, index: u32, tally: Tally<'_>) {
-        let left = self.home(level, tally);
         let row = self.level(level);
-        let is_taken = row.is_home(index);
-        row.enter_home(index);
-        if left == Some(index) {
-            return;
+        if self.home(level, tally) == Some(index) {
+            return row.enter_home(index);
         }
-        if level > 0 {
-            tally.set_upper_home(level, index);
-        } else if is_taken || !self.move_cache(index, tally) {
+        if level == 0 && row.is_home(index) {
             // Two caches at one word would take its units from each other.
             return;
         }
+        row.enter_home(index);
+        let left = if level > 0 {
+            tally.swap_upper_home(level, index)
+        } else {
+            // If the cache cannot move, the word is left as soon as it is entered.
+            Some(self.move_cache(index, tally).unwrap_or(index))
+        };
         if let Some(left) = left
             && row.leave_home(left)
             && level < self.last_level()
@@ -411,21 +467,22 @@ impl Map {
         }
     }
 
-    /// Brings the cache to another word of level 0. False if it is just being recalled.
-    fn move_cache(&self, index: u32, tally: Tally<'_>) -> bool {
+    /// Brings the cache to another word of level 0, and returns the word that it leaves. Does
+    /// nothing while it is being recalled.
+    fn move_cache(&self, index: u32, tally: Tally<'_>) -> Option<u32> {
         let cache = tally.cache();
+        let mut left = None;
         tally.begin_move();
-        let has_moved = cache.change(|units| {
+        cache.change(|units| {
             self.put_if_any(cache.home(), units, tally);
-            cache.set_home(index);
+            left = Some(cache.move_home(index));
             self.ground.take_free(index)
         });
         tally.end_move();
-        if !has_moved && cache.is_out_of_use() {
-            cache.set_home(index);
-            return true;
+        if left.is_none() && cache.is_out_of_use() {
+            left = Some(cache.move_home(index));
         }
-        has_moved
+        left
     }
 
     /// Sets bits of one word, and closes it if that makes it wholly free.
@@ -505,8 +562,7 @@ impl Map {
 
 /// The home words of all caches that are not empty, with the units that lie there.
 fn cached_units(stripes: &Stripes) -> Vec<(u32, u64)> {
-    let units = stripes.caches().map(|cache| (cache.home(), cache.free()));
-    units.filter(|&(_, units)| units != 0).collect()
+    stripes.caches().map(Cache::view).filter(|&(_, units)| units != 0).collect()
 }
 
 /// Levels are few.

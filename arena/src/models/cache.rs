@@ -10,12 +10,12 @@ use super::*;
 fn a_recall_and_a_claim_exclude_each_other() {
     model(|| {
         let arena = Arena::of_slots(1);
-        let owner = arena.tally(0);
+        let owner = owned_seat(0);
         let slot = arena.claim(Order::UNIT, owner).unwrap();
         arena.release(slot, owner);
         let rival = thread::spawn({
             let arena = arena.clone();
-            move || arena.claim(Order::UNIT, arena.tally(1)).is_some()
+            move || arena.claim(Order::UNIT, owned_seat(1)).is_some()
         });
         let mine = arena.claim(Order::UNIT, owner).is_some();
         assert_ne!(mine, rival.join().unwrap(), "exactly one claim must win");
@@ -28,15 +28,15 @@ fn a_recall_and_a_claim_exclude_each_other() {
 fn a_recall_and_a_release_lose_nothing() {
     model(|| {
         let arena = Arena::of_slots(1);
-        let owner = arena.tally(0);
+        let owner = owned_seat(0);
         let slot = arena.claim(Order::UNIT, owner).unwrap();
         let rival = thread::spawn({
             let arena = arena.clone();
-            move || arena.claim(Order::UNIT, arena.tally(1)).is_some()
+            move || arena.claim(Order::UNIT, owned_seat(1)).is_some()
         });
         arena.release(slot, owner);
         let before = rival.join().unwrap();
-        let after = arena.claim(Order::UNIT, arena.tally(1)).is_some();
+        let after = arena.claim(Order::UNIT, owned_seat(1)).is_some();
         assert!(before != after, "one slot is given out once");
     });
 }
@@ -47,13 +47,13 @@ fn a_recall_and_a_release_lose_nothing() {
 fn two_recalls_find_the_slot_once() {
     model(|| {
         let arena = Arena::of_slots(1);
-        let slot = arena.claim(Order::UNIT, arena.tally(0)).unwrap();
-        arena.release(slot, arena.tally(0));
+        let slot = arena.claim(Order::UNIT, owned_seat(0)).unwrap();
+        arena.release(slot, owned_seat(0));
         let rival = thread::spawn({
             let arena = arena.clone();
-            move || arena.claim(Order::UNIT, arena.tally(1)).is_some()
+            move || arena.claim(Order::UNIT, owned_seat(1)).is_some()
         });
-        let mine = arena.claim(Order::UNIT, arena.tally(2)).is_some();
+        let mine = arena.claim(Order::UNIT, owned_seat(2)).is_some();
         assert_ne!(mine, rival.join().unwrap(), "the slot is found once");
     });
 }
@@ -64,11 +64,11 @@ fn two_recalls_find_the_slot_once() {
 fn a_cache_in_use_hides_nothing() {
     model(|| {
         let arena = Arena::of_slots(2);
-        let owner = arena.tally(0);
+        let owner = owned_seat(0);
         let slot = arena.claim(Order::UNIT, owner).unwrap();
         let rival = thread::spawn({
             let arena = arena.clone();
-            move || arena.claim(Order::UNIT, arena.tally(1)).is_some()
+            move || arena.claim(Order::UNIT, owned_seat(1)).is_some()
         });
         arena.release(slot, owner);
         assert!(
@@ -85,16 +85,16 @@ fn a_cache_in_use_hides_nothing() {
 fn a_cache_that_moves_hides_nothing() {
     model(|| {
         let arena = Arena::of_slots(66);
-        let filler = arena.stripes.at(shared_seat());
+        let filler = shared_seat();
         let slots: Vec<_> = (0..66).map(|_| arena.claim(Order::UNIT, filler).unwrap()).collect();
         // Free in both words. The owner's home is the first.
         arena.release(slots[64], filler);
         arena.release(slots[65], filler);
         let rival = thread::spawn({
             let arena = arena.clone();
-            move || arena.claim(Order::UNIT, arena.tally(1)).is_some()
+            move || arena.claim(Order::UNIT, owned_seat(1)).is_some()
         });
-        assert!(arena.claim(Order::UNIT, arena.tally(0)).is_some());
+        assert!(arena.claim(Order::UNIT, owned_seat(0)).is_some());
         assert!(rival.join().unwrap(), "a slot is free at every moment");
     });
 }

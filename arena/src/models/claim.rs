@@ -11,9 +11,9 @@ fn one_unit_has_one_owner() {
         let arena = Arena::of_slots(1);
         let rival = thread::spawn({
             let arena = arena.clone();
-            move || arena.claim(Order::UNIT, arena.stripes.at(shared_seat())).is_some()
+            move || arena.claim(Order::UNIT, shared_seat()).is_some()
         });
-        let mine = arena.claim(Order::UNIT, arena.tally(0)).is_some();
+        let mine = arena.claim(Order::UNIT, owned_seat(0)).is_some();
         assert_ne!(mine, rival.join().unwrap(), "exactly one claim must win");
     });
 }
@@ -24,12 +24,12 @@ fn one_unit_has_one_owner() {
 fn small_and_large_claims_of_one_word_exclude_each_other() {
     model(|| {
         let arena = Arena::of_blocks(128);
-        let _held = arena.claim(WORD, arena.tally(0)).unwrap();
+        let _held = arena.claim(WORD, owned_seat(0)).unwrap();
         let rival = thread::spawn({
             let arena = arena.clone();
-            move || arena.claim(HALF, arena.tally(1)).is_some()
+            move || arena.claim(HALF, owned_seat(1)).is_some()
         });
-        let large = arena.claim(WORD, arena.tally(0)).is_some();
+        let large = arena.claim(WORD, owned_seat(0)).is_some();
         let small = rival.join().unwrap();
         assert_ne!(large, small, "one word serves one of them");
     });
@@ -40,12 +40,12 @@ fn small_and_large_claims_of_one_word_exclude_each_other() {
 fn two_buddies_freed_at_once_always_merge() {
     model(|| {
         let arena = Arena::of_blocks(128);
-        let tally = arena.tally(0);
+        let tally = owned_seat(0);
         let left = arena.claim(HALF, tally).unwrap();
         let right = arena.claim(HALF, tally).unwrap();
         let rival = thread::spawn({
             let arena = arena.clone();
-            move || arena.release(right, arena.tally(1))
+            move || arena.release(right, owned_seat(1))
         });
         arena.release(left, tally);
         rival.join().unwrap();
@@ -61,12 +61,12 @@ fn two_buddies_freed_at_once_always_merge() {
 fn two_words_freed_at_once_always_merge() {
     model(|| {
         let arena = Arena::of_blocks(128);
-        let tally = arena.stripes.at(shared_seat());
+        let tally = shared_seat();
         let left = arena.claim(WORD, tally).unwrap();
         let right = arena.claim(WORD, tally).unwrap();
         let rival = thread::spawn({
             let arena = arena.clone();
-            move || arena.release(right, arena.stripes.at(shared_seat()))
+            move || arena.release(right, shared_seat())
         });
         arena.release(left, tally);
         rival.join().unwrap();
@@ -85,14 +85,14 @@ fn a_refusal_implies_a_moment_without_room() {
         let rival = thread::spawn({
             let arena = arena.clone();
             move || {
-                let tally = arena.stripes.at(shared_seat());
+                let tally = shared_seat();
                 arena.release(held, tally);
                 let again = arena.claim(Order::UNIT, tally);
                 assert!(again.is_some(), "two slots are free");
             }
         });
         assert!(
-            arena.claim(Order::UNIT, arena.tally(1)).is_some(),
+            arena.claim(Order::UNIT, owned_seat(1)).is_some(),
             "a slot is free at every moment"
         );
         rival.join().unwrap();
@@ -108,10 +108,10 @@ fn a_refusal_is_true_through_the_summary() {
         let held = fill(&arena, 65);
         let clearer = thread::spawn({
             let arena = arena.clone();
-            move || arena.claim(Order::UNIT, arena.stripes.at(shared_seat())).is_some()
+            move || arena.claim(Order::UNIT, shared_seat()).is_some()
         });
-        arena.release(held, arena.stripes.at(shared_seat()));
-        let mine = arena.claim(Order::UNIT, arena.stripes.at(shared_seat())).is_some();
+        arena.release(held, shared_seat());
+        let mine = arena.claim(Order::UNIT, shared_seat()).is_some();
         assert_ne!(mine, clearer.join().unwrap(), "the slot that became free is found once");
     });
 }
@@ -122,15 +122,15 @@ fn a_refusal_is_true_through_the_summary() {
 fn a_word_left_open_is_found_by_a_large_request() {
     model(|| {
         let arena = Arena::of_blocks(128);
-        let _held = arena.claim(WORD, arena.tally(0)).unwrap();
-        let small = arena.claim(HALF, arena.tally(0)).unwrap();
+        let _held = arena.claim(WORD, owned_seat(0)).unwrap();
+        let small = arena.claim(HALF, owned_seat(0)).unwrap();
         let rival = thread::spawn({
             let arena = arena.clone();
-            move || arena.release(small, arena.tally(0))
+            move || arena.release(small, owned_seat(0))
         });
-        let before = arena.claim(WORD, arena.tally(1)).is_some();
+        let before = arena.claim(WORD, owned_seat(1)).is_some();
         rival.join().unwrap();
-        let after = arena.claim(WORD, arena.tally(1)).is_some();
+        let after = arena.claim(WORD, owned_seat(1)).is_some();
         assert!(before != after, "the word is whole in the end, and can be had once");
     });
 }
@@ -140,23 +140,23 @@ fn a_word_left_open_is_found_by_a_large_request() {
 fn a_home_that_is_left_is_closed() {
     model(|| {
         let arena = Arena::of_blocks(128);
-        let resident = arena.stripes.at(shared_seat());
+        let resident = shared_seat();
         let halves = [0, 1].map(|_| arena.claim(HALF, resident).unwrap());
         let rival = thread::spawn({
             let arena = arena.clone();
-            move || halves.map(|half| arena.release(half, arena.tally(1)))
+            move || halves.map(|half| arena.release(half, owned_seat(1)))
         });
         // If nothing has come back yet, this moves the home to the other word.
         let third = arena.claim(HALF, resident).unwrap();
         rival.join().unwrap();
         arena.release(third, resident);
         assert!(arena.is_one_block(128));
-        assert!(arena.claim(Order::new(7), arena.tally(2)).is_some());
+        assert!(arena.claim(Order::new(7), owned_seat(2)).is_some());
     });
 }
 
 /// Claims `units` slots and returns the last one alone.
 fn fill(arena: &Arena, units: u32) -> Span {
-    let tally = arena.stripes.at(shared_seat());
+    let tally = shared_seat();
     (0..units).map(|_| arena.claim(Order::UNIT, tally).unwrap()).last().unwrap()
 }

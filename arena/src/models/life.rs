@@ -1,14 +1,9 @@
 //! The end of an arena: its memory is freed once, and touched by nobody afterwards.
 
-use std::ptr::NonNull;
-
 use loom::{cell::UnsafeCell, thread};
 
 use super::*;
-use crate::{
-    barrier,
-    life::{Core, Fate},
-};
+use crate::barrier;
 
 /// A core that is freed for real, and beside it a cell that stands for the memory: a release reads
 /// it before, and freeing writes it, so loom sees a release that comes too late.
@@ -56,6 +51,7 @@ impl Doomed {
     }
 
     fn end(&self, fate: Fate) -> bool {
+        assert_ne!(fate, Fate::MustAttend, "nobody waits or looks");
         if fate == Fate::Over {
             // SAFETY: nobody else reads or writes it any more, or loom says so.
             self.memory.with_mut(|memory| unsafe { *memory += 1 });

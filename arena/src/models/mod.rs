@@ -11,12 +11,15 @@ mod share;
 #[cfg(feature = "async-alloc")]
 mod wait;
 
+use std::ptr::NonNull;
+
 use loom::sync::Arc;
 
 use crate::{
     claim::{Effort, Map},
     geometry::{Order, Span},
-    stripe::{Stripes, Tally},
+    life::{Core, Fate},
+    stripe::Stripes,
     thread::{SHARED_SEATS, Seat},
 };
 
@@ -25,11 +28,8 @@ const HALF: Order = Order::new(5);
 /// A word: on two levels, one unit of the upper.
 const WORD: Order = Order::new(6);
 
-/// A map with its stripes, and the threads that use it by number.
-struct Arena {
-    map: Map,
-    stripes: Stripes,
-}
+/// A core that lives as long as the model, and the threads that use it by number.
+struct Arena(Core);
 
 impl Arena {
     fn of_slots(units: u32) -> Arc<Self> {
@@ -42,30 +42,31 @@ impl Arena {
 
     fn new(map: Map) -> Arc<Self> {
         let stripes = Stripes::new(map.words_of_ground());
-        Arc::new(Self { map, stripes })
+        Arc::new(Self(Core::new(map, stripes)))
     }
 
-    /// The counters of an owned seat. Each thread of a model has its own.
-    fn tally(&self, thread: usize) -> Tally<'_> {
-        self.stripes.at(owned_seat(thread))
+    fn claim(&self, order: Order, seat: Seat) -> Option<Span> {
+        let claim = || self.0.claim_beyond_cache(order, seat, Effort::Certain);
+        self.0.claim_cached(order, seat).or_else(claim)
     }
 
-    fn claim(&self, order: Order, tally: Tally<'_>) -> Option<Span> {
-        let first = self.map.claim_cached(order, tally).or_else(|| {
-            self.map.claim_beyond_cache(order, Effort::Certain, &self.stripes, tally)
-        })?;
-        tally.count_claim(order.units());
-        Some(Span::new(first, order.units()))
-    }
-
-    fn release(&self, span: Span, tally: Tally<'_>) {
-        tally.begin_release();
-        self.map.release(span, tally);
-        tally.end_release(span.units());
+    fn release(&self, span: Span, seat: Seat) {
+        // SAFETY: the core lives as long as the model, and the span is released once.
+        match unsafe { Core::release(NonNull::from(&self.0), span, seat) } {
+            Fate::Lives => {}
+            Fate::MustAttend => {
+                self.0.await_last_look();
+                // SAFETY: a handle was got, and the model's own remains.
+                let fate = unsafe { Core::drop_handle(NonNull::from(&self.0)) };
+                assert_eq!(fate, Fate::Lives);
+            }
+            Fate::Over => panic!("the model has a handle"),
+        }
     }
 
     fn is_one_block(&self, units: u32) -> bool {
-        self.map.largest_free_order(&self.stripes).map(Order::units) == Some(units)
+        let largest = self.0.map.largest_free_order(&self.0.stripes);
+        largest.map(Order::units) == Some(units)
     }
 }
 

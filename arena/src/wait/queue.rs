@@ -108,12 +108,12 @@ enum State {
 }
 
 /// What became of a node that somebody looked at.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Standing {
     /// It is not in the queue.
     Idle,
-    /// It waits, and its old waker is to be dropped outside the lock.
-    Waiting { _replaced: Option<Waker> },
+    /// It waits.
+    Waiting,
     /// It has this, and is idle now.
     Served(Span),
 }
@@ -170,14 +170,16 @@ impl List {
         self.figures.exhausted_since.get_or_insert(since);
     }
 
-    /// Looks at a node: takes what it was served, or has it wake `waker` from now on.
-    pub(crate) fn check(&mut self, node: Pin<&Node>, waker: Option<Waker>) -> Standing {
+    /// Looks at a node and takes what it was served. If it waits, exchanges its waker for `waker`.
+    pub(crate) fn check(&mut self, node: Pin<&Node>, waker: Option<&mut Waker>) -> Standing {
         let node = NonNull::from(node.get_ref());
         self.with(node, |seat| match &mut seat.state {
             State::Idle => Standing::Idle,
             State::Waiting { waker: current, .. } => {
-                let replaced = waker.map(|waker| std::mem::replace(current, waker));
-                Standing::Waiting { _replaced: replaced }
+                if let Some(waker) = waker {
+                    std::mem::swap(current, waker);
+                }
+                Standing::Waiting
             }
             &mut State::Served(span) => {
                 seat.state = State::Idle;
@@ -200,7 +202,7 @@ impl List {
         match self.check(node, None) {
             Standing::Idle => (None, None),
             Standing::Served(span) => (Some(span), None),
-            Standing::Waiting { .. } => {
+            Standing::Waiting => {
                 let node = NonNull::from(node.get_ref());
                 let left = self.unlink(node, State::Idle, Instant::now());
                 (None, left.map(|(waker, _)| waker))

@@ -1,6 +1,10 @@
 //! Wakers on their way out of the lock.
 
-use std::task::Waker;
+use std::{
+    any::Any,
+    panic::{AssertUnwindSafe, catch_unwind},
+    task::Waker,
+};
 
 /// How many waiters are served under one locking. More make the others wait longer; fewer lock more
 /// often.
@@ -23,7 +27,12 @@ impl Wakers {
         self.len += 1;
     }
 
-    pub(crate) fn wake(self) {
-        self.wakers.into_iter().flatten().for_each(Waker::wake);
+    /// Wakes all, and returns the first panic if there was any.
+    pub(crate) fn wake(self) -> Option<Box<dyn Any + Send>> {
+        let wake = |waker: Waker| catch_unwind(AssertUnwindSafe(|| waker.wake())).err();
+        self.wakers.into_iter().flatten().fold(None, |first, waker| {
+            let panic = wake(waker);
+            first.or(panic)
+        })
     }
 }

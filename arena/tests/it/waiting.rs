@@ -13,7 +13,9 @@ use std::{
     time::Duration,
 };
 
-use arena::{AllocError, AsyncBuddyArena, AsyncFixedArena, BuddyArena, Buffer, FixedArena};
+use arena::{
+    AllocError, AsyncBuddyArena, AsyncFixedArena, BuddyArena, BuddyWaiter, Buffer, FixedArena,
+};
 use bytes::BufMut;
 use proptest::prelude::*;
 
@@ -305,6 +307,59 @@ fn a_request_that_moves_to_another_task_wakes_that_one() {
     drop(held);
     assert!(request.is_woken());
     assert_eq!(old.0.load(SeqCst), 0);
+}
+
+/// Panics when it is woken.
+struct Alarm;
+
+impl Wake for Alarm {
+    fn wake(self: Arc<Self>) {
+        panic!("the waker panics");
+    }
+}
+
+/// Queues a waiter whose waker panics.
+fn queue_alarm(waiter: &mut BuddyWaiter, len: usize) {
+    let waker = Waker::from(Arc::new(Alarm));
+    assert!(waiter.poll_allocate(&mut Context::from_waker(&waker), nz(len)).is_pending());
+}
+
+fn panics(f: impl FnOnce()) -> bool {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).is_err()
+}
+
+#[test]
+fn a_waker_that_panics_leaves_a_shrunk_buffer_with_what_it_has() {
+    let arena = blocks(1024, 256);
+    let mut held = arena.allocate(nz(1024)).expect("nothing is in use");
+    held.put_slice(b"short");
+    let mut waiter = arena.waiter();
+    queue_alarm(&mut waiter, 512);
+    assert!(panics(|| held.shrink_to_fit()));
+    assert_eq!(held.capacity(), 256, "the rest is another's");
+}
+
+#[test]
+fn a_waker_that_panics_keeps_nobody_else_asleep() {
+    let arena = blocks(1024, 256);
+    let held = arena.allocate(nz(1024)).expect("nothing is in use");
+    let mut waiter = arena.waiter();
+    queue_alarm(&mut waiter, 256);
+    let others = [(); 3].map(|()| Request::of_block(&arena, 256).waiting());
+    assert!(panics(|| drop(held)));
+    assert!(others.iter().all(Request::is_woken));
+}
+
+#[test]
+fn a_waker_that_panics_loses_no_memory() {
+    let arena = blocks(1024, 256);
+    let held = arena.allocate(nz(1024)).expect("nothing is in use");
+    let mut waiter = arena.waiter();
+    queue_alarm(&mut waiter, 512);
+    assert!(panics(|| drop(held)));
+    drop(waiter);
+    assert_eq!(arena.metrics().bytes_live, 0);
+    assert!(arena.allocate(nz(1024)).is_ok());
 }
 
 #[tokio::test(start_paused = true)]
