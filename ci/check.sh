@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Formatting, lints, documentation, the optimised build's tests, the loom models and the examples.
 #
-# Needs the stable toolchain with rustfmt and clippy, and nothing else. Takes some ten minutes on two cores.
+# Needs the stable toolchain with rustfmt and clippy, and nothing else. Takes some eight minutes on two cores.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -18,3 +18,4 @@ step ci/loom.sh
 for example in fixed_buffer buddy_buffer spill_buffer; do
     step cargo run --quiet --locked --package arena --example "$example"
 done
+step cargo run --quiet --locked --package arena --features tokio --example async_alloc

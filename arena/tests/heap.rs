@@ -6,11 +6,14 @@
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
+    future::Future,
     num::NonZeroUsize,
+    pin::pin,
     sync::{
         Barrier,
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
+    task::{Context, Waker},
     thread,
 };
 
@@ -175,6 +178,24 @@ fn blocks_of_all_sizes_live_and_die_without_the_heap() {
     assert_no_heap(|| {
         for round in 0..ROUNDS {
             live_and_die(arena.allocate(nz(SIZES[round % SIZES.len()])).unwrap());
+        }
+    });
+}
+
+#[test]
+fn waiting_uses_no_heap() {
+    let arena = FixedArena::builder(nz(1), nz(256)).build_async().unwrap();
+    drop(arena.allocate().unwrap());
+    let mut context = Context::from_waker(Waker::noop());
+    assert_no_heap(|| {
+        for _ in 0..ROUNDS {
+            let held = arena.allocate().unwrap();
+            let mut served = pin!(arena.allocate_async());
+            let mut cancelled = pin!(arena.allocate_async());
+            assert!(served.as_mut().poll(&mut context).is_pending());
+            assert!(cancelled.as_mut().poll(&mut context).is_pending());
+            drop(held);
+            assert!(served.as_mut().poll(&mut context).is_ready());
         }
     });
 }
