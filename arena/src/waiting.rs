@@ -100,7 +100,11 @@ impl AsyncFixedArena {
     /// ```
     #[inline]
     pub async fn allocate_async(&self) -> Buffer {
-        Buffer::new(Claim::new(&self.arena.handle, Order::UNIT).await)
+        let handle = &self.arena.handle;
+        match handle.claim_unless_waited_for(Order::UNIT) {
+            Some(lease) => Buffer::new(lease),
+            None => Buffer::new(Claim::new(handle, Order::UNIT).await),
+        }
     }
 
     /// Takes a slot, and waits at most `patience` for one.
@@ -120,9 +124,8 @@ impl AsyncFixedArena {
         &self,
         patience: std::time::Duration,
     ) -> Result<Buffer, AllocError> {
-        let claim = Claim::new(&self.arena.handle, Order::UNIT);
-        let lease = tokio::time::timeout(patience, claim).await;
-        lease.map(Buffer::new).map_err(|_| AllocError::TimedOut)
+        let served = tokio::time::timeout(patience, self.allocate_async()).await;
+        served.map_err(|_| AllocError::TimedOut)
     }
 
     /// Makes a waiter of this arena. Allocates from the heap, once.
@@ -170,8 +173,12 @@ impl AsyncBuddyArena {
     /// ```
     #[inline]
     pub async fn allocate_async(&self, len: NonZeroUsize) -> Result<Buffer, AllocError> {
+        let handle = &self.arena.handle;
         let order = self.arena.order_for(len)?;
-        Ok(Buffer::new(Claim::new(&self.arena.handle, order).await))
+        match handle.claim_unless_waited_for(order) {
+            Some(lease) => Ok(Buffer::new(lease)),
+            None => Ok(Buffer::new(Claim::new(handle, order).await)),
+        }
     }
 
     /// Takes a block of at least `len` bytes, and waits at most `patience` for one.
@@ -193,9 +200,8 @@ impl AsyncBuddyArena {
         len: NonZeroUsize,
         patience: std::time::Duration,
     ) -> Result<Buffer, AllocError> {
-        let claim = Claim::new(&self.arena.handle, self.arena.order_for(len)?);
-        let lease = tokio::time::timeout(patience, claim).await;
-        lease.map(Buffer::new).map_err(|_| AllocError::TimedOut)
+        let served = tokio::time::timeout(patience, self.allocate_async(len)).await;
+        served.map_err(|_| AllocError::TimedOut)?
     }
 
     /// Makes a waiter of this arena. Allocates from the heap, once.

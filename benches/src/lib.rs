@@ -4,14 +4,17 @@
 //! program `figures`, which alternates both sides of a ratio in one run.
 
 use std::{
+    future::Future,
     hint::black_box,
     num::NonZeroUsize,
+    pin::pin,
     sync::Barrier,
+    task::{Context, Poll, Waker},
     thread,
     time::{Duration, Instant},
 };
 
-use arena::{BuddyArena, FixedArena};
+use arena::{AsyncFixedArena, BuddyArena, FixedArena};
 use bytes::{BufMut, Bytes, BytesMut};
 
 /// A number that is not zero.
@@ -72,6 +75,22 @@ pub fn fixed_roundtrip(arena: &FixedArena, data: &[u8]) {
     let mut buffer = arena.allocate().expect("there are free slots");
     buffer.put_slice(black_box(data));
     drop(black_box(buffer.freeze()));
+}
+
+/// Allocate and drop: a slot, without waiting.
+#[inline]
+pub fn sync_allocation(arena: &AsyncFixedArena) {
+    drop(black_box(arena.allocate().expect("there are free slots")));
+}
+
+/// Allocate and drop: a slot that would be waited for, if there were none.
+#[inline]
+pub fn async_allocation(arena: &AsyncFixedArena) {
+    let mut context = Context::from_waker(Waker::noop());
+    match pin!(arena.allocate_async()).poll(&mut context) {
+        Poll::Ready(buffer) => drop(black_box(buffer)),
+        Poll::Pending => unreachable!("there are free slots"),
+    }
 }
 
 /// What making and dropping `Bytes` of somebody else's memory costs alone, in the `bytes` crate.

@@ -28,6 +28,14 @@ impl Wake for Bell {
     }
 }
 
+/// Claims as `allocate_async` does.
+async fn claim_or_wait(handle: &Handle, order: Order) -> Lease {
+    match handle.claim_unless_waited_for(order) {
+        Some(lease) => lease,
+        None => Claim::new(handle, order).await,
+    }
+}
+
 /// Polls until the future is ready; loom reports a deadlock if it is never woken.
 fn block_on<F: Future>(mut future: Pin<&mut F>) -> F::Output {
     let bell = std::sync::Arc::new(Bell(Notify::new()));
@@ -73,7 +81,7 @@ fn release_during_registration_is_noticed() {
             drop(lease);
         });
         sit(owned_seat(1));
-        drop(block_on(pin!(Claim::new(&handle, Order::UNIT))));
+        drop(block_on(pin!(claim_or_wait(&handle, Order::UNIT))));
         rival.join().unwrap();
     });
 }
@@ -89,7 +97,7 @@ fn release_into_a_cache_is_noticed() {
             let handle = handle.clone();
             move || {
                 sit(owned_seat(1));
-                drop(block_on(pin!(Claim::new(&handle, Order::UNIT))));
+                drop(block_on(pin!(claim_or_wait(&handle, Order::UNIT))));
             }
         });
         drop(lease);
@@ -105,7 +113,7 @@ fn two_halves_released_at_once_serve_one_large_waiter() {
         let halves = [claim(&handle, HALF), claim(&handle, HALF)];
         let rivals = halves.map(|half| thread::spawn(move || drop(half)));
         sit(owned_seat(0));
-        let whole = block_on(pin!(Claim::new(&handle, WORD)));
+        let whole = block_on(pin!(claim_or_wait(&handle, WORD)));
         drop(whole);
         rivals.map(|rival| rival.join().unwrap());
     });
@@ -119,7 +127,7 @@ fn two_releases_serve_one_waiter_once() {
         let leases = [claim(&handle, Order::UNIT), claim(&handle, Order::UNIT)];
         let rivals = leases.map(|lease| thread::spawn(move || drop(lease)));
         sit(owned_seat(0));
-        let served = block_on(pin!(Claim::new(&handle, Order::UNIT)));
+        let served = block_on(pin!(claim_or_wait(&handle, Order::UNIT)));
         rivals.map(|rival| rival.join().unwrap());
         let other = claim(&handle, Order::UNIT);
         assert!(handle.claim(Order::UNIT).is_err(), "there are two slots");
@@ -138,12 +146,12 @@ fn a_cancelled_waiter_passes_its_turn_on() {
             let handle = handle.clone();
             move || {
                 sit(owned_seat(1));
-                drop(block_on(pin!(Claim::new(&handle, Order::UNIT))));
+                drop(block_on(pin!(claim_or_wait(&handle, Order::UNIT))));
             }
         });
         sit(owned_seat(0));
         {
-            let mut given_up = pin!(Claim::new(&handle, Order::UNIT));
+            let mut given_up = pin!(claim_or_wait(&handle, Order::UNIT));
             let _ = given_up.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         }
         releaser.join().unwrap();
@@ -159,13 +167,13 @@ fn a_small_waiter_behind_a_large_one_that_gives_up_is_served() {
     model(|| {
         let handle = blocks(64);
         let _held = claim(&handle, HALF);
-        let mut large = Box::pin(Claim::new(&handle, WORD));
+        let mut large = Box::pin(claim_or_wait(&handle, WORD));
         assert!(large.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
         let small = thread::spawn({
             let handle = handle.clone();
             move || {
                 sit(owned_seat(1));
-                drop(block_on(pin!(Claim::new(&handle, HALF))));
+                drop(block_on(pin!(claim_or_wait(&handle, HALF))));
             }
         });
         drop(large);
@@ -187,7 +195,7 @@ fn a_claim_that_opens_a_word_serves_whoever_missed_the_rest() {
             }
         });
         sit(owned_seat(1));
-        drop(block_on(pin!(Claim::new(&handle, HALF))));
+        drop(block_on(pin!(claim_or_wait(&handle, HALF))));
         assert!(opener.join().unwrap(), "there is a half for each");
     });
 }

@@ -9,7 +9,8 @@ use std::{
 
 use crate::{geometry::Order, lease::Lease, shared::Handle, wait::Node};
 
-/// A claim of one block: tries, and waits in the queue if there is none.
+/// A claim of one block that waits in the queue. To be made when a try has failed: then those who
+/// need not wait do not pay for the node.
 ///
 /// Dropping it at any time is safe: it leaves the queue, and what it was served meanwhile goes to
 /// the next.
@@ -36,11 +37,6 @@ impl Future for Claim<'_> {
         // SAFETY: nothing is moved out of it; the node, which alone must stay where it is, is
         // pinned again below.
         let claim = unsafe { self.get_unchecked_mut() };
-        if !claim.is_queued
-            && let Some(lease) = claim.handle.claim_unless_waited_for(claim.order)
-        {
-            return Poll::Ready(lease);
-        }
         claim.is_queued = true;
         // SAFETY: the claim is pinned, and `drop` takes the node off the list.
         let node = unsafe { Pin::new_unchecked(&claim.node) };

@@ -53,6 +53,7 @@ fn main() -> ExitCode {
     roundtrips(rounds);
     threads(rounds);
     refusals(rounds);
+    waiting(rounds);
     ExitCode::SUCCESS
 }
 
@@ -190,6 +191,22 @@ fn refusals(rounds: usize) {
             sides: vec![
                 side("arena", || assert!(arena.allocate(nz(256)).is_err())),
                 side("arena, 1 MiB", || assert!(arena.allocate(nz(1 << 20)).is_err())),
+            ],
+            wanted: vec![],
+        },
+    );
+}
+
+fn waiting(rounds: usize) {
+    let arena = FixedArena::builder(nz(FIXED_SLOTS), nz(256)).build_async().expect("a valid arena");
+    print(
+        rounds,
+        Row {
+            what: "allocate_async and drop while memory is free (wanted: 5 ns more)",
+            threads: 1.0,
+            sides: vec![
+                side("async", || async_allocation(&arena)),
+                side("sync", || sync_allocation(&arena)),
             ],
             wanted: vec![],
         },
