@@ -39,6 +39,9 @@
 //! bytes for each slot or minimum block in a table that is resident only where buffers are shared,
 //! and an eighth of a byte for each in maps.
 //!
+//! A refusal that others keep disturbing, because they free memory all the time, holds them up for
+//! one last search under a lock.
+//!
 //! While somebody waits (feature `async-alloc`), whatever frees memory, the drop of a buffer for
 //! instance, takes a short lock, hands the memory over and wakes whom it has served, before it
 //! returns.

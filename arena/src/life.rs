@@ -30,6 +30,10 @@
 //! is first, b reads from it and c sees 1; if b is first, 2 reads from it and 3 sees a. A release
 //! of several runs has several words; if b is first at any of them, 3 sees a.
 //!
+//! `remaining` starts at BIAS and reaches zero once: when e has taken the bias off and every
+//! outstanding unit has come back. Whoever brings it there frees the memory. All changes to it are
+//! `AcqRel`, so that one sees all others done.
+//!
 //! # The last look
 //!
 //! A refusal must be true: it needs a search during which no release ended (see `claim`). Where
@@ -43,10 +47,6 @@
 //!
 //! Nobody waits at the turnstile while his release is under way: he takes a handle, ends the
 //! release, and then waits. So neither the last handle nor a recall waits for him.
-//!
-//! `remaining` starts at BIAS and reaches zero once: when e has taken the bias off and every
-//! outstanding unit has come back. Whoever brings it there frees the memory. All changes to it are
-//! `AcqRel`, so that one sees all others done.
 //!
 //! Models: `models::life`.
 
