@@ -40,7 +40,7 @@ pub struct BuddyArena {
 }
 
 /// Configures a [`BuddyArena`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct BuddyArenaBuilder {
     total_size: NonZeroUsize,
@@ -67,7 +67,9 @@ impl BuddyArena {
         self.handle.shared().geometry.unit_bytes()
     }
 
-    /// Returns the order of the block that spans the whole arena: it has `2^order` minimum blocks.
+    /// Returns the order of the largest block that can be allocated: it has `2^order` minimum
+    /// blocks. That is the whole arena, or half of it if something is
+    /// [set aside](BuddyArenaBuilder::reserve).
     pub fn max_order(&self) -> usize {
         self.handle.shared().geometry.max_order().get() as usize
     }
@@ -86,8 +88,8 @@ impl BuddyArena {
     /// # Errors
     ///
     /// [`AllocError::ArenaFull`] if no block that is large enough is free now: try again when
-    /// something was dropped. [`AllocError::RequestTooLarge`] if `len` exceeds
-    /// [`total_size`](Self::total_size): it can never be served.
+    /// something was dropped. [`AllocError::RequestTooLarge`] if `len` exceeds the largest block,
+    /// of [`max_order`](Self::max_order): it can never be served.
     ///
     /// # Examples
     ///
@@ -116,6 +118,31 @@ impl BuddyArena {
         self.handle.shared().geometry.order_for(len).ok_or(AllocError::RequestTooLarge)
     }
 
+    /// Returns the handle to the memory that [`BuddyArenaBuilder::reserve`] set aside, if there is
+    /// any.
+    ///
+    /// It is a buddy arena of its own within this one's memory: what it gives out, nobody else
+    /// gets, and who waits for it stands in a queue of its own. The figures and the snapshot of
+    /// this arena include it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::num::NonZeroUsize;
+    /// # let nz = |n| NonZeroUsize::new(n).unwrap();
+    /// let arena = arena::BuddyArena::builder(nz(4096), nz(256)).reserve(1024).build()?;
+    /// let replies = arena.reserve().expect("something is set aside");
+    ///
+    /// let _half = arena.allocate(nz(2048))?;
+    /// let _quarter = arena.allocate(nz(1024))?;
+    /// assert!(arena.allocate(nz(256)).is_err());
+    /// assert!(replies.allocate(nz(1024)).is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn reserve(&self) -> Option<Self> {
+        self.handle.shared().reserve.clone().map(|handle| Self { handle })
+    }
+
     /// Takes a snapshot of the figures.
     ///
     /// Costs a few reads for each thread that has used the arena and, for `largest_free_block`, one
@@ -124,7 +151,7 @@ impl BuddyArena {
         let shared = self.handle.shared();
         let totals = shared.totals();
         let bytes = |units: u64| shared.bytes_of_sum(units);
-        let largest = shared.core.map.largest_free_order(&shared.core.stripes);
+        let largest = shared.largest_free_order();
         BuddyArenaMetrics {
             allocations_ok: totals.claims,
             allocations_failed: totals.refusals,
@@ -176,6 +203,20 @@ impl BuddyArenaBuilder {
         self
     }
 
+    /// Sets `bytes` aside at the end, rounded up to a block, for those alone who use
+    /// [`BuddyArena::reserve`].
+    ///
+    /// What must never wait behind those who wait for it can be sure of this memory: the replies of
+    /// a server, whose requests would else take the last of it. Nothing is set aside by default.
+    /// A further call sets a part of that aside in turn, which the reserve's own handle leads to.
+    ///
+    /// [`build`](Self::build) fails if that is more than half of the arena. The largest block that
+    /// others can have is then half of it.
+    pub fn reserve(mut self, bytes: usize) -> Self {
+        self.options.reserves.push(bytes);
+        self
+    }
+
     /// Takes the memory and makes the arena.
     ///
     /// # Errors
@@ -185,6 +226,6 @@ impl BuddyArenaBuilder {
     pub fn build(self) -> Result<BuddyArena, BuildError> {
         let Self { total_size, min_block_size, options } = self;
         let geometry = Geometry::buddy(total_size, min_block_size, options.alignment)?;
-        Ok(BuddyArena { handle: Handle::new(Kind::Blocks, geometry, options)? })
+        Ok(BuddyArena { handle: Handle::new(Kind::Blocks, geometry, &options)? })
     }
 }

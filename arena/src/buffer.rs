@@ -241,8 +241,32 @@ impl Buffer {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn shrink_to_fit(&mut self) {
+        self.shrink_to(0);
+    }
+
+    /// Gives the memory behind the written bytes back, but keeps a capacity of at least
+    /// `min_capacity` bytes if there is that much.
+    ///
+    /// As [`shrink_to_fit`](Self::shrink_to_fit) else: for whoever knows how much is still to come.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::num::NonZeroUsize;
+    /// # use bytes::BufMut;
+    /// # let nz = |n| NonZeroUsize::new(n).unwrap();
+    /// let arena = arena::BuddyArena::builder(nz(4096), nz(256)).build()?;
+    /// let mut buffer = arena.allocate(nz(4096))?;
+    /// buffer.put_slice(&[7; 300]);
+    ///
+    /// buffer.shrink_to(700);
+    /// assert_eq!(buffer.capacity(), 768);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn shrink_to(&mut self, min_capacity: usize) {
         if let Storage::Leased(leased) = &mut self.storage {
-            let tail = leased.lease.split_behind(leased.len);
+            let kept = min_capacity.min(leased.capacity).max(leased.len);
+            let tail = leased.lease.split_behind(kept);
             // First of all: from the moment the tail is given back, its bytes are another's,
             // whatever happens then. To give it back can run foreign code.
             (_, leased.capacity) = leased.lease.bytes();

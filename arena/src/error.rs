@@ -11,7 +11,7 @@ pub enum AllocError {
     )]
     ArenaFull,
     /// The arena will never have a block this large. Do not try again.
-    #[error("the request is larger than the whole arena, so it can never be served")]
+    #[error("the request is larger than the largest block of the arena, so it can never be served")]
     RequestTooLarge,
     /// No memory became free within the time that the caller gave.
     #[error("no memory became free in time")]
@@ -38,6 +38,12 @@ pub enum BuildError {
          itself be a power of two and a multiple of the alignment"
     )]
     InvalidGeometry,
+    /// The reserve leaves too little for ordinary requests.
+    #[error(
+        "the reserve is too large: it must leave at least one slot of a fixed arena, and, rounded up to a \
+         power-of-two multiple of the minimum block size, at least half of a buddy arena"
+    )]
+    ReserveTooLarge,
     /// The system has no memory for the region or for its tables.
     #[error("there is not enough memory for the arena: make it smaller")]
     OutOfMemory,

@@ -39,7 +39,7 @@ pub struct FixedArena {
 }
 
 /// Configures a [`FixedArena`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct FixedArenaBuilder {
     slot_count: NonZeroUsize,
@@ -98,6 +98,30 @@ impl FixedArena {
         self.handle.claim(Order::UNIT).map(Buffer::new)
     }
 
+    /// Returns the handle to the memory that [`FixedArenaBuilder::reserve`] set aside, if there is
+    /// any.
+    ///
+    /// It is a fixed arena of its own within this one's memory: what it gives out, nobody else
+    /// gets, and who waits for it stands in a queue of its own. The figures and the snapshot of
+    /// this arena include it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::num::NonZeroUsize;
+    /// # let nz = |n| NonZeroUsize::new(n).unwrap();
+    /// let arena = arena::FixedArena::builder(nz(3), nz(64)).reserve(64).build()?;
+    /// let replies = arena.reserve().expect("something is set aside");
+    ///
+    /// let (_one, _two) = (arena.allocate()?, arena.allocate()?);
+    /// assert!(arena.allocate().is_err());
+    /// assert!(replies.allocate().is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn reserve(&self) -> Option<Self> {
+        self.handle.shared().reserve.clone().map(|handle| Self { handle })
+    }
+
     /// Takes a snapshot of the figures.
     ///
     /// Costs a few reads for each thread that has used the arena, and writes nothing that other
@@ -153,6 +177,19 @@ impl FixedArenaBuilder {
         self
     }
 
+    /// Sets `bytes` aside at the end, rounded up to whole slots, for those alone who use
+    /// [`FixedArena::reserve`].
+    ///
+    /// What must never wait behind those who wait for it can be sure of this memory: the replies of
+    /// a server, whose requests would else take the last of it. Nothing is set aside by default.
+    /// A further call sets a part of that aside in turn, which the reserve's own handle leads to.
+    ///
+    /// [`build`](Self::build) fails if that leaves not one slot.
+    pub fn reserve(mut self, bytes: usize) -> Self {
+        self.options.reserves.push(bytes);
+        self
+    }
+
     /// Takes the memory and makes the arena.
     ///
     /// # Errors
@@ -162,6 +199,6 @@ impl FixedArenaBuilder {
     pub fn build(self) -> Result<FixedArena, BuildError> {
         let Self { slot_count, slot_capacity, options } = self;
         let geometry = Geometry::fixed(slot_count, slot_capacity, options.alignment)?;
-        Ok(FixedArena { handle: Handle::new(Kind::Slots, geometry, options)? })
+        Ok(FixedArena { handle: Handle::new(Kind::Slots, geometry, &options)? })
     }
 }

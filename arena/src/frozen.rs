@@ -52,7 +52,7 @@ pub struct Frozen {
 #[derive(Clone)]
 enum Owner {
     Arena(View),
-    /// What was spilled before it was frozen, or what has no bytes.
+    /// What was spilled before it was frozen, what came as `Bytes`, or what has no bytes.
     Heap(Bytes),
 }
 
@@ -91,8 +91,8 @@ impl Frozen {
         Self::from_heap(Bytes::new())
     }
 
-    /// Returns whether the bytes lie on the heap, because their buffer had spilled. Also true of
-    /// what has no bytes and holds no memory.
+    /// Returns whether the bytes lie outside of an arena: their buffer had spilled, or they came as
+    /// [`Bytes`]. Also true of what has no bytes and holds no memory.
     pub fn is_spilled(&self) -> bool {
         matches!(self.owner, Owner::Heap(_))
     }
@@ -268,6 +268,14 @@ impl Buf for Frozen {
 impl From<Buffer> for Frozen {
     fn from(buffer: Buffer) -> Self {
         buffer.into_frozen()
+    }
+}
+
+/// Takes bytes over that lie outside of an arena, without copying: a constant reply among those
+/// from an arena, for instance.
+impl From<Bytes> for Frozen {
+    fn from(bytes: Bytes) -> Self {
+        Self::from_heap(bytes)
     }
 }
 

@@ -86,6 +86,10 @@ impl fmt::Debug for Span {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Geometry {
     units: u32,
+    /// How many of the units, counted from the end, are set aside.
+    reserved_units: u32,
+    /// The units of the largest block that an ordinary request can have, in a buddy arena.
+    largest_units: u32,
     unit_bytes: usize,
     align: usize,
 }
@@ -135,7 +139,8 @@ impl Geometry {
         let align = alignment.max(preferred);
         Layout::from_size_align(total_bytes, align).map_err(|_| BuildError::SizeOverflow)?;
         let units = u32::try_from(units).map_err(|_| BuildError::SizeOverflow)?;
-        Ok(Self { units, unit_bytes, align })
+        let largest_units = power_of_two_within(units);
+        Ok(Self { units, reserved_units: 0, largest_units, unit_bytes, align })
     }
 
     #[inline]
@@ -152,23 +157,59 @@ impl Geometry {
         self.units as usize * self.unit_bytes
     }
 
+    /// Sets the last slots aside, as many as hold `bytes`.
+    pub(crate) fn reserve_slots(self, bytes: usize) -> Result<Self, BuildError> {
+        self.reserve(bytes.div_ceil(self.unit_bytes), self.units as usize - 1)
+    }
+
+    /// Sets the last block aside that holds `bytes`, if there are any.
+    pub(crate) fn reserve_block(self, bytes: usize) -> Result<Self, BuildError> {
+        let units = match bytes.div_ceil(self.unit_bytes) {
+            0 => 0,
+            units => units.checked_next_power_of_two().ok_or(BuildError::ReserveTooLarge)?,
+        };
+        self.reserve(units, self.units as usize / 2)
+    }
+
+    fn reserve(self, units: usize, units_max: usize) -> Result<Self, BuildError> {
+        let reserved_units = u32::try_from(units).map_err(|_| BuildError::ReserveTooLarge)?;
+        if units > units_max {
+            return Err(BuildError::ReserveTooLarge);
+        }
+        let largest_units = power_of_two_within(self.units - reserved_units);
+        Ok(Self { reserved_units, largest_units, ..self })
+    }
+
+    /// How many units ordinary requests can have. They come first.
+    pub(crate) fn ordinary_units(&self) -> u32 {
+        self.units - self.reserved_units
+    }
+
+    /// The units that are set aside, as an arena of their own, if there are any.
+    pub(crate) fn of_reserve(&self) -> Option<Self> {
+        let units = self.reserved_units;
+        let largest_units = power_of_two_within(units);
+        (units > 0).then_some(Self { units, reserved_units: 0, largest_units, ..*self })
+    }
+
     /// Size and alignment of the region.
     pub(crate) fn layout(&self) -> Layout {
         Layout::from_size_align(self.total_bytes(), self.align).expect("checked when it was made")
     }
 
-    /// The order of the block that spans the whole arena. Only a buddy arena has one.
+    /// The order of the largest block that an ordinary request can have. Only a buddy arena has
+    /// one.
     pub(crate) fn max_order(&self) -> Order {
-        Order::new(self.units.ilog2())
+        Order::new(self.largest_units.ilog2())
     }
 
-    /// The order of the smallest block of at least `len` bytes, if the arena is that large. For
-    /// buddy arenas, whose unit is a power of two.
+    /// The order of the smallest block of at least `len` bytes, if an ordinary request can have one
+    /// so large. For buddy arenas, whose unit is a power of two.
     #[inline]
     pub(crate) fn order_for(&self, len: NonZeroUsize) -> Option<Order> {
         debug_assert!(self.unit_bytes.is_power_of_two());
         let last_unit = (len.get() - 1) >> self.unit_bytes.trailing_zeros();
-        if last_unit >= self.units as usize {
+        if last_unit >= self.largest_units as usize {
             return None;
         }
         Some(Order(usize::BITS - last_unit.leading_zeros()))
@@ -199,6 +240,11 @@ impl Geometry {
     }
 }
 
+/// The largest power of two that is not more than `units`; zero for zero.
+fn power_of_two_within(units: u32) -> u32 {
+    units.checked_ilog2().map_or(0, |order| 1 << order)
+}
+
 #[cfg(all(test, not(arena_loom)))]
 mod tests {
     use super::*;
@@ -219,6 +265,28 @@ mod tests {
         assert_eq!(order(1 << 20), Some(12));
         assert_eq!(order((1 << 20) + 1), None);
         assert_eq!(order(usize::MAX), None);
+    }
+
+    #[test]
+    fn a_reserve_of_blocks_leaves_blocks_of_at_most_half() {
+        let whole = Geometry::buddy(nz(4096), nz(256), 1).unwrap();
+        let geometry = whole.reserve_block(300).unwrap();
+        assert_eq!((geometry.ordinary_units(), geometry.max_order()), (14, Order::new(3)));
+        assert_eq!(geometry.order_for(nz(2048)), Some(Order::new(3)));
+        assert_eq!(geometry.order_for(nz(2049)), None);
+        assert_eq!(geometry.of_reserve().unwrap().total_bytes(), 512);
+
+        assert!(whole.reserve_block(0).unwrap().of_reserve().is_none());
+        assert!(whole.reserve_block(2048).is_ok());
+        assert_eq!(whole.reserve_block(2049).unwrap_err(), BuildError::ReserveTooLarge);
+        assert_eq!(whole.reserve_block(usize::MAX).unwrap_err(), BuildError::ReserveTooLarge);
+    }
+
+    #[test]
+    fn a_reserve_of_slots_leaves_at_least_one() {
+        let whole = Geometry::fixed(nz(3), nz(100), 1).unwrap();
+        assert_eq!(whole.reserve_slots(101).unwrap().ordinary_units(), 1);
+        assert_eq!(whole.reserve_slots(201).unwrap_err(), BuildError::ReserveTooLarge);
     }
 
     #[test]

@@ -47,10 +47,21 @@ pub struct Run {
 
 impl Occupancy {
     pub(crate) fn of(shared: &Shared) -> Self {
-        Self {
-            unit_bytes: shared.geometry.unit_bytes(),
-            units: shared.geometry.units() as usize,
-            free: shared.core.map.free_units(&shared.core.stripes),
+        let units = shared.geometry.units() as usize;
+        let mut free = shared.core.map.free_units(&shared.core.stripes);
+        free.resize(units.div_ceil(64), 0);
+        let mut occupancy = Self { unit_bytes: shared.geometry.unit_bytes(), units, free };
+        if let Some(reserve) = &shared.reserve {
+            occupancy
+                .append(&Self::of(reserve.shared()), shared.geometry.ordinary_units() as usize);
+        }
+        occupancy
+    }
+
+    /// Takes over the units of `part`, the first of which is our unit `first`.
+    fn append(&mut self, part: &Self, first: usize) {
+        for unit in (0..part.units).filter(|&unit| part.is_free(unit)) {
+            self.free[(first + unit) / 64] |= 1 << ((first + unit) % 64);
         }
     }
 

@@ -1,9 +1,10 @@
-//! The one block of memory from which an arena gives out spans.
+//! The one block of memory from which an arena and its reserve give out spans.
 
 use std::{
     alloc::{Layout, alloc, dealloc},
     mem::MaybeUninit,
     ptr::NonNull,
+    sync::Arc,
 };
 
 use crate::{
@@ -11,12 +12,26 @@ use crate::{
     geometry::{Geometry, Span},
 };
 
-/// All memory of an arena. Allocated once, given back once.
+/// The memory of an arena: all that was allocated, or what is set aside at its end.
 #[derive(Debug)]
 pub(crate) struct Region {
     start: NonNull<u8>,
+    /// Keeps the memory.
+    allocation: Arc<Allocation>,
+}
+
+/// Memory that is allocated once, and given back once.
+#[derive(Debug)]
+struct Allocation {
+    start: NonNull<u8>,
     layout: Layout,
 }
+
+// SAFETY: it is plain memory, and only its `Drop` touches it.
+unsafe impl Send for Allocation {}
+
+// SAFETY: as above.
+unsafe impl Sync for Allocation {}
 
 // SAFETY: the region is plain memory; it hands out addresses and reads or writes nothing itself.
 unsafe impl Send for Region {}
@@ -32,15 +47,22 @@ impl Region {
         // SAFETY: an arena has at least one unit of at least one byte, so the size is not zero.
         let start = unsafe { alloc(layout) };
         let start = NonNull::new(start).ok_or(BuildError::OutOfMemory)?;
-        Ok(Self { start, layout })
+        Ok(Self { start, allocation: Arc::new(Allocation { start, layout }) })
+    }
+
+    /// The units behind the ordinary ones, as a region of their own.
+    pub(crate) fn of_reserve(&self, geometry: &Geometry) -> Self {
+        let start = self.address_of(geometry, geometry.ordinary_units()).cast();
+        Self { start, allocation: Arc::clone(&self.allocation) }
     }
 
     /// Where a unit begins.
     #[inline]
     pub(crate) fn address_of(&self, geometry: &Geometry, unit: u32) -> NonNull<MaybeUninit<u8>> {
         let offset = geometry.offset_of(unit);
-        // SAFETY: `offset_of` admits only units of the geometry that the region was made for (A3),
-        // so the result lies inside the allocation.
+        // SAFETY: `offset_of` admits only units of the geometry that the region was made for (A3):
+        // all of the allocation, or for a reserve as many as there are behind its start. So the
+        // result lies inside the allocation.
         unsafe { self.start.add(offset) }.cast()
     }
 
@@ -55,9 +77,10 @@ impl Region {
     }
 }
 
-impl Drop for Region {
+impl Drop for Allocation {
     fn drop(&mut self) {
-        // SAFETY: `new` allocated it with this layout, and nobody has a span of it any more (A2).
+        // SAFETY: `Region::new` allocated it with this layout, and nobody has a span of it any
+        // more: a lease keeps its arena alive (A2), and that its region.
         unsafe { dealloc(self.start.as_ptr(), self.layout) };
     }
 }

@@ -31,6 +31,8 @@ pub(crate) struct Shared {
     pub(crate) region: Region,
     pub(crate) counts: Counts,
     pub(crate) auto_spill: bool,
+    /// What is set aside at the end of the region: an arena of its own, with its own queue.
+    pub(crate) reserve: Option<Handle>,
     #[cfg(feature = "async-alloc")]
     pub(crate) queue: Queue,
     /// The most units in use that a snapshot or a refusal has seen.
@@ -47,15 +49,17 @@ pub(crate) enum Kind {
 }
 
 /// What a builder collects.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Options {
     pub(crate) alignment: usize,
     pub(crate) auto_spill: bool,
+    /// What to set aside, and what of that in turn, and so on.
+    pub(crate) reserves: Vec<usize>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { alignment: 1, auto_spill: false }
+        Self { alignment: 1, auto_spill: false, reserves: Vec::new() }
     }
 }
 
@@ -66,11 +70,21 @@ impl Shared {
         self.core.stripes.at(thread::seat())
     }
 
-    /// Sums the figures, and notes how much is in use.
+    /// Sums the figures, those of the reserve included, and notes how much is in use.
     pub(crate) fn totals(&self) -> Totals {
-        let totals = self.core.stripes.totals();
+        let mut totals = self.core.stripes.totals();
+        if let Some(reserve) = &self.reserve {
+            totals += reserve.shared().totals();
+        }
         self.note_live(totals.live_units);
         totals
+    }
+
+    /// The order of the largest block that is free now, in the reserve or outside of it.
+    pub(crate) fn largest_free_order(&self) -> Option<Order> {
+        let of_reserve =
+            self.reserve.as_ref().and_then(|reserve| reserve.shared().largest_free_order());
+        self.core.map.largest_free_order(&self.core.stripes).max(of_reserve)
     }
 
     /// What a sum of units comes to in bytes. A sum taken while others claim and release can be
@@ -171,18 +185,40 @@ impl Handle {
     pub(crate) fn new(
         kind: Kind,
         geometry: Geometry,
-        options: Options,
+        options: &Options,
     ) -> Result<Self, BuildError> {
+        Self::with_region(kind, geometry, options, &options.reserves, Region::new(&geometry)?)
+    }
+
+    /// Makes an arena of a region, and arenas of what is set aside of it.
+    fn with_region(
+        kind: Kind,
+        geometry: Geometry,
+        options: &Options,
+        reserves: &[usize],
+        region: Region,
+    ) -> Result<Self, BuildError> {
+        let (&reserve_bytes, further) = reserves.split_first().unwrap_or((&0, &[]));
+        let geometry = match kind {
+            Kind::Slots => geometry.reserve_slots(reserve_bytes)?,
+            Kind::Blocks => geometry.reserve_block(reserve_bytes)?,
+        };
+        let reserve = geometry.of_reserve().map(|of_reserve| {
+            Self::with_region(kind, of_reserve, options, further, region.of_reserve(&geometry))
+        });
+        let reserve = reserve.transpose()?;
+        let free = geometry.ordinary_units();
         let map = match kind {
-            Kind::Slots => Map::of_slots(geometry.units())?,
-            Kind::Blocks => Map::of_blocks(geometry.units())?,
+            Kind::Slots => Map::of_slots(free)?,
+            Kind::Blocks => Map::of_blocks(geometry.units(), free)?,
         };
         let stripes = Stripes::new(map.words_of_ground());
         let shared = Box::new(Shared {
             core: Core::new(map, stripes),
-            region: Region::new(&geometry)?,
-            counts: Counts::new(geometry.units())?,
+            region,
+            counts: Counts::new(free)?,
             auto_spill: options.auto_spill,
+            reserve,
             live_units_max: AtomicU64::new(0),
             #[cfg(feature = "async-alloc")]
             queue: Queue::new(),

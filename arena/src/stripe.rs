@@ -22,6 +22,8 @@
 //! | sums, `is_idle`, load            | `Acquire` | the bumps       |                                                  |
 //! | figures                          | `Relaxed` | -               | nothing: exact when a join or a lock orders them |
 
+use std::ops::AddAssign;
+
 use crate::{
     claim::Cache,
     sync::{
@@ -90,6 +92,19 @@ pub(crate) struct Totals {
     pub(crate) spills: u64,
     pub(crate) splits: u64,
     pub(crate) coalesces: u64,
+}
+
+impl AddAssign for Totals {
+    fn add_assign(&mut self, other: Self) {
+        self.live_units += other.live_units;
+        self.claims += other.claims;
+        self.releases += other.releases;
+        self.frozen += other.frozen;
+        self.refusals += other.refusals;
+        self.spills += other.spills;
+        self.splits += other.splits;
+        self.coalesces += other.coalesces;
+    }
 }
 
 /// All stripes of one arena.

@@ -128,9 +128,21 @@ impl AsyncFixedArena {
         served.map_err(|_| AllocError::TimedOut)
     }
 
+    /// Returns the handle to the memory that [`FixedArenaBuilder::reserve`] set aside, if there is
+    /// any: see [`FixedArena::reserve`]. Who waits there has a queue of its own.
+    pub fn reserve(&self) -> Option<Self> {
+        self.arena.reserve().map(|arena| Self { arena })
+    }
+
     /// Makes a waiter of this arena. Allocates from the heap, once.
     pub fn waiter(&self) -> FixedWaiter {
         FixedWaiter { waiter: Waiter::new(self.arena.handle.clone()) }
+    }
+
+    /// Returns whether a request waits now. Costs one load.
+    #[inline]
+    pub fn has_waiters(&self) -> bool {
+        self.arena.handle.shared().core.is_waited_for()
     }
 
     /// Takes a snapshot of who waits, and how long it took. Takes the lock of the queue.
@@ -204,9 +216,21 @@ impl AsyncBuddyArena {
         served.map_err(|_| AllocError::TimedOut)?
     }
 
+    /// Returns the handle to the memory that [`BuddyArenaBuilder::reserve`] set aside, if there is
+    /// any: see [`BuddyArena::reserve`]. Who waits there has a queue of its own.
+    pub fn reserve(&self) -> Option<Self> {
+        self.arena.reserve().map(|arena| Self { arena })
+    }
+
     /// Makes a waiter of this arena. Allocates from the heap, once.
     pub fn waiter(&self) -> BuddyWaiter {
         BuddyWaiter { waiter: Waiter::new(self.arena.handle.clone()) }
+    }
+
+    /// Returns whether a request waits now. Costs one load.
+    #[inline]
+    pub fn has_waiters(&self) -> bool {
+        self.arena.handle.shared().core.is_waited_for()
     }
 
     /// Takes a snapshot of who waits, and how long it took. Takes the lock of the queue.

@@ -132,9 +132,11 @@ impl Map {
         Ok(map)
     }
 
-    /// A map of `units` units, a power of two, that are one free block.
-    pub(crate) fn of_blocks(units: u32) -> Result<Self, BuildError> {
+    /// A map of `units` units, a power of two, of which the first `free` are free: all of them, or
+    /// all but a block at the end that is in use for ever.
+    pub(crate) fn of_blocks(units: u32, free: u32) -> Result<Self, BuildError> {
         debug_assert!(units.is_power_of_two());
+        debug_assert!(free == units || (units - free).is_power_of_two() && units - free < units);
         let mut units_above = units;
         let mut levels = Vec::with_capacity(LEVELS_MAX);
         let map = loop {
@@ -146,8 +148,21 @@ impl Map {
             }
             units_above = words;
         };
-        map.level(map.last_level()).release(0, word::run(0, units_above));
+        // Each set bit of `free` is one block, the largest first.
+        let mut first = 0;
+        for order in (0..u32::BITS).rev().filter(|order| free >> order & 1 == 1) {
+            map.publish_block(first, order);
+            first += 1 << order;
+        }
         Ok(map)
+    }
+
+    /// Sets the bits of a free block while the map is made.
+    fn publish_block(&self, first: u32, order: u32) {
+        let level = (order / WORD_ORDER).min(level_u32(self.last_level()));
+        let scale = WORD_ORDER * level;
+        let (index, bit) = ((first >> scale) / WORD_UNITS, (first >> scale) % WORD_UNITS);
+        self.level(level as usize).release(index, word::run(bit, 1 << (order - scale)));
     }
 
     /// The number of words in the lowest level.

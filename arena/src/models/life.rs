@@ -149,7 +149,7 @@ fn two_releases_and_the_last_handle_free_once() {
 #[test]
 fn a_release_that_closes_a_word_is_waited_for() {
     model(|| {
-        let arena = Doomed::new(Map::of_blocks(128).unwrap());
+        let arena = Doomed::new(Map::of_blocks(128, 128).unwrap());
         let half = arena.claim(HALF, owned_seat(0));
         // The thread's home moves on, so that its first word is closed when it is whole again.
         let rest = arena.claim(HALF, owned_seat(0));

@@ -37,7 +37,7 @@ impl Arena {
     }
 
     fn of_blocks(units: u32) -> Arc<Self> {
-        Self::new(Map::of_blocks(units).unwrap())
+        Self::new(Map::of_blocks(units, units).unwrap())
     }
 
     fn new(map: Map) -> Arc<Self> {

@@ -170,7 +170,7 @@ fn the_messages_on_requests_say_whether_to_try_again() {
     let full = AllocError::ArenaFull.to_string();
     assert!(full.contains("full") && full.contains("try again"), "{full}");
     let too_large = AllocError::RequestTooLarge.to_string();
-    assert!(too_large.contains("larger than the whole arena"), "{too_large}");
+    assert!(too_large.contains("larger than the largest block"), "{too_large}");
     assert!(too_large.contains("never"), "{too_large}");
 }
 

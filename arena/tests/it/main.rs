@@ -9,6 +9,7 @@ mod exhaustion;
 mod lifecycle;
 mod metrics;
 mod properties;
+mod reserve;
 mod stress;
 mod tidy;
 mod waiting;
