@@ -6,7 +6,7 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use arena_echo::{ArenaKind, Config, ConfigError, Problem, Size};
+use arena_echo::{ArenaKind, Config, ConfigError, Problem, Reply, Size};
 use clap::Parser;
 
 use crate::address::ListenAddress;
@@ -43,9 +43,22 @@ pub(crate) struct Flags {
     /// The longest payload [default: 1MiB; in fixed mode the slot size, which is also the most]
     #[arg(long, value_name = "SIZE")]
     max_frame: Option<String>,
+    /// Bytes of the heap for frames that fit into no slot or block [default: 0]
+    #[arg(long, value_name = "SIZE")]
+    spill: Option<String>,
+    /// Where the reply lies: in the memory of the request, or in a frame of its own
+    /// [default: share]
+    #[arg(long, value_name = "share|copy")]
+    reply: Option<String>,
     /// Connections at once; further ones wait to be accepted [default: 10000]
     #[arg(long, value_name = "N")]
     max_connections: Option<String>,
+    /// How long a peer may take until its first byte, or off [default: 30s]
+    #[arg(long, value_name = "TIME")]
+    first_byte_timeout: Option<String>,
+    /// How long a peer may take between two frames, or off [default: 5m]
+    #[arg(long, value_name = "TIME")]
+    idle_timeout: Option<String>,
     /// How long a peer may take from the first byte of a frame to its last [default: 10s]
     #[arg(long, value_name = "TIME")]
     frame_timeout: Option<String>,
@@ -99,10 +112,23 @@ impl Flags {
         let sizes = [
             ("--capacity", &self.capacity, &mut config.capacity_bytes),
             ("--max-frame", &self.max_frame, &mut config.max_frame_bytes),
+            ("--spill", &self.spill, &mut config.spill_bytes),
         ];
         for (flag, written, target) in sizes {
             if let Some(Size(bytes)) = reader.read(flag, written.as_deref(), text) {
                 *target = bytes;
+            }
+        }
+        if let Some(reply) = reader.read("--reply", self.reply.as_deref(), reply) {
+            config.reply = reply;
+        }
+        let off_or_times = [
+            ("--first-byte-timeout", &self.first_byte_timeout, &mut config.first_byte_timeout),
+            ("--idle-timeout", &self.idle_timeout, &mut config.idle_timeout),
+        ];
+        for (flag, written, target) in off_or_times {
+            if let Some(time) = reader.read(flag, written.as_deref(), off_or_time) {
+                *target = time;
             }
         }
         let max_connections = self.max_connections.as_deref();
@@ -199,6 +225,18 @@ fn threads(written: &str) -> Result<usize, String> {
     } else {
         Err(format!("set it to at least 1 and at most {THREADS_MAX}"))
     }
+}
+
+fn reply(written: &str) -> Result<Reply, String> {
+    match written {
+        "share" => Ok(Reply::Share),
+        "copy" => Ok(Reply::Copy),
+        _ => Err("is no kind of reply; set it to share or copy".to_owned()),
+    }
+}
+
+fn off_or_time(written: &str) -> Result<Option<Duration>, String> {
+    if written == "off" { Ok(None) } else { time(written).map(Some) }
 }
 
 fn time(written: &str) -> Result<Duration, String> {

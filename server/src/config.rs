@@ -2,12 +2,12 @@
 
 use std::{fmt, time::Duration};
 
-use arena::BuildError;
 use tokio::sync::Semaphore;
 
 use crate::{
-    budget::{Plan, READ_BLOCK_BYTES_MIN},
+    memory::{MemoryError, Plan, PlanError, READ_BLOCK_BYTES_MIN},
     size::Size,
+    transport::Timeouts,
 };
 
 /// The longest timeout. Longer ones would not fit every clock.
@@ -33,8 +33,16 @@ pub struct Config {
     pub capacity_bytes: usize,
     /// The longest payload that is answered.
     pub max_frame_bytes: usize,
+    /// Bytes of the heap for frames that fit into no slot or block. Zero: there are none.
+    pub spill_bytes: usize,
+    /// Where the reply lies.
+    pub reply: Reply,
     /// Connections at once. Further ones wait in the queue of the listener.
     pub max_connections: usize,
+    /// How long a peer may take until its first byte. `None`: for ever.
+    pub first_byte_timeout: Option<Duration>,
+    /// How long a peer may take between two frames. `None`: for ever.
+    pub idle_timeout: Option<Duration>,
     /// How long a peer may take from the first byte of a frame to its last.
     pub frame_timeout: Duration,
     /// How long a peer may take none of its reply.
@@ -60,6 +68,16 @@ pub enum ArenaKind {
     },
 }
 
+/// Where the reply to a request lies.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Reply {
+    /// In the memory of the request itself.
+    #[default]
+    Share,
+    /// In a frame of its own, for which the server waits if there is no memory.
+    Copy,
+}
+
 impl Config {
     /// Returns the defaults of a server with slots.
     pub fn fixed() -> Self {
@@ -78,7 +96,11 @@ impl Config {
             arena: ArenaKind::Buddy { min_block_bytes: 256 },
             capacity_bytes: 64 << 20,
             max_frame_bytes: 1 << 20,
+            spill_bytes: 0,
+            reply: Reply::Share,
             max_connections: 10_000,
+            first_byte_timeout: Some(Duration::from_secs(30)),
+            idle_timeout: Some(Duration::from_secs(5 * 60)),
             // Long enough for a slow network, short enough to wait for behind a peer that is gone.
             frame_timeout: Duration::from_secs(10),
             write_timeout: Duration::from_secs(10),
@@ -140,13 +162,14 @@ impl Config {
                 Size(slot_bytes)
             )));
         }
-        if max_frame_bytes > slot_bytes {
+        if max_frame_bytes > slot_bytes && self.spill_bytes == 0 {
             let max_frame = Problem::about("--max-frame", Size(max_frame_bytes));
             problems.push(max_frame.and("--slot-size").because(format_args!(
-                "in fixed mode a payload must fit into one slot; set --max-frame to at most {}, \
-                 or --slot-size to at least {}",
+                "a payload must fit into one slot, or go to the heap; set --max-frame to at most {}, \
+                 or --slot-size to at least {}, or --spill to at least {}",
                 Size(slot_bytes),
-                Size(max_frame_bytes)
+                Size(max_frame_bytes),
+                Size(max_frame_bytes.saturating_mul(2))
             )));
         }
         problems
@@ -174,31 +197,63 @@ impl Config {
         problems
     }
 
-    /// A server that has no memory for even one connection at work.
-    fn progress_problem(&self) -> Option<Problem> {
-        let plan = Plan::new(self);
-        if plan.permits() > 0 {
-            return None;
+    /// Adds up what connections can need.
+    pub(crate) fn plan(&self) -> Result<Plan, PlanError> {
+        let Self { capacity_bytes, max_frame_bytes, spill_bytes, .. } = *self;
+        match self.arena {
+            ArenaKind::Fixed { slot_bytes } => {
+                Plan::fixed(capacity_bytes, slot_bytes, max_frame_bytes, spill_bytes)
+            }
+            ArenaKind::Buddy { min_block_bytes } => {
+                Plan::buddy(capacity_bytes, min_block_bytes, max_frame_bytes, spill_bytes)
+            }
         }
-        let smaller_frame = self
-            .max_frame_that_progresses()
-            .map(|bytes| format!(", or --max-frame to at most {}", Size(bytes)))
-            .unwrap_or_default();
-        let capacity = Problem::about("--capacity", Size(self.capacity_bytes));
-        Some(capacity.and("--max-frame").because(format_args!(
-            "one connection can need {} for a read block and a frame of --max-frame {}; \
-             set --capacity to at least {0}{smaller_frame}",
-            Size(plan.bytes_per_permit()),
-            Size(self.max_frame_bytes),
-        )))
     }
 
-    /// The largest power of two that the capacity lets progress as a frame.
-    fn max_frame_that_progresses(&self) -> Option<usize> {
-        let progresses = |max_frame_bytes: &usize| {
-            Plan::new(&Self { max_frame_bytes: *max_frame_bytes, ..*self }).permits() > 0
-        };
-        (0..=self.max_frame_bytes.ilog2()).rev().map(|order| 1 << order).find(progresses)
+    /// How long connections wait for what.
+    pub(crate) fn timeouts(&self) -> Timeouts {
+        Timeouts {
+            first_byte: self.first_byte_timeout,
+            idle: self.idle_timeout,
+            frame: Some(self.frame_timeout),
+            write: Some(self.write_timeout),
+            memory: Some(self.memory_timeout),
+        }
+    }
+
+    /// A server in which connections could wait for each other for ever.
+    fn progress_problem(&self) -> Option<Problem> {
+        let error = self.plan().err()?;
+        let capacity = Problem::about("--capacity", Size(self.capacity_bytes));
+        let max_frame = Problem::about("--max-frame", Size(self.max_frame_bytes));
+        Some(match error {
+            PlanError::CapacityTooSmall { needed_bytes, .. } => {
+                let smaller = match self.arena {
+                    ArenaKind::Fixed { .. } => {
+                        format!("--slot-size to at most {}", Size(self.capacity_bytes / 2))
+                    }
+                    ArenaKind::Buddy { .. } => {
+                        format!("--max-frame to at most {}", Size(self.capacity_bytes / 2))
+                    }
+                };
+                capacity.and(smaller_flag(self.arena)).because(format_args!(
+                    "{error}; set --capacity to at least {}, or {smaller}",
+                    Size(needed_bytes)
+                ))
+            }
+            PlanError::FrameNeedsSpill { .. } => max_frame.and("--spill").because(format_args!(
+                "{error}; set --spill to at least {}, or a smaller --max-frame",
+                Size(self.max_frame_bytes.saturating_mul(2))
+            )),
+            PlanError::SpillTooSmall { needed_bytes } => {
+                let spill = Problem::about("--spill", Size(self.spill_bytes));
+                spill.and("--max-frame").because(format_args!(
+                    "{error}; set --spill to at least {}, or a smaller --max-frame",
+                    Size(needed_bytes)
+                ))
+            }
+            other => capacity.because(other),
+        })
     }
 
     fn limit_problems(&self) -> Vec<Problem> {
@@ -295,7 +350,7 @@ impl ConfigError {
     }
 
     /// Says that the system refuses what the configuration asks for.
-    pub(crate) fn unbuildable(config: &Config, error: BuildError) -> Self {
+    pub(crate) fn unbuildable(config: &Config, error: MemoryError) -> Self {
         let capacity = Problem::about("--capacity", Size(config.capacity_bytes));
         Self { problems: vec![capacity.because(error)] }
     }
@@ -303,6 +358,14 @@ impl ConfigError {
 
 fn lines(problems: &[Problem]) -> String {
     problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n")
+}
+
+/// The flag that makes the largest frame smaller.
+fn smaller_flag(arena: ArenaKind) -> &'static str {
+    match arena {
+        ArenaKind::Fixed { .. } => "--slot-size",
+        ArenaKind::Buddy { .. } => "--max-frame",
+    }
 }
 
 /// The powers of two on both sides of `bytes`, which is none.
@@ -317,7 +380,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::budget::Budget;
+    use crate::memory::Memory;
 
     fn texts(config: &Config) -> Vec<String> {
         config.problems().iter().map(Problem::to_string).collect()
@@ -332,17 +395,18 @@ mod tests {
     #[test]
     fn a_frame_must_fit_into_a_slot() {
         let config = Config { max_frame_bytes: 1 << 20, ..Config::fixed() };
-        let expected = "--max-frame 1MiB: in fixed mode a payload must fit into one slot; \
-                        set --max-frame to at most 64KiB, or --slot-size to at least 1MiB";
+        let expected = "--max-frame 1MiB: a payload must fit into one slot, or go to the heap; \
+                        set --max-frame to at most 64KiB, or --slot-size to at least 1MiB, \
+                        or --spill to at least 2MiB";
         assert_eq!(texts(&config), [expected]);
     }
 
     #[test]
     fn the_capacity_must_let_one_connection_progress() {
         let config = Config { capacity_bytes: 1 << 20, ..Config::buddy() };
-        let expected = "--capacity 1MiB: one connection can need 2MiB for a read block and a frame \
-                        of --max-frame 1MiB; set --capacity to at least 2MiB, \
-                        or --max-frame to at most 512KiB";
+        let expected = "--capacity 1MiB: requests need a block of 1MiB and replies another, so that \
+                        neither waits for the other; there must be at least 2MiB in all; \
+                        set --capacity to at least 2MiB, or --max-frame to at most 512KiB";
         assert_eq!(texts(&config), [expected]);
     }
 
@@ -390,10 +454,8 @@ mod tests {
             if !config.problems().is_empty() {
                 return Ok(());
             }
-            let budget = Budget::new(&config).map_err(|e| TestCaseError::fail(e.to_string()))?;
-            let permit = budget.try_acquire().expect("a permit");
-            let read = permit.read_block().expect("a read block");
-            prop_assert!(permit.with_room_for(max_frame_bytes, read).is_ok());
+            let plan = config.plan().map_err(|e| TestCaseError::fail(e.to_string()))?;
+            prop_assert!(Memory::new(plan).is_ok());
         }
     }
 

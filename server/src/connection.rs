@@ -1,46 +1,46 @@
-//! One connection: wait for input, hold memory, answer, give it back.
+//! One connection: wait for requests, have them handled, flush, give everything back.
 //!
 //! ```text
-//!            holds nothing                       holds a permit and a block
-//!   +-----------------------------+   +---------------------------------------------+
-//!   wait for input --> wait for a permit --> read --> write the whole frames --+
-//!        ^                                     ^                               |
-//!        |                                     +---- a payload has begun ------+
-//!        +------------------------------------------ nothing, or a header -----+
+//!      holds nothing                      holds a block
+//!   +-----------------+   +----------------------------------------------+
+//!   wait for requests --> handle all that have arrived --> flush --> drop
+//!        ^                                                           |
+//!        +-----------------------------------------------------------+
 //! ```
-//!
-//! Whole frames in a block are their own reply, written from where they lie. A payload that has
-//! begun moves to the front of its block after the replies before it are written. If it does not
-//! fit there together with its header, the header is taken out; if it does not fit at all, it moves
-//! to a block of its own and the rest is read straight into that.
-//!
-//! A header without payload needs no block: its four bytes stay here, and permit and block go back.
 
-use std::{io, sync::Arc, time::Duration};
-
-use arena::{AllocError, Buffer};
-use bytes::{Buf, BufMut};
-use tokio::{
-    net::TcpStream,
-    select,
-    task::coop,
-    time::{Instant, sleep_until, timeout},
+use std::{
+    future::{Future, poll_fn},
+    os::fd::AsFd,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
 };
-use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, warn};
+
+use tokio::{io::AsyncWrite, task::coop};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tracing::{debug, warn};
 
 use crate::{
-    budget::{Budget, Permit},
-    config::Config,
-    frame::{self, HEADER_BYTES, Header, Rest},
+    handler::{Handler, Replies, Request},
+    memory::{Claimant, Memory},
     socket,
+    stats::{Reject, Stats},
+    transport::{Filled, FrameError, Input, Output, ReadReady, Timeouts},
 };
+
+/// A stream that a server can serve.
+pub(crate) trait Socket: ReadReady + AsyncWrite + AsFd + Send + Unpin {}
+
+impl<S: ReadReady + AsyncWrite + AsFd + Send + Unpin> Socket for S {}
 
 /// What all connections of a server share.
 #[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) budget: Budget,
-    pub(crate) config: Config,
+pub(crate) struct Shared<H> {
+    pub(crate) memory: Memory,
+    pub(crate) handler: H,
+    pub(crate) max_frame_bytes: usize,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) stats: Stats,
 }
 
 /// Why a connection ends.
@@ -50,236 +50,181 @@ enum End {
     PeerClosed,
     #[error("the server stops")]
     Drained,
-    #[error("the peer closed it inside a frame")]
-    PeerClosedInsideFrame,
-    #[error("a frame of {announced} bytes exceeds the limit of {limit} bytes")]
-    FrameTooLong { announced: usize, limit: usize },
-    #[error("the rest of a frame did not arrive within the frame timeout of {0:?}")]
-    FrameTimeout(Duration),
-    #[error("the peer took no reply for the write timeout of {0:?}")]
-    WriteTimeout(Duration),
-    #[error("no memory became free within the memory timeout of {0:?}")]
-    MemoryTimeout(Duration),
-    #[error("memory was refused in spite of a permit: {0}")]
-    MemoryRefused(#[from] AllocError),
     #[error("{0}")]
-    Io(#[from] io::Error),
+    Rejected(#[from] FrameError),
 }
 
-struct Connection<'s> {
-    shared: &'s Shared,
-    stream: TcpStream,
-    /// What has arrived of the next frame's header, while no block holds it.
-    header: Header,
-    /// When the frame that has begun must be complete. Absent between frames, and until the first
-    /// wait for its rest.
-    frame_deadline: Option<Instant>,
-    /// Cancelled when the server stops.
-    draining: CancellationToken,
-    /// Since the server stops: the bytes that had arrived by then and are not read yet.
-    unread_bytes: Option<u64>,
+struct Connection<'s, S, H> {
+    shared: &'s Shared<H>,
+    stream: S,
+    input: Input,
+    output: Output,
+    claimant: Claimant,
+    drain: Drain,
+    /// Bytes that are in the server's figures already.
+    counted_in: u64,
+    counted_out: u64,
 }
 
 /// Serves a connection until it ends, and closes it.
 ///
 /// Once `draining` is cancelled, what has arrived is still answered.
-pub(crate) async fn serve(stream: TcpStream, shared: Arc<Shared>, draining: CancellationToken) {
+pub(crate) async fn serve<S: Socket, H: Handler>(
+    stream: S,
+    shared: Arc<Shared<H>>,
+    draining: CancellationToken,
+) {
     let mut connection = Connection {
         shared: &shared,
         stream,
-        header: Header::default(),
-        frame_deadline: None,
-        draining,
-        unread_bytes: None,
+        input: Input::new(shared.max_frame_bytes, shared.timeouts),
+        output: Output::new(shared.max_frame_bytes, shared.timeouts),
+        claimant: Claimant::new(&shared.memory),
+        drain: Drain::No,
+        counted_in: 0,
+        counted_out: 0,
     };
-    let end = connection.run().await;
+    let _open = Open::new(&shared.stats);
+    let mut cancelled = pin!(draining.cancelled_owned());
+    let end = connection.run(cancelled.as_mut()).await;
+    connection.count_turn(0);
     end.log();
+    if let End::Rejected(error) = &end {
+        shared.stats.reject(Reject::from(error));
+    }
+    // Memory goes back before anything else is waited for.
+    let Connection { stream, input, output, claimant, .. } = connection;
+    drop((input, output, claimant));
     if end.may_leave_input() {
-        socket::close_gently(connection.stream).await;
+        socket::close_gently(stream).await;
     }
 }
 
-impl<'s> Connection<'s> {
-    async fn run(&mut self) -> End {
+impl<S: Socket, H: Handler> Connection<'_, S, H> {
+    async fn run(&mut self, mut cancelled: Cancelled<'_>) -> End {
         loop {
-            if let Err(end) = self.take_turn().await {
-                return end;
+            match self.take_turn(cancelled.as_mut()).await {
+                Ok(()) => {}
+                Err(End::Rejected(error)) => {
+                    self.flush_last(&error).await;
+                    return End::Rejected(error);
+                }
+                Err(end) => return end,
             }
         }
     }
 
-    /// Waits for input, then for memory, and answers what has arrived.
-    async fn take_turn(&mut self) -> Result<(), End> {
-        self.wait_for_input().await?;
-        // A peer that never pauses must not keep the thread: neither the wait above nor a permit
-        // that is free yields.
+    /// Waits for requests, handles them, and writes the replies.
+    async fn take_turn(&mut self, cancelled: Cancelled<'_>) -> Result<(), End> {
+        self.fill(cancelled).await?;
+        let Self { shared, stream, input, output, claimant, .. } = self;
+        let input_bytes = input.held_bytes();
+        let mut replies = Replies { output, stream: Pin::new(stream), claimant, input_bytes };
+        let mut frames = 0;
+        while let Some(place) = input.next_place() {
+            frames += 1;
+            shared.handler.handle(Request::at(place), &mut replies).await?;
+        }
+        self.flush().await?;
+        self.output.end_turn();
+        self.count_turn(frames);
+        Ok(())
+    }
+
+    /// Waits until there is at least one whole frame.
+    async fn fill(&mut self, mut cancelled: Cancelled<'_>) -> Result<(), End> {
+        // A peer that never pauses must not keep the thread: nothing else of a turn need yield.
         coop::consume_budget().await;
-        let permit = self.wait_for_permit().await?;
-        match self.header.payload_bytes() {
-            Some(announced) if !permit.reads_in_one_block(announced) => {
-                let payload = permit.payload_block(announced)?;
-                self.answer_long_frame(payload, announced).await
+        poll_fn(|context| {
+            if self.drain.is_done(&self.stream, &self.input, cancelled.as_mut(), context)? {
+                return Poll::Ready(Err(End::Drained));
             }
-            _ => self.answer_frames(&permit).await,
+            let Self { stream, input, claimant, .. } = self;
+            if input.held_bytes() == 0 {
+                claimant.end_turn();
+            }
+            match input.poll_fill(Pin::new(stream), context, claimant)? {
+                Poll::Ready(Filled::Frames) => Poll::Ready(Ok(())),
+                Poll::Ready(Filled::End) => Poll::Ready(Err(End::PeerClosed)),
+                Poll::Pending => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    async fn flush(&mut self) -> Result<(), FrameError> {
+        let Self { stream, input, output, claimant, .. } = self;
+        poll_fn(|context| {
+            output.poll_flush(Pin::new(&mut *stream), context, claimant, input.held_bytes())
+        })
+        .await
+    }
+
+    /// Writes the replies to what came before the error, if the peer can take them.
+    async fn flush_last(&mut self, error: &FrameError) {
+        let is_lost = matches!(
+            error,
+            FrameError::Io(_) | FrameError::WriteTimeout(_) | FrameError::Stalled { .. }
+        );
+        if !is_lost {
+            // It failed already: another failure changes nothing.
+            let _ = self.flush().await;
         }
     }
 
-    /// Waits until there is something to read, holding nothing.
-    async fn wait_for_input(&mut self) -> Result<(), End> {
-        let deadline = (!self.header.is_empty()).then(|| self.frame_deadline());
-        loop {
-            self.heed_drain()?;
-            select! {
-                biased;
-                ready = self.stream.readable() => return Ok(ready?),
-                () = self.draining.cancelled(), if self.unread_bytes.is_none() => {}
-                () = reached(deadline) => return Err(self.frame_timeout()),
-            }
-        }
+    fn count_turn(&mut self, frames: u64) {
+        let (bytes_in, bytes_out) = (self.input.bytes_read(), self.output.bytes_written());
+        let stats = &self.shared.stats;
+        stats.count_turn(frames, bytes_in - self.counted_in, bytes_out - self.counted_out);
+        (self.counted_in, self.counted_out) = (bytes_in, bytes_out);
     }
+}
 
-    /// Waits in line for memory, holding nothing.
-    async fn wait_for_permit(&mut self) -> Result<Permit<'s>, End> {
-        let Shared { budget, config } = self.shared;
-        if let Some(permit) = budget.try_acquire() {
-            return Ok(permit);
-        }
-        let since = Instant::now();
-        let permit = timeout(config.memory_timeout, budget.acquire())
-            .await
-            .map_err(|_| End::MemoryTimeout(config.memory_timeout))?;
-        // The peer is not to blame for this wait.
-        if let Some(deadline) = &mut self.frame_deadline {
-            *deadline += since.elapsed();
-        }
-        Ok(permit)
-    }
+type Cancelled<'a> = Pin<&'a mut WaitForCancellationFutureOwned>;
 
-    /// Answers the frames that have arrived, up to the end of the last one whose payload has begun.
-    async fn answer_frames(&mut self, permit: &Permit<'_>) -> Result<(), End> {
-        let mut block = permit.read_block()?;
-        block.put_slice(self.header.as_bytes());
-        let Some(read) = socket::read_arrived(&mut self.stream, &mut block).await? else {
-            return Ok(());
-        };
-        self.count(read)?;
-        self.header = Header::default();
-        loop {
-            let scan = frame::scan(&block, self.shared.config.max_frame_bytes);
-            self.write(&block[..scan.whole_bytes]).await?;
-            if scan.whole_bytes > 0 {
-                self.frame_deadline = None;
-            }
-            match scan.rest {
-                Rest::Nothing => return Ok(()),
-                Rest::Header(header) => {
-                    self.header = header;
-                    return Ok(());
-                }
-                Rest::TooLong(announced) => return Err(self.frame_too_long(announced)),
-                Rest::Payload(announced) if HEADER_BYTES + announced <= block.capacity() => {
-                    keep_from(&mut block, scan.whole_bytes);
-                    self.read_on(&mut block, HEADER_BYTES + announced).await?;
-                }
-                Rest::Payload(announced) => {
-                    self.header = Header::at_front_of(&block[scan.whole_bytes..]);
-                    keep_from(&mut block, scan.whole_bytes + HEADER_BYTES);
-                    let payload = permit.with_room_for(announced, block)?;
-                    return self.answer_long_frame(payload, announced).await;
-                }
-            }
-        }
-    }
+/// Whether the server stops, and what is still to be answered then.
+#[derive(Debug)]
+enum Drain {
+    /// It goes on.
+    No,
+    /// It stops when so many bytes have been read since the connection began: what had arrived when
+    /// the server was told to stop.
+    WhenRead(u64),
+}
 
-    /// Reads the rest of a payload whose header is taken out, and answers the frame.
-    async fn answer_long_frame(
+impl Drain {
+    /// Whether everything is read that had arrived when the server was told to stop.
+    fn is_done(
         &mut self,
-        mut payload: Buffer,
-        announced: usize,
-    ) -> Result<(), End> {
-        while payload.len() < announced {
-            let missing = announced - payload.len();
-            self.read_within_deadline(&mut (&mut payload).limit(missing)).await?;
+        stream: &impl AsFd,
+        input: &Input,
+        cancelled: Cancelled<'_>,
+        context: &mut Context<'_>,
+    ) -> Result<bool, FrameError> {
+        if matches!(self, Self::No) && cancelled.poll(context).is_ready() {
+            let unread_bytes = socket::unread_bytes(stream)?;
+            *self = Self::WhenRead(input.bytes_read() + unread_bytes);
         }
-        self.write(self.header.as_bytes().chain(&payload[..])).await?;
-        self.header = Header::default();
-        self.frame_deadline = None;
-        Ok(())
+        Ok(match self {
+            Self::No => false,
+            Self::WhenRead(bytes) => input.bytes_read() >= *bytes && !input.has_frame(),
+        })
     }
+}
 
-    /// Reads more into a block that begins with a part of a frame of `frame_bytes`.
-    async fn read_on(&mut self, block: &mut Buffer, frame_bytes: usize) -> Result<(), End> {
-        let until = if self.shared.budget.is_exhausted() { frame_bytes } else { block.capacity() };
-        let missing = until - block.len();
-        self.read_within_deadline(&mut block.limit(missing)).await
+/// Counts a connection as open until it drops.
+struct Open<'s>(&'s Stats);
+
+impl<'s> Open<'s> {
+    fn new(stats: &'s Stats) -> Self {
+        stats.open();
+        Self(stats)
     }
+}
 
-    /// Reads some of what `target` has room for, or returns without, when the server begins to
-    /// stop.
-    async fn read_within_deadline(&mut self, target: &mut impl BufMut) -> Result<(), End> {
-        let deadline = self.frame_deadline();
-        self.heed_drain()?;
-        select! {
-            biased;
-            read = socket::read(&mut self.stream, target) => match read? {
-                // The header may lie in the block, where `count` does not look.
-                0 => Err(End::PeerClosedInsideFrame),
-                read => self.count(read),
-            },
-            () = self.draining.cancelled(), if self.unread_bytes.is_none() => Ok(()),
-            () = sleep_until(deadline) => Err(self.frame_timeout()),
-        }
-    }
-
-    /// Writes all of `reply`, as long as the peer goes on taking some.
-    async fn write(&self, mut reply: impl Buf) -> Result<(), End> {
-        let within = self.shared.config.write_timeout;
-        while reply.has_remaining() {
-            match socket::try_write(&self.stream, &reply) {
-                Ok(written) => reply.advance(written),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let writable = timeout(within, self.stream.writable()).await;
-                    writable.map_err(|_| End::WriteTimeout(within))??;
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
-    }
-
-    /// Notes how much was read. Nothing is the end of the input, in a frame only if a header has
-    /// begun.
-    fn count(&mut self, read: usize) -> Result<(), End> {
-        if let Some(unread) = &mut self.unread_bytes {
-            *unread = unread.saturating_sub(read as u64);
-        }
-        match read {
-            0 if self.header.is_empty() => Err(End::PeerClosed),
-            0 => Err(End::PeerClosedInsideFrame),
-            _ => Ok(()),
-        }
-    }
-
-    /// Ends the connection if the server stops and everything that had arrived by then is read.
-    fn heed_drain(&mut self) -> Result<(), End> {
-        if self.unread_bytes.is_none() && self.draining.is_cancelled() {
-            self.unread_bytes = Some(socket::unread_bytes(&self.stream)?);
-        }
-        if self.unread_bytes == Some(0) { Err(End::Drained) } else { Ok(()) }
-    }
-
-    /// When the frame that has begun must be complete.
-    fn frame_deadline(&mut self) -> Instant {
-        let within = self.shared.config.frame_timeout;
-        *self.frame_deadline.get_or_insert_with(|| Instant::now() + within)
-    }
-
-    fn frame_timeout(&self) -> End {
-        End::FrameTimeout(self.shared.config.frame_timeout)
-    }
-
-    fn frame_too_long(&self, announced: usize) -> End {
-        End::FrameTooLong { announced, limit: self.shared.config.max_frame_bytes }
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }
 
@@ -287,37 +232,21 @@ impl End {
     fn log(&self) {
         match self {
             Self::PeerClosed | Self::Drained => debug!("closed: {self}"),
-            Self::MemoryRefused(_) => error!("closed: {self}"),
-            _ => warn!("closed: {self}"),
+            Self::Rejected(_) => warn!("closed: {self}"),
         }
     }
 
     /// Whether the peer may have sent, or still be sending, what nobody has read.
     fn may_leave_input(&self) -> bool {
         match self {
-            Self::PeerClosed | Self::PeerClosedInsideFrame | Self::Io(_) => false,
-            // It does not read what it has, so there is nothing to save by waiting.
-            Self::WriteTimeout(_) => false,
-            Self::Drained
-            | Self::FrameTooLong { .. }
-            | Self::FrameTimeout(_)
-            | Self::MemoryTimeout(_)
-            | Self::MemoryRefused(_) => true,
+            Self::PeerClosed => false,
+            Self::Drained => true,
+            Self::Rejected(error) => match error {
+                FrameError::UnexpectedEnd | FrameError::Io(_) => false,
+                // It does not read what it has, so there is nothing to save by waiting.
+                FrameError::WriteTimeout(_) => false,
+                _ => true,
+            },
         }
-    }
-}
-
-/// Moves what is written from `first` on to the front.
-fn keep_from(block: &mut Buffer, first: usize) {
-    let end = block.len();
-    block.copy_within(first..end, 0);
-    block.truncate(end - first);
-}
-
-/// Waits for the deadline; for ever if there is none.
-async fn reached(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline).await,
-        None => std::future::pending().await,
     }
 }

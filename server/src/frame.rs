@@ -53,7 +53,7 @@ impl Header {
     }
 
     /// Returns whether nothing has arrived.
-    pub(crate) fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.len == 0
     }
 
@@ -65,6 +65,18 @@ impl Header {
 }
 
 const _: () = assert!(usize::BITS >= u32::BITS, "a payload length must fit an index");
+
+/// Reads how long the payload is whose header lies at `at`.
+#[inline]
+pub(crate) fn payload_bytes_at(bytes: &[u8], at: usize) -> usize {
+    let header = bytes[at..].first_chunk().expect("a whole frame has a header");
+    u32::from_be_bytes(*header) as usize
+}
+
+/// Writes the header of a payload of `bytes`, which a header can announce.
+pub(crate) fn header_of(bytes: usize) -> [u8; HEADER_BYTES] {
+    u32::try_from(bytes).expect("the limit of a payload fits a header").to_be_bytes()
+}
 
 /// Finds the whole frames at the front of `bytes`, which begin with a frame.
 ///

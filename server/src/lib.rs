@@ -43,30 +43,42 @@
 //! |--------------|----------------------------------------------------------------------|
 //! | `server`     | the life of a server: build, accept, drain                           |
 //! | `listener`   | when to accept, and when to wait before the next try                 |
-//! | `connection` | the turns of one connection: wait for input, hold memory, answer     |
-//! | `socket`     | how bytes move without waiting longer than they must                 |
+//! | `connection` | the turns of one connection: wait for requests, handle, flush        |
+//! | `handler`    | what is done with a request                                          |
+//! | `transport`  | frames between a stream and arena memory                             |
 //! | `frame`      | where frames begin and end; no I/O                                   |
-//! | `budget`     | who may hold memory, and why nobody waits for ever                   |
-//! | `pool`       | the arena behind the two modes                                       |
+//! | `memory`     | who may hold how much memory, and why nobody waits for ever          |
+//! | `codec`      | the same frames for tokio-util's `Framed`                            |
+//! | `socket`     | what a server does with a socket besides                             |
 
 mod server;
 
 mod listener;
 
 mod connection;
+mod handler;
 mod socket;
+mod stats;
 
+mod codec;
 mod frame;
+mod transport;
 
-mod budget;
-mod pool;
+mod memory;
 
 mod config;
 mod size;
 
 pub use crate::{
-    config::{ArenaKind, Config, ConfigError, Problem},
-    pool::MemoryMetrics,
+    codec::{AnyArena, ArenaCodec, CodecError, Exhaustion},
+    config::{ArenaKind, Config, ConfigError, Problem, Reply},
+    handler::{Echo, Handler, Replies, ReplyBuffer, Request},
+    memory::{Memory, MemoryError, MemoryMetrics, Plan, PlanError},
     server::Server,
     size::Size,
+    stats::{Reject, ServerMetrics},
+    transport::{
+        ArenaFramed, FrameError, FrameReader, FrameWriter, FramedBuilder, Probe, ReadReady,
+        Timeouts,
+    },
 };

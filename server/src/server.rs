@@ -6,23 +6,34 @@ use tokio::{
     net::{TcpListener, TcpStream},
     time::timeout,
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{AbortOnDropHandle, TaskTracker},
+};
 use tracing::{info, warn};
 
 use crate::{
-    budget::Budget,
-    config::{Config, ConfigError},
+    config::{Config, ConfigError, Reply},
     connection::{self, Shared},
+    handler::{Echo, Handler},
     listener,
-    pool::MemoryMetrics,
+    memory::{Memory, MemoryMetrics},
+    stats::{ServerMetrics, Stats},
 };
 
-/// An echo server and its memory.
+/// A server and its memory. It echoes, unless it was given another [`Handler`].
 ///
 /// A clone is another handle to the same server.
-#[derive(Clone, Debug)]
-pub struct Server {
-    shared: Arc<Shared>,
+#[derive(Debug)]
+pub struct Server<H = Echo> {
+    shared: Arc<Shared<H>>,
+    config: Config,
+}
+
+impl<H> Clone for Server<H> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared), config: self.config }
+    }
 }
 
 impl Server {
@@ -32,16 +43,50 @@ impl Server {
     ///
     /// Every reason why the configuration cannot work.
     pub fn new(config: &Config) -> Result<Self, ConfigError> {
+        let echo = match config.reply {
+            Reply::Share => Echo::Share,
+            Reply::Copy => Echo::Copy,
+        };
+        Self::with_handler(config, echo)
+    }
+}
+
+impl<H: Handler> Server<H> {
+    /// Checks the configuration and reserves the memory, for a server that does what `handler`
+    /// says. [`Config::reply`] is for echoes and does not concern it.
+    ///
+    /// # Errors
+    ///
+    /// Every reason why the configuration cannot work.
+    pub fn with_handler(config: &Config, handler: H) -> Result<Self, ConfigError> {
         ConfigError::check(config.problems())?;
-        let budget =
-            Budget::new(config).map_err(|error| ConfigError::unbuildable(config, error))?;
-        info!("memory: {}", budget.plan());
-        Ok(Self { shared: Arc::new(Shared { budget, config: *config }) })
+        let plan = config.plan().map_err(Into::into);
+        let memory =
+            plan.and_then(Memory::new).map_err(|error| ConfigError::unbuildable(config, error))?;
+        info!("memory: {}", memory.plan());
+        let shared = Shared {
+            memory,
+            handler,
+            max_frame_bytes: config.max_frame_bytes,
+            timeouts: config.timeouts(),
+            stats: Stats::default(),
+        };
+        Ok(Self { shared: Arc::new(shared), config: *config })
     }
 
     /// Takes a snapshot of the memory.
     pub fn memory_metrics(&self) -> MemoryMetrics {
-        self.shared.budget.metrics()
+        self.shared.memory.metrics()
+    }
+
+    /// Takes a snapshot of what the server has done.
+    pub fn metrics(&self) -> ServerMetrics {
+        self.shared.stats.metrics()
+    }
+
+    /// Returns the memory that its connections share.
+    pub fn memory(&self) -> &Memory {
+        &self.shared.memory
     }
 
     /// Serves connections from `listener` until `stop` is cancelled and they have ended.
@@ -56,8 +101,13 @@ impl Server {
         let connections = TaskTracker::new();
         let cut = CancellationToken::new();
         let _cut_when_dropped = cut.clone().drop_guard();
+        let watch = tokio::spawn({
+            let memory = self.shared.memory.clone();
+            async move { memory.watch_stalls().await }
+        });
+        let _watch_ends_when_dropped = AbortOnDropHandle::new(watch);
 
-        let max_connections = self.shared.config.max_connections;
+        let max_connections = self.config.max_connections;
         let serve = |stream| self.serve(stream, &stop, &cut);
         listener::accept(listener, max_connections, &stop, &connections, serve).await;
         connections.close();
@@ -70,7 +120,7 @@ impl Server {
         stream: TcpStream,
         stop: &CancellationToken,
         cut: &CancellationToken,
-    ) -> impl Future<Output = ()> + Send + use<> {
+    ) -> impl Future<Output = ()> + Send + use<H> {
         if let Err(error) = stream.set_nodelay(true) {
             warn!("replies may be delayed: {error}");
         }
@@ -83,7 +133,7 @@ impl Server {
     }
 
     async fn drain(&self, connections: &TaskTracker, cut: &CancellationToken) {
-        let within = self.shared.config.drain_timeout;
+        let within = self.config.drain_timeout;
         info!("draining {} connections within {within:?}", connections.len());
         if timeout(within, connections.wait()).await.is_err() {
             warn!("cut off {} connections that did not end in time", connections.len());

@@ -34,7 +34,7 @@ fn drain(mut allocate: impl FnMut() -> Result<Buffer, AllocError>) -> Vec<Buffer
 }
 
 fn addresses(buffers: &mut [Buffer]) -> BTreeSet<usize> {
-    buffers.iter_mut().map(|buffer| address_of(buffer)).collect()
+    buffers.iter_mut().map(address_of).collect()
 }
 
 #[test]

@@ -1,0 +1,172 @@
+//! Stalled peers: how much memory they block, and who is closed while others wait for it.
+//!
+//! A connection that waits for its peer while it holds memory *stalls*. Most stalls end at once.
+//! Those that do not would leave the others waiting until a deadline, or for ever if the peer moves
+//! a byte now and then. So while somebody waits for memory, and stalled peers block more than their
+//! share, the connection that has held its memory the longest is closed, if that is longer than
+//! [`GRACE`].
+//!
+//! A stall is counted from its first wait until the connection holds nothing, whatever the peer
+//! does in between: what counts is how long the memory is away.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures_util::task::AtomicWaker;
+use tokio::time::{Instant, sleep};
+
+/// How long a connection may hold memory for a stalled peer, whoever waits for it. Long enough for
+/// a lost packet to be sent again.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// How often it is looked at who has stalled for too long.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// All stalls of a server.
+#[derive(Debug)]
+pub(crate) struct Stalls {
+    /// How many bytes they may block while somebody waits.
+    bytes_max: usize,
+    /// The sum over `stalled`. Changed with the lock held, read without.
+    bytes: AtomicUsize,
+    stalled: Mutex<BTreeMap<Place, Stalled>>,
+    numbers: AtomicUsize,
+}
+
+/// Who has stalled for longer comes first.
+type Place = (Instant, usize);
+
+#[derive(Debug)]
+struct Stalled {
+    bytes: usize,
+    sentence: Arc<Sentence>,
+}
+
+/// Whether a connection must close.
+#[derive(Debug, Default)]
+struct Sentence {
+    is_closed: AtomicBool,
+    waker: AtomicWaker,
+}
+
+/// One connection's stall, if it has one.
+#[derive(Debug)]
+pub(crate) struct Stall {
+    place: Option<Place>,
+    sentence: Option<Arc<Sentence>>,
+}
+
+impl Stalls {
+    pub(crate) fn new(bytes_max: usize) -> Self {
+        Self {
+            bytes_max,
+            bytes: AtomicUsize::new(0),
+            stalled: Mutex::default(),
+            numbers: AtomicUsize::new(0),
+        }
+    }
+
+    /// Bytes that stalled peers block.
+    pub(crate) fn bytes(&self) -> usize {
+        // Relaxed: a figure, and a hint to be careful.
+        self.bytes.load(Relaxed)
+    }
+
+    /// Whether stalled peers block more than their share.
+    pub(crate) fn are_too_many(&self) -> bool {
+        self.bytes() > self.bytes_max
+    }
+
+    /// Closes the connection that has stalled for the longest, if it must close, and lets some time
+    /// pass.
+    pub(crate) async fn close_the_longest(&self) {
+        if self.are_too_many() && self.sentence_the_longest() {
+            // It ends on its own task; the next may have to follow at once.
+            tokio::task::yield_now().await;
+        } else {
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
+    fn sentence_the_longest(&self) -> bool {
+        let mut stalled = self.lock();
+        let Some(longest) = stalled.first_entry() else { return false };
+        if longest.key().0.elapsed() < GRACE {
+            return false;
+        }
+        let Stalled { bytes, sentence } = longest.remove();
+        self.bytes.fetch_sub(bytes, Relaxed);
+        drop(stalled);
+        // Relaxed: the waker's own synchronisation carries it to whoever is woken.
+        sentence.is_closed.store(true, Relaxed);
+        sentence.waker.wake();
+        true
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Place, Stalled>> {
+        // Nothing can panic while the lock is held.
+        self.stalled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A number that nobody else has, to tell those apart who stall at the same instant.
+    fn number(&self) -> usize {
+        self.numbers.fetch_add(1, Relaxed)
+    }
+}
+
+impl Stall {
+    pub(crate) fn new() -> Self {
+        Self { place: None, sentence: None }
+    }
+
+    /// Stalls with `bytes`, or goes on. Ready if the connection must close.
+    pub(crate) fn poll_closed(
+        &mut self,
+        stalls: &Stalls,
+        context: &mut Context<'_>,
+        bytes: usize,
+    ) -> Poll<()> {
+        let sentence = self.sentence.get_or_insert_default();
+        sentence.waker.register(context.waker());
+        if sentence.is_closed.load(Relaxed) {
+            return Poll::Ready(());
+        }
+        let place = *self.place.get_or_insert_with(|| (Instant::now(), stalls.number()));
+        let mut stalled = stalls.lock();
+        let sentence = || Stalled { bytes: 0, sentence: Arc::clone(sentence) };
+        let entry = stalled.entry(place).or_insert_with(sentence);
+        let before = std::mem::replace(&mut entry.bytes, bytes);
+        stalls.bytes.fetch_add(bytes.wrapping_sub(before), Relaxed);
+        Poll::Pending
+    }
+
+    /// Ends the stall: the connection holds nothing any more.
+    #[inline]
+    pub(crate) fn end(&mut self, stalls: &Stalls) {
+        if let Some(place) = self.place.take() {
+            self.leave(stalls, place);
+        }
+    }
+
+    #[cold]
+    fn leave(&self, stalls: &Stalls, place: Place) {
+        match stalls.lock().remove(&place) {
+            Some(stalled) => {
+                stalls.bytes.fetch_sub(stalled.bytes, Relaxed);
+            }
+            // It was to close, and has given its memory back meanwhile: there is no need any more.
+            None => {
+                if let Some(sentence) = &self.sentence {
+                    sentence.is_closed.store(false, Relaxed);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,544 @@
+//! `Input`: from the bytes of a stream to frames in arena memory.
+//!
+//! ```text
+//!            +--------------------- whole frames handed out, nothing or a little left ----+
+//!            v                                                                            |
+//! Empty: wait for bytes, then for a block, read --+--> Frames: hand out, one by one ------+
+//!   ^  holds at most a few bytes, inline          |       |
+//!   |                                             |       | a frame has begun behind them
+//!   |                                             v       v
+//!   |                              the frame fits its block? -- yes --> Reading: read on
+//!   |                                             | no
+//!   |                                             v
+//!   +--- handed out --- Whole <--- read --- Payload: a block for this payload alone
+//! ```
+//!
+//! While memory is scarce, nothing is taken for a frame that is still trickling in: up to
+//! [`CARRY_BYTES`] are read into the connection itself, and the rest of the frame stays in the
+//! socket until it has arrived, as far as a socket buffers it.
+
+use std::{
+    mem,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use arena::{Buffer, Frozen};
+use bytes::{Buf, BufMut};
+use tokio::io::ReadBuf;
+use tokio_util::io::poll_read_buf;
+
+use super::{FrameError, ReadReady, Timeouts, Wait, Watch};
+use crate::{
+    frame::{self, HEADER_BYTES, Header, Rest, Scan},
+    memory::{Block, Claimant},
+};
+
+/// What is kept of a frame that has begun without any memory of the arena: most small frames whole.
+const CARRY_BYTES: usize = 256;
+
+/// Bytes that were read and lie in no block.
+#[derive(Debug)]
+struct Carry {
+    bytes: [u8; CARRY_BYTES],
+    len: usize,
+}
+
+/// The input side of a connection.
+#[derive(Debug)]
+pub(crate) struct Input {
+    max_frame_bytes: usize,
+    carry: Carry,
+    state: State,
+    /// What a poll that is pending waits for.
+    wait: Wait,
+    bytes_read: u64,
+    /// Whether there is enough input to ask for memory. From then on it is not looked for again:
+    /// a place in the queue for memory is kept only by whoever can use what he is served.
+    has_input: bool,
+    watch: Watch,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Holds nothing but what is in the carry.
+    Empty,
+    /// A block that begins with a part of a frame, or with nothing, and has room for all of it.
+    Reading(Buffer),
+    /// Whole frames, and behind them perhaps a part of another.
+    Frames(Frames),
+    /// The beginning of a frame in a block that it does not fit, or that it shares.
+    Outgrown(Outgrown),
+    /// A part of a payload in a block of its own.
+    Payload(Payload),
+    /// A payload in a block of its own.
+    Whole(Frozen),
+}
+
+/// Frames in one block.
+#[derive(Debug)]
+struct Frames {
+    block: Frozen,
+    /// Where the next frame begins.
+    next: usize,
+    /// Where the last whole frame ends.
+    whole: usize,
+    /// What is behind it.
+    rest: Rest,
+}
+
+/// A frame without room, header included.
+#[derive(Debug)]
+struct Outgrown {
+    payload_bytes: usize,
+    begun: Frozen,
+}
+
+/// A payload that arrives in a block of its own.
+#[derive(Debug)]
+struct Payload {
+    payload_bytes: usize,
+    block: Block,
+}
+
+/// A request as it lies in memory: valid until the next is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place<'a> {
+    /// The block, or the payload if that has one of its own.
+    pub(crate) block: &'a Frozen,
+    /// Where header and payload lie in the block. A payload with a block of its own has no header
+    /// there.
+    pub(crate) header_at: Option<usize>,
+    pub(crate) payload_at: usize,
+    pub(crate) payload_bytes: usize,
+}
+
+/// What filling brought.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Filled {
+    /// At least one whole frame.
+    Frames,
+    /// The end of the input, between frames.
+    End,
+}
+
+impl Input {
+    pub(crate) fn new(max_frame_bytes: usize, timeouts: Timeouts) -> Self {
+        Self {
+            max_frame_bytes,
+            carry: Carry::default(),
+            state: State::Empty,
+            wait: Wait::FirstByte,
+            bytes_read: 0,
+            has_input: false,
+            watch: Watch::new(timeouts),
+        }
+    }
+
+    /// Bytes that were read since the beginning.
+    pub(crate) fn bytes_read(&self) -> u64 {
+        self.bytes_read
+    }
+
+    /// Bytes of the arena that this side holds.
+    pub(crate) fn held_bytes(&self) -> usize {
+        match &self.state {
+            State::Empty => 0,
+            State::Reading(buffer) => buffer.capacity(),
+            State::Frames(frames) => frames.block.len(),
+            State::Outgrown(outgrown) => outgrown.begun.len(),
+            State::Payload(payload) => payload.block.arena_bytes(),
+            State::Whole(payload) => payload.len(),
+        }
+    }
+
+    /// Whether a frame that has not been handed out is there.
+    pub(crate) fn has_frame(&self) -> bool {
+        match &self.state {
+            State::Frames(frames) => frames.next < frames.whole,
+            State::Whole(_) => true,
+            _ => false,
+        }
+    }
+
+    /// Takes the next whole frame that is there, where it lies.
+    #[inline]
+    pub(crate) fn next_place(&mut self) -> Option<Place<'_>> {
+        if let State::Whole(_) = self.state {
+            return self.take_whole();
+        }
+        let State::Frames(frames) = &mut self.state else { return None };
+        if frames.next == frames.whole {
+            return None;
+        }
+        let header_at = frames.next;
+        let payload_at = header_at + HEADER_BYTES;
+        let payload_bytes = frame::payload_bytes_at(&frames.block, header_at);
+        frames.next = payload_at + payload_bytes;
+        let block = &frames.block;
+        Some(Place { block, header_at: Some(header_at), payload_at, payload_bytes })
+    }
+
+    /// Hands out the payload with a block of its own: what follows is no different from a block
+    /// whose frames are all handed out.
+    fn take_whole(&mut self) -> Option<Place<'_>> {
+        let State::Whole(payload) = mem::replace(&mut self.state, State::Empty) else {
+            return None;
+        };
+        let end = payload.len();
+        self.state =
+            State::Frames(Frames { block: payload, next: end, whole: end, rest: Rest::Nothing });
+        let State::Frames(Frames { block, .. }) = &self.state else { return None };
+        Some(Place { block, header_at: None, payload_at: 0, payload_bytes: end })
+    }
+
+    /// Takes the next whole frame that is there, as a payload that can be kept.
+    pub(crate) fn next_frame(&mut self) -> Option<Frozen> {
+        let frame = self.next_place()?.to_frozen();
+        // The last frame of a block need not wait for the next fill to let go of it.
+        if let State::Frames(Frames { next, whole, rest: Rest::Nothing, .. }) = &self.state
+            && next == whole
+        {
+            self.state = State::Empty;
+        }
+        Some(frame)
+    }
+
+    /// Reads until there is at least one whole frame, or the end of the input. All frames that were
+    /// there must be handed out.
+    ///
+    /// Waits for memory only with nothing held, or for a frame that has outgrown its block; and for
+    /// nothing longer than the timeouts allow.
+    pub(crate) fn poll_fill<S: ReadReady + ?Sized>(
+        &mut self,
+        mut stream: Pin<&mut S>,
+        context: &mut Context<'_>,
+        claimant: &mut Claimant,
+    ) -> Poll<Result<Filled, FrameError>> {
+        let filled = self.poll_fill_in_time(stream.as_mut(), context, claimant);
+        if filled.is_ready() {
+            self.watch.progress();
+            self.watch.frame_ends();
+            return filled;
+        }
+        let waits_for_memory = self.wait == Wait::Memory;
+        if waits_for_memory && stream.is_hung_up() {
+            return Poll::Ready(Err(FrameError::hung_up()));
+        }
+        let held_bytes = self.held_bytes();
+        if !waits_for_memory
+            && held_bytes > 0
+            && claimant.poll_stalled(context, held_bytes).is_ready()
+        {
+            return Poll::Ready(Err(FrameError::Stalled { bytes: held_bytes }));
+        }
+        self.watch.poll_over(context, self.wait, waits_for_memory).map(Err)
+    }
+
+    fn poll_fill_in_time<S: ReadReady + ?Sized>(
+        &mut self,
+        mut stream: Pin<&mut S>,
+        context: &mut Context<'_>,
+        claimant: &mut Claimant,
+    ) -> Poll<Result<Filled, FrameError>> {
+        loop {
+            let step = match mem::replace(&mut self.state, State::Empty) {
+                State::Empty => ready!(self.poll_begin(stream.as_mut(), context, claimant))?,
+                State::Reading(block) => {
+                    ready!(self.poll_reading(block, stream.as_mut(), context, claimant))?
+                }
+                State::Frames(frames) if frames.next == frames.whole => {
+                    self.keep_rest(frames)?;
+                    None
+                }
+                State::Outgrown(outgrown) => {
+                    ready!(self.poll_outgrown(outgrown, context, claimant));
+                    None
+                }
+                State::Payload(payload) => {
+                    ready!(self.poll_payload(payload, stream.as_mut(), context))?
+                }
+                frames @ (State::Frames(_) | State::Whole(_)) => {
+                    self.state = frames;
+                    Some(Filled::Frames)
+                }
+            };
+            if let Some(filled) = step {
+                return Poll::Ready(Ok(filled));
+            }
+        }
+    }
+
+    /// Waits for input and then for a block, holding nothing of the arena.
+    fn poll_begin<S: ReadReady + ?Sized>(
+        &mut self,
+        mut stream: Pin<&mut S>,
+        context: &mut Context<'_>,
+        claimant: &mut Claimant,
+    ) -> Poll<Result<Option<Filled>, FrameError>> {
+        let Scan { whole_bytes, rest } = frame::scan(self.carry.bytes(), self.max_frame_bytes);
+        let announced = match rest {
+            Rest::Payload(announced) => Some(announced),
+            Rest::Header(header) => header.payload_bytes(),
+            Rest::Nothing => None,
+            Rest::TooLong(_) if whole_bytes > 0 => None,
+            Rest::TooLong(announced) => return Poll::Ready(Err(self.too_long(announced))),
+        };
+        if whole_bytes == 0 && !self.has_input {
+            self.wait = self.wait_for_input();
+            let is_pressed = claimant.is_pressed();
+            let missing =
+                announced.map_or(1, |announced| HEADER_BYTES + announced - self.carry.len);
+            let useful = if is_pressed { missing } else { 1 };
+            ready!(stream.as_mut().poll_read_ready(context, useful))?;
+            if is_pressed && announced.is_none() {
+                return self.poll_read_carry(stream, context);
+            }
+            self.has_input = true;
+        }
+        let own_block = announced.filter(|announced| {
+            whole_bytes == 0 && HEADER_BYTES + announced > claimant.read_block_bytes()
+        });
+        self.wait = Wait::Memory;
+        let bytes = own_block.unwrap_or(claimant.read_block_bytes());
+        let block = ready!(claimant.poll_request(context, bytes));
+        self.has_input = false;
+        let carried = mem::take(&mut self.carry);
+        match (own_block, block) {
+            (Some(payload_bytes), mut block) => {
+                block.put_slice(&carried.bytes()[HEADER_BYTES..]);
+                self.state = State::Payload(Payload { payload_bytes, block });
+                Poll::Ready(Ok(None))
+            }
+            (None, Block::Arena(mut block)) => {
+                block.put_slice(carried.bytes());
+                if whole_bytes > 0 {
+                    return Poll::Ready(self.sort(block));
+                }
+                self.state = State::Reading(block);
+                Poll::Ready(Ok(None))
+            }
+            (None, Block::Heap(_)) => unreachable!("a read block lies in the arena"),
+        }
+    }
+
+    /// Reads a little without memory, to know what comes.
+    fn poll_read_carry<S: ReadReady + ?Sized>(
+        &mut self,
+        stream: Pin<&mut S>,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Option<Filled>, FrameError>> {
+        let is_between_frames = self.carry.len == 0;
+        let mut free = ReadBuf::new(&mut self.carry.bytes[self.carry.len..]);
+        ready!(stream.poll_read(context, &mut free))?;
+        let read = free.filled().len();
+        self.carry.len += read;
+        self.bytes_read += read as u64;
+        Poll::Ready(match read {
+            0 if is_between_frames => Ok(Some(Filled::End)),
+            0 => Err(FrameError::UnexpectedEnd),
+            _ => Ok(None),
+        })
+    }
+
+    /// Reads on into a block that has room for the frame with which it begins.
+    fn poll_reading<S: ReadReady + ?Sized>(
+        &mut self,
+        mut block: Buffer,
+        stream: Pin<&mut S>,
+        context: &mut Context<'_>,
+        claimant: &Claimant,
+    ) -> Poll<Result<Option<Filled>, FrameError>> {
+        let begun = Header::at_front_of(&block).payload_bytes();
+        let frame_bytes = begun.map(|announced| HEADER_BYTES + announced);
+        let room = block.capacity() - block.len();
+        let wanted = match frame_bytes {
+            // Others wait: not more than the frame that has begun, unless what may be left over
+            // needs no memory.
+            Some(frame_bytes) if frame_bytes > CARRY_BYTES && claimant.is_pressed() => {
+                frame_bytes - block.len()
+            }
+            _ => room,
+        };
+        let read = poll_read_buf(stream, context, &mut (&mut block).limit(wanted))?;
+        match read {
+            Poll::Ready(0) if block.is_empty() => Poll::Ready(Ok(Some(Filled::End))),
+            Poll::Ready(0) => Poll::Ready(Err(FrameError::UnexpectedEnd)),
+            Poll::Ready(read) => {
+                self.bytes_read += read as u64;
+                Poll::Ready(self.sort(block))
+            }
+            Poll::Pending => {
+                if block.len() <= CARRY_BYTES {
+                    self.carry = Carry::of(&block);
+                    self.wait = self.wait_for_input();
+                } else {
+                    block.shrink_to(frame_bytes.unwrap_or(0));
+                    self.state = State::Reading(block);
+                    self.wait = Wait::Frame;
+                }
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Looks at what is in a block, and decides what becomes of it.
+    fn sort(&mut self, mut block: Buffer) -> Result<Option<Filled>, FrameError> {
+        let Scan { whole_bytes, rest } = frame::scan(&block, self.max_frame_bytes);
+        if whole_bytes > 0 {
+            // What has begun moves to the front later, if it is more than the carry takes.
+            let kept = match rest {
+                Rest::Payload(announced) if block.len() - whole_bytes > CARRY_BYTES => {
+                    HEADER_BYTES + announced
+                }
+                _ => 0,
+            };
+            block.shrink_to(kept);
+            let block = block.into_frozen();
+            self.state = State::Frames(Frames { block, next: 0, whole: whole_bytes, rest });
+            return Ok(Some(Filled::Frames));
+        }
+        match rest {
+            Rest::Nothing | Rest::Header(_) => self.carry = Carry::of(&block),
+            Rest::Payload(announced) => self.go_on(block, announced),
+            Rest::TooLong(announced) => return Err(self.too_long(announced)),
+        }
+        Ok(None)
+    }
+
+    /// Goes on with the frame at the front of a block that nobody else has.
+    fn go_on(&mut self, mut block: Buffer, payload_bytes: usize) {
+        if HEADER_BYTES + payload_bytes <= block.capacity() {
+            self.state = State::Reading(block);
+            return;
+        }
+        if payload_bytes <= block.capacity() {
+            let arrived = block.len();
+            block.copy_within(HEADER_BYTES..arrived, 0);
+            block.truncate(arrived - HEADER_BYTES);
+            let block = Block::Arena(block);
+            self.state = State::Payload(Payload { payload_bytes, block });
+        } else {
+            let begun = block.into_frozen();
+            self.state = State::Outgrown(Outgrown { payload_bytes, begun });
+        }
+    }
+
+    /// Keeps what has begun behind frames that are all handed out.
+    fn keep_rest(&mut self, frames: Frames) -> Result<(), FrameError> {
+        let Frames { mut block, whole, rest, .. } = frames;
+        let payload_bytes = match rest {
+            Rest::Nothing => return Ok(()),
+            Rest::TooLong(announced) => return Err(self.too_long(announced)),
+            Rest::Payload(announced) if block.len() - whole > CARRY_BYTES => announced,
+            Rest::Header(_) | Rest::Payload(_) => {
+                self.carry = Carry::of(&block[whole..]);
+                return Ok(());
+            }
+        };
+        block.advance(whole);
+        match block.try_into_buffer() {
+            Ok(block) => self.go_on(block, payload_bytes),
+            // Some of the frames are still in use.
+            Err(begun) => {
+                self.state = State::Outgrown(Outgrown { payload_bytes, begun });
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for a block of its own for a payload that has begun.
+    fn poll_outgrown(
+        &mut self,
+        outgrown: Outgrown,
+        context: &mut Context<'_>,
+        claimant: &mut Claimant,
+    ) -> Poll<()> {
+        self.wait = Wait::Memory;
+        let payload_bytes = outgrown.payload_bytes;
+        let Poll::Ready(mut block) = claimant.poll_growth(context, payload_bytes) else {
+            self.state = State::Outgrown(outgrown);
+            return Poll::Pending;
+        };
+        block.put_slice(&outgrown.begun[HEADER_BYTES..]);
+        self.state = State::Payload(Payload { payload_bytes, block });
+        Poll::Ready(())
+    }
+
+    /// Reads the rest of a payload, and nothing behind it.
+    fn poll_payload<S: ReadReady + ?Sized>(
+        &mut self,
+        mut payload: Payload,
+        stream: Pin<&mut S>,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Option<Filled>, FrameError>> {
+        let missing = payload.payload_bytes - payload.block.len();
+        let read = match &mut payload.block {
+            Block::Arena(block) => poll_read_buf(stream, context, &mut block.limit(missing)),
+            Block::Heap(heap) => {
+                poll_read_buf(stream, context, &mut (&mut heap.bytes).limit(missing))
+            }
+        };
+        match read? {
+            Poll::Ready(0) => Poll::Ready(Err(FrameError::UnexpectedEnd)),
+            Poll::Ready(read) => {
+                self.bytes_read += read as u64;
+                if read < missing {
+                    self.state = State::Payload(payload);
+                    return Poll::Ready(Ok(None));
+                }
+                self.state = State::Whole(payload.block.into_frozen());
+                Poll::Ready(Ok(Some(Filled::Frames)))
+            }
+            Poll::Pending => {
+                self.wait = Wait::Frame;
+                self.state = State::Payload(payload);
+                Poll::Pending
+            }
+        }
+    }
+
+    fn wait_for_input(&self) -> Wait {
+        match self.carry.len {
+            0 if self.bytes_read == 0 => Wait::FirstByte,
+            0 => Wait::Idle,
+            _ => Wait::Frame,
+        }
+    }
+
+    fn too_long(&self, announced_bytes: usize) -> FrameError {
+        FrameError::TooLong { announced_bytes, limit_bytes: self.max_frame_bytes }
+    }
+}
+
+impl Place<'_> {
+    /// The payload, to be kept.
+    pub(crate) fn to_frozen(self) -> Frozen {
+        self.block.slice(self.payload_at..self.payload_at + self.payload_bytes)
+    }
+
+    #[inline]
+    pub(crate) fn payload(&self) -> &[u8] {
+        &self.block[self.payload_at..self.payload_at + self.payload_bytes]
+    }
+}
+
+impl Carry {
+    /// Keeps `bytes`, which are few enough.
+    fn of(bytes: &[u8]) -> Self {
+        let mut carry = Self::default();
+        carry.len = bytes.len();
+        carry.bytes[..bytes.len()].copy_from_slice(bytes);
+        carry
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+impl Default for Carry {
+    fn default() -> Self {
+        Self { bytes: [0; CARRY_BYTES], len: 0 }
+    }
+}

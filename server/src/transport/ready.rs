@@ -1,0 +1,214 @@
+//! `ReadReady`: streams that can say that there is something to read, before there is memory for
+//! it.
+
+use std::{
+    io::{self, IoSlice},
+    os::fd::AsFd,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
+    net::{TcpStream, UnixStream, tcp, unix},
+};
+
+/// As much as a socket surely buffers when nobody reads.
+const SURELY_BUFFERED_BYTES: usize = 32 << 10;
+
+/// A stream that can say that there is something to read.
+///
+/// [`AsyncRead`] cannot: it reads into memory that the caller must have already. TCP and Unix
+/// streams and their owned halves implement it; [`Probe`] makes one of anything else.
+pub trait ReadReady: AsyncRead {
+    /// Waits until there is something to read, the end, or an error.
+    ///
+    /// `bytes` says how much the caller can use. A stream that can, waits for so many, or for as
+    /// many as it surely buffers, so that the caller needs no memory for less. It may be ready
+    /// early.
+    ///
+    /// # Errors
+    ///
+    /// What the stream says. Then reading fails as well.
+    fn poll_read_ready(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: usize,
+    ) -> Poll<io::Result<()>>;
+
+    /// Returns whether the peer is known to be gone in both directions: a half-close is not that.
+    fn is_hung_up(&self) -> bool {
+        false
+    }
+}
+
+/// A stream for both directions.
+pub(crate) trait Duplex: ReadReady + AsyncWrite + Send + Unpin {}
+
+impl<S: ReadReady + AsyncWrite + Send + Unpin> Duplex for S {}
+
+/// Asks the system whether a socket is closed in both directions or has failed.
+fn is_hung_up(socket: impl AsFd) -> bool {
+    // What is asked for is always told: hang-ups and errors.
+    let mut asked = [PollFd::new(&socket, PollFlags::empty())];
+    let answered = poll(&mut asked, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+    answered.is_ok() && asked[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
+}
+
+macro_rules! sockets {
+    ($($type:ty: $socket:ident => $as_socket:expr;)*) => {$(
+        impl ReadReady for $type {
+            fn poll_read_ready(
+                self: Pin<&mut Self>,
+                context: &mut Context<'_>,
+                bytes: usize,
+            ) -> Poll<io::Result<()>> {
+                let $socket = &*self;
+                let socket = $as_socket;
+                ready!(socket.poll_read_ready(context))?;
+                if bytes <= 1 {
+                    return Poll::Ready(Ok(()));
+                }
+                // Fewer bytes are as good as none: then the readiness is forgotten, and the next
+                // arrival makes it anew. The end of the input is never forgotten.
+                let enough = bytes.min(SURELY_BUFFERED_BYTES) as u64;
+                let looked = socket.try_io(Interest::READABLE, || {
+                    match rustix::io::ioctl_fionread(socket)? {
+                        arrived if arrived >= enough => Ok(()),
+                        _ => Err(io::ErrorKind::WouldBlock.into()),
+                    }
+                });
+                match looked {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        socket.poll_read_ready(context)
+                    }
+                    looked => Poll::Ready(looked),
+                }
+            }
+
+            fn is_hung_up(&self) -> bool {
+                let $socket = self;
+                is_hung_up($as_socket)
+            }
+        }
+    )*};
+}
+
+sockets! {
+    TcpStream: socket => socket;
+    UnixStream: socket => socket;
+    tcp::OwnedReadHalf: half => AsRef::<TcpStream>::as_ref(half);
+    unix::OwnedReadHalf: half => AsRef::<UnixStream>::as_ref(half);
+}
+
+/// Makes a [`ReadReady`] of any stream, by reading a few bytes ahead.
+///
+/// They lie in the probe itself, so that waiting needs no other memory.
+///
+/// # Examples
+///
+/// ```
+/// use arena_echo::{ArenaFramed, Memory, Probe};
+/// use futures_util::StreamExt;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let memory = Memory::fixed(2, 1024)?;
+/// let input = Probe::new(&b"\0\0\0\x02hi"[..]);
+/// let mut frames = ArenaFramed::builder().new_read(input, &memory);
+/// assert_eq!(&frames.next().await.unwrap()?[..], b"hi");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Probe<S> {
+    stream: S,
+    ahead: [u8; AHEAD_BYTES],
+    ahead_from: usize,
+    ahead_to: usize,
+    is_at_end: bool,
+}
+
+/// Bytes that a probe reads ahead: a header, and some of a short payload.
+const AHEAD_BYTES: usize = 16;
+
+impl<S> Probe<S> {
+    /// Wraps a stream.
+    pub fn new(stream: S) -> Self {
+        Self { stream, ahead: [0; AHEAD_BYTES], ahead_from: 0, ahead_to: 0, is_at_end: false }
+    }
+
+    /// Returns the stream. What was read ahead and not yet asked for is lost.
+    pub fn into_inner(self) -> S {
+        self.stream
+    }
+}
+
+impl<S: AsyncRead + Unpin> ReadReady for Probe<S> {
+    fn poll_read_ready(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        _bytes: usize,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.ahead_from == this.ahead_to && !this.is_at_end {
+            let mut ahead = ReadBuf::new(&mut this.ahead);
+            ready!(Pin::new(&mut this.stream).poll_read(context, &mut ahead))?;
+            (this.ahead_from, this.ahead_to) = (0, ahead.filled().len());
+            this.is_at_end = this.ahead_to == 0;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Probe<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        target: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let ahead = &this.ahead[this.ahead_from..this.ahead_to];
+        if ahead.is_empty() {
+            if this.is_at_end {
+                return Poll::Ready(Ok(()));
+            }
+            return Pin::new(&mut this.stream).poll_read(context, target);
+        }
+        let taken = ahead.len().min(target.remaining());
+        target.put_slice(&ahead[..taken]);
+        this.ahead_from += taken;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Probe<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
