@@ -9,7 +9,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio_util::codec::{Decoder, Encoder};
 
 use crate::{
-    frame::{self, HEADER_BYTES, Header},
+    frame::{self, HEADER_BYTES},
     transport::FrameError,
 };
 
@@ -130,7 +130,7 @@ impl Decoder for ArenaCodec {
     type Error = CodecError;
 
     fn decode(&mut self, bytes: &mut BytesMut) -> Result<Option<Frozen>, CodecError> {
-        let Some(announced_bytes) = Header::at_front_of(bytes).payload_bytes() else {
+        let Some(announced_bytes) = frame::announced_bytes(bytes) else {
             return Ok(None);
         };
         let limit_bytes = self.max_frame_bytes;

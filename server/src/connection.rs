@@ -10,10 +10,14 @@
 
 use std::{
     future::{Future, poll_fn},
+    mem,
     os::fd::AsFd,
     pin::{Pin, pin},
-    sync::Arc,
-    task::{Context, Poll},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::Poll,
 };
 
 use tokio::{io::AsyncWrite, task::coop};
@@ -21,7 +25,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tracing::{debug, warn};
 
 use crate::{
-    handler::{Handler, Replies, Request},
+    handler::{Handler, Replies, Requests},
     memory::{Claimant, Memory},
     socket,
     stats::{Reject, Stats},
@@ -61,18 +65,25 @@ struct Connection<'s, S, H> {
     output: Output,
     claimant: Claimant,
     drain: Drain,
-    /// Bytes that are in the server's figures already.
-    counted_in: u64,
-    counted_out: u64,
+    /// What is in the server's figures already.
+    counted: Counted,
+}
+
+/// What a connection has done since it began.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counted {
+    frames: u64,
+    bytes_in: u64,
+    bytes_out: u64,
 }
 
 /// Serves a connection until it ends, and closes it.
 ///
-/// Once `draining` is cancelled, what has arrived is still answered.
+/// Once `stopping` has begun, what has arrived is still answered.
 pub(crate) async fn serve<S: Socket, H: Handler>(
     stream: S,
     shared: Arc<Shared<H>>,
-    draining: CancellationToken,
+    stopping: Stopping,
 ) {
     let mut connection = Connection {
         shared: &shared,
@@ -80,14 +91,13 @@ pub(crate) async fn serve<S: Socket, H: Handler>(
         input: Input::new(shared.max_frame_bytes, shared.timeouts),
         output: Output::new(shared.max_frame_bytes, shared.timeouts),
         claimant: Claimant::new(&shared.memory),
-        drain: Drain::No,
-        counted_in: 0,
-        counted_out: 0,
+        drain: Drain::No(stopping.clone()),
+        counted: Counted::default(),
     };
     let _open = Open::new(&shared.stats);
-    let mut cancelled = pin!(draining.cancelled_owned());
+    let mut cancelled = pin!(stopping.token.clone().cancelled_owned());
     let end = connection.run(cancelled.as_mut()).await;
-    connection.count_turn(0);
+    connection.count_turn();
     end.log();
     if let End::Rejected(error) = &end {
         shared.stats.reject(Reject::from(error));
@@ -101,9 +111,12 @@ pub(crate) async fn serve<S: Socket, H: Handler>(
 }
 
 impl<S: Socket, H: Handler> Connection<'_, S, H> {
-    async fn run(&mut self, mut cancelled: Cancelled<'_>) -> End {
+    async fn run(&mut self, mut stopping: Pin<&mut WaitForCancellationFutureOwned>) -> End {
+        // So that this task is woken. Once is enough, since the task stays the same; whether it has
+        // begun is asked elsewhere.
+        let _ = poll_fn(|context| Poll::Ready(stopping.as_mut().poll(context))).await;
         loop {
-            match self.take_turn(cancelled.as_mut()).await {
+            match self.take_turn().await {
                 Ok(()) => {}
                 Err(End::Rejected(error)) => {
                     self.flush_last(&error).await;
@@ -115,28 +128,26 @@ impl<S: Socket, H: Handler> Connection<'_, S, H> {
     }
 
     /// Waits for requests, handles them, and writes the replies.
-    async fn take_turn(&mut self, cancelled: Cancelled<'_>) -> Result<(), End> {
-        self.fill(cancelled).await?;
+    async fn take_turn(&mut self) -> Result<(), End> {
+        self.fill().await?;
         let Self { shared, stream, input, output, claimant, .. } = self;
         let input_bytes = input.held_bytes();
         let mut replies = Replies { output, stream: Pin::new(stream), claimant, input_bytes };
-        let mut frames = 0;
-        while let Some(place) = input.next_place() {
-            frames += 1;
-            shared.handler.handle(Request::at(place), &mut replies).await?;
-        }
+        let mut requests = Requests::of(input.batch());
+        shared.handler.handle_all(&mut requests, &mut replies).await?;
+        input.skip_rest_of_batch();
         self.flush().await?;
         self.output.end_turn();
-        self.count_turn(frames);
+        self.count_turn();
         Ok(())
     }
 
     /// Waits until there is at least one whole frame.
-    async fn fill(&mut self, mut cancelled: Cancelled<'_>) -> Result<(), End> {
+    async fn fill(&mut self) -> Result<(), End> {
         // A peer that never pauses must not keep the thread: nothing else of a turn need yield.
         coop::consume_budget().await;
         poll_fn(|context| {
-            if self.drain.is_done(&self.stream, &self.input, cancelled.as_mut(), context)? {
+            if self.drain.is_done(&self.stream, &self.input)? {
                 return Poll::Ready(Err(End::Drained));
             }
             let Self { stream, input, claimant, .. } = self;
@@ -172,21 +183,47 @@ impl<S: Socket, H: Handler> Connection<'_, S, H> {
         }
     }
 
-    fn count_turn(&mut self, frames: u64) {
-        let (bytes_in, bytes_out) = (self.input.bytes_read(), self.output.bytes_written());
-        let stats = &self.shared.stats;
-        stats.count_turn(frames, bytes_in - self.counted_in, bytes_out - self.counted_out);
-        (self.counted_in, self.counted_out) = (bytes_in, bytes_out);
+    fn count_turn(&mut self) {
+        let total = Counted {
+            frames: self.input.frames_read(),
+            bytes_in: self.input.bytes_read(),
+            bytes_out: self.output.bytes_written(),
+        };
+        let before = mem::replace(&mut self.counted, total);
+        self.shared.stats.count_turn(
+            total.frames - before.frames,
+            total.bytes_in - before.bytes_in,
+            total.bytes_out - before.bytes_out,
+        );
     }
 }
 
-type Cancelled<'a> = Pin<&'a mut WaitForCancellationFutureOwned>;
+/// Tells connections that the server stops.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Stopping {
+    /// Set before the token is cancelled: to look at it costs less than to ask the token.
+    has_begun: Arc<AtomicBool>,
+    token: CancellationToken,
+}
+
+impl Stopping {
+    /// The same for one connection, so that connections do not share the lock of one token.
+    pub(crate) fn for_connection(&self) -> Self {
+        Self { has_begun: Arc::clone(&self.has_begun), token: self.token.child_token() }
+    }
+
+    pub(crate) fn begin(&self) {
+        // Relaxed: whoever is woken by the token sees it, and who looks earlier looks again.
+        self.has_begun.store(true, Relaxed);
+        self.token.cancel();
+    }
+}
 
 /// Whether the server stops, and what is still to be answered then.
 #[derive(Debug)]
 enum Drain {
-    /// It goes on.
-    No,
+    /// It goes on until it is told.
+    No(Stopping),
     /// It stops when so many bytes have been read since the connection began: what had arrived when
     /// the server was told to stop.
     WhenRead(u64),
@@ -194,19 +231,16 @@ enum Drain {
 
 impl Drain {
     /// Whether everything is read that had arrived when the server was told to stop.
-    fn is_done(
-        &mut self,
-        stream: &impl AsFd,
-        input: &Input,
-        cancelled: Cancelled<'_>,
-        context: &mut Context<'_>,
-    ) -> Result<bool, FrameError> {
-        if matches!(self, Self::No) && cancelled.poll(context).is_ready() {
-            let unread_bytes = socket::unread_bytes(stream)?;
-            *self = Self::WhenRead(input.bytes_read() + unread_bytes);
+    #[inline]
+    fn is_done(&mut self, stream: &impl AsFd, input: &Input) -> Result<bool, FrameError> {
+        if let Self::No(stopping) = self {
+            if !stopping.has_begun.load(Relaxed) {
+                return Ok(false);
+            }
+            *self = Self::WhenRead(input.bytes_read() + socket::unread_bytes(stream)?);
         }
         Ok(match self {
-            Self::No => false,
+            Self::No(_) => false,
             Self::WhenRead(bytes) => input.bytes_read() >= *bytes && !input.has_frame(),
         })
     }

@@ -13,7 +13,7 @@ use arena::Frozen;
 use crate::{
     frame::HEADER_BYTES,
     memory::{Block, Claimant},
-    transport::{Duplex, FrameError, Output, Place},
+    transport::{Batch, Duplex, FrameError, Output, Place},
 };
 
 /// What a server does with a request.
@@ -60,6 +60,23 @@ pub trait Handler: Send + Sync + 'static {
         request: Request<'_>,
         replies: &mut Replies<'_>,
     ) -> impl Future<Output = Result<(), FrameError>> + Send;
+
+    /// Answers all requests that have arrived, one after the other.
+    ///
+    /// For handlers that do so little that a future for each request is much. By default it calls
+    /// [`handle`](Self::handle) for each. A request that is not taken has no reply.
+    fn handle_all(
+        &self,
+        requests: &mut Requests<'_>,
+        replies: &mut Replies<'_>,
+    ) -> impl Future<Output = Result<(), FrameError>> + Send {
+        async {
+            while let Some(request) = requests.next() {
+                self.handle(request, replies).await?;
+            }
+            Ok(())
+        }
+    }
 }
 
 /// Replies with the request.
@@ -88,6 +105,23 @@ impl Handler for Echo {
             Self::Copy => replies.copy(&request).await,
         }
     }
+
+    #[inline]
+    async fn handle_all(
+        &self,
+        requests: &mut Requests<'_>,
+        replies: &mut Replies<'_>,
+    ) -> Result<(), FrameError> {
+        match self {
+            Self::Share => replies.share_all(requests),
+            Self::Copy => {
+                while let Some(request) = replies.copy_while_there_is_room(requests) {
+                    replies.copy(&request).await?;
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A request: the payload of one frame, where it lies in arena memory.
@@ -96,17 +130,41 @@ pub struct Request<'a> {
     place: Place<'a>,
 }
 
-impl<'a> Request<'a> {
-    pub(crate) fn at(place: Place<'a>) -> Self {
-        Self { place }
-    }
-
+impl Request<'_> {
     /// Returns the payload as something that can be kept, without copying. The whole block in which
     /// it lies stays in use meanwhile.
     ///
     /// Costs one atomic operation.
     pub fn to_frozen(&self) -> Frozen {
         self.place.to_frozen()
+    }
+}
+
+/// All requests that have arrived and are not taken: an iterator.
+///
+/// A request that is not taken has no reply.
+pub struct Requests<'a> {
+    batch: Option<Batch<'a>>,
+}
+
+impl<'a> Requests<'a> {
+    pub(crate) fn of(batch: Option<Batch<'a>>) -> Self {
+        Self { batch }
+    }
+}
+
+impl<'a> Iterator for Requests<'a> {
+    type Item = Request<'a>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Request<'a>> {
+        Some(Request { place: self.batch.as_mut()?.next()? })
+    }
+}
+
+impl fmt::Debug for Requests<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Requests").finish_non_exhaustive()
     }
 }
 
@@ -136,6 +194,26 @@ impl Replies<'_> {
     #[inline]
     pub fn share(&mut self, request: Request<'_>) {
         self.output.share(request.place);
+    }
+
+    /// Replies with all requests, as they lie in memory: those that lie next to each other at once.
+    #[inline]
+    pub fn share_all(&mut self, requests: &mut Requests<'_>) {
+        if let Some(batch) = &mut requests.batch
+            && let Some((block, range)) = batch.take_neighbours()
+        {
+            self.output.share_range(block, range);
+        }
+        for request in requests {
+            self.share(request);
+        }
+    }
+
+    /// Copies requests as long as there is memory for it at hand. Returns the first for which there
+    /// is none.
+    #[inline]
+    fn copy_while_there_is_room<'r>(&mut self, requests: &mut Requests<'r>) -> Option<Request<'r>> {
+        requests.find(|request| !self.output.try_gather(request))
     }
 
     /// Replies with a payload that is in memory already.

@@ -72,7 +72,7 @@ mod size;
 pub use crate::{
     codec::{AnyArena, ArenaCodec, CodecError, Exhaustion},
     config::{ArenaKind, Config, ConfigError, Problem, Reply},
-    handler::{Echo, Handler, Replies, ReplyBuffer, Request},
+    handler::{Echo, Handler, Replies, ReplyBuffer, Request, Requests},
     memory::{Memory, MemoryError, MemoryMetrics, Plan, PlanError},
     server::Server,
     size::Size,

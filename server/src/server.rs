@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use crate::{
     config::{Config, ConfigError, Reply},
-    connection::{self, Shared},
+    connection::{self, Shared, Stopping},
     handler::{Echo, Handler},
     listener,
     memory::{Memory, MemoryMetrics},
@@ -108,8 +108,10 @@ impl<H: Handler> Server<H> {
         let _watch_ends_when_dropped = AbortOnDropHandle::new(watch);
 
         let max_connections = self.config.max_connections;
-        let serve = |stream| self.serve(stream, &stop, &cut);
+        let stopping = Stopping::default();
+        let serve = |stream| self.serve(stream, stopping.for_connection(), &cut);
         listener::accept(listener, max_connections, &stop, &connections, serve).await;
+        stopping.begin();
         connections.close();
         self.drain(&connections, &cut).await;
     }
@@ -118,15 +120,15 @@ impl<H: Handler> Server<H> {
     fn serve(
         &self,
         stream: TcpStream,
-        stop: &CancellationToken,
+        stopping: Stopping,
         cut: &CancellationToken,
     ) -> impl Future<Output = ()> + Send + use<H> {
         if let Err(error) = stream.set_nodelay(true) {
             warn!("replies may be delayed: {error}");
         }
-        // Child tokens, so that connections do not share the lock of one.
-        let (draining, cut) = (stop.child_token(), cut.child_token());
-        let connection = connection::serve(stream, Arc::clone(&self.shared), draining);
+        // A child token, so that connections do not share the lock of one.
+        let cut = cut.child_token();
+        let connection = connection::serve(stream, Arc::clone(&self.shared), stopping);
         async move {
             cut.run_until_cancelled(connection).await;
         }

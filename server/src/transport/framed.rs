@@ -200,6 +200,20 @@ impl<S: ReadReady + AsyncWrite + Unpin> ArenaFramed<S> {
         poll_fn(|context| self.poll_flush_all(context)).await
     }
 
+    /// Writes everything that was taken, and ends the output.
+    ///
+    /// # Errors
+    ///
+    /// [`FrameError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost if the future is dropped, and nothing is written twice.
+    pub async fn close(&mut self) -> Result<(), FrameError> {
+        self.flush().await?;
+        poll_fn(|context| poll_shutdown(Pin::new(&mut self.stream), context)).await
+    }
+
     /// Returns the stream. What was read and not handed out, and what was not flushed, is lost.
     pub fn into_inner(self) -> S {
         self.stream
@@ -380,6 +394,20 @@ impl<S: AsyncWrite + Unpin> FrameWriter<S> {
     /// Nothing is lost if the future is dropped, and nothing is written twice.
     pub async fn flush(&mut self) -> Result<(), FrameError> {
         poll_fn(|context| self.poll_flush_all(context)).await
+    }
+
+    /// Writes everything that was taken, and ends the output.
+    ///
+    /// # Errors
+    ///
+    /// [`FrameError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost if the future is dropped, and nothing is written twice.
+    pub async fn close(&mut self) -> Result<(), FrameError> {
+        self.flush().await?;
+        poll_fn(|context| poll_shutdown(Pin::new(&mut self.stream), context)).await
     }
 
     /// Returns the stream. What was not flushed is lost.

@@ -10,7 +10,7 @@
 //!   |                              the frame fits its block? -- yes --> Reading: read on
 //!   |                                             | no
 //!   |                                             v
-//!   +--- handed out --- Whole <--- read --- Payload: a block for this payload alone
+//!   +--- handed out --- Frames <-- read --- Payload: a block for this payload alone
 //! ```
 //!
 //! While memory is scarce, nothing is taken for a frame that is still trickling in: up to
@@ -19,6 +19,7 @@
 
 use std::{
     mem,
+    ops::Range,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -30,7 +31,7 @@ use tokio_util::io::poll_read_buf;
 
 use super::{FrameError, ReadReady, Timeouts, Wait, Watch};
 use crate::{
-    frame::{self, HEADER_BYTES, Header, Rest, Scan},
+    frame::{self, HEADER_BYTES, Rest, Scan},
     memory::{Block, Claimant},
 };
 
@@ -53,6 +54,7 @@ pub(crate) struct Input {
     /// What a poll that is pending waits for.
     wait: Wait,
     bytes_read: u64,
+    frames_read: u64,
     /// Whether there is enough input to ask for memory. From then on it is not looked for again:
     /// a place in the queue for memory is kept only by whoever can use what he is served.
     has_input: bool,
@@ -71,14 +73,14 @@ enum State {
     Outgrown(Outgrown),
     /// A part of a payload in a block of its own.
     Payload(Payload),
-    /// A payload in a block of its own.
-    Whole(Frozen),
 }
 
 /// Frames in one block.
 #[derive(Debug)]
 struct Frames {
     block: Frozen,
+    /// Whether the frames have their headers: a payload with a block of its own has none.
+    has_headers: bool,
     /// Where the next frame begins.
     next: usize,
     /// Where the last whole frame ends.
@@ -101,16 +103,24 @@ struct Payload {
     block: Block,
 }
 
-/// A request as it lies in memory: valid until the next is asked for.
+/// A request as it lies in memory: valid until the next fill.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place<'a> {
     /// The block, or the payload if that has one of its own.
     pub(crate) block: &'a Frozen,
-    /// Where header and payload lie in the block. A payload with a block of its own has no header
-    /// there.
-    pub(crate) header_at: Option<usize>,
-    pub(crate) payload_at: usize,
+    /// Where header and payload lie in the block; the header of a payload with a block of its own
+    /// lies nowhere.
+    pub(crate) first: usize,
     pub(crate) payload_bytes: usize,
+    pub(crate) has_header: bool,
+}
+
+/// The whole frames that are there and not handed out.
+pub(crate) struct Batch<'a> {
+    block: &'a Frozen,
+    next: &'a mut usize,
+    whole: usize,
+    has_headers: bool,
 }
 
 /// What filling brought.
@@ -126,10 +136,11 @@ impl Input {
     pub(crate) fn new(max_frame_bytes: usize, timeouts: Timeouts) -> Self {
         Self {
             max_frame_bytes,
-            carry: Carry::default(),
+            carry: Carry { bytes: [0; CARRY_BYTES], len: 0 },
             state: State::Empty,
             wait: Wait::FirstByte,
             bytes_read: 0,
+            frames_read: 0,
             has_input: false,
             watch: Watch::new(timeouts),
         }
@@ -140,6 +151,11 @@ impl Input {
         self.bytes_read
     }
 
+    /// Whole frames that were read since the beginning.
+    pub(crate) fn frames_read(&self) -> u64 {
+        self.frames_read
+    }
+
     /// Bytes of the arena that this side holds.
     pub(crate) fn held_bytes(&self) -> usize {
         match &self.state {
@@ -148,56 +164,36 @@ impl Input {
             State::Frames(frames) => frames.block.len(),
             State::Outgrown(outgrown) => outgrown.begun.len(),
             State::Payload(payload) => payload.block.arena_bytes(),
-            State::Whole(payload) => payload.len(),
         }
     }
 
     /// Whether a frame that has not been handed out is there.
     pub(crate) fn has_frame(&self) -> bool {
-        match &self.state {
-            State::Frames(frames) => frames.next < frames.whole,
-            State::Whole(_) => true,
-            _ => false,
-        }
+        matches!(&self.state, State::Frames(frames) if !frames.are_over())
     }
 
-    /// Takes the next whole frame that is there, where it lies.
-    #[inline]
-    pub(crate) fn next_place(&mut self) -> Option<Place<'_>> {
-        if let State::Whole(_) = self.state {
-            return self.take_whole();
-        }
+    /// The whole frames that are there.
+    pub(crate) fn batch(&mut self) -> Option<Batch<'_>> {
         let State::Frames(frames) = &mut self.state else { return None };
-        if frames.next == frames.whole {
-            return None;
-        }
-        let header_at = frames.next;
-        let payload_at = header_at + HEADER_BYTES;
-        let payload_bytes = frame::payload_bytes_at(&frames.block, header_at);
-        frames.next = payload_at + payload_bytes;
-        let block = &frames.block;
-        Some(Place { block, header_at: Some(header_at), payload_at, payload_bytes })
+        let Frames { block, has_headers, next, whole, .. } = frames;
+        Some(Batch { block, next, whole: *whole, has_headers: *has_headers })
     }
 
-    /// Hands out the payload with a block of its own: what follows is no different from a block
-    /// whose frames are all handed out.
-    fn take_whole(&mut self) -> Option<Place<'_>> {
-        let State::Whole(payload) = mem::replace(&mut self.state, State::Empty) else {
-            return None;
-        };
-        let end = payload.len();
-        self.state =
-            State::Frames(Frames { block: payload, next: end, whole: end, rest: Rest::Nothing });
-        let State::Frames(Frames { block, .. }) = &self.state else { return None };
-        Some(Place { block, header_at: None, payload_at: 0, payload_bytes: end })
+    /// Leaves out the frames that are there and were not taken.
+    #[inline]
+    pub(crate) fn skip_rest_of_batch(&mut self) {
+        if let State::Frames(frames) = &mut self.state {
+            frames.next = frames.whole;
+        }
     }
 
     /// Takes the next whole frame that is there, as a payload that can be kept.
     pub(crate) fn next_frame(&mut self) -> Option<Frozen> {
-        let frame = self.next_place()?.to_frozen();
+        let frame = self.batch()?.next()?.to_frozen();
         // The last frame of a block need not wait for the next fill to let go of it.
-        if let State::Frames(Frames { next, whole, rest: Rest::Nothing, .. }) = &self.state
-            && next == whole
+        if let State::Frames(frames) = &self.state
+            && frames.are_over()
+            && frames.rest == Rest::Nothing
         {
             self.state = State::Empty;
         }
@@ -247,7 +243,7 @@ impl Input {
                 State::Reading(block) => {
                     ready!(self.poll_reading(block, stream.as_mut(), context, claimant))?
                 }
-                State::Frames(frames) if frames.next == frames.whole => {
+                State::Frames(frames) if frames.are_over() => {
                     self.keep_rest(frames)?;
                     None
                 }
@@ -258,7 +254,7 @@ impl Input {
                 State::Payload(payload) => {
                     ready!(self.poll_payload(payload, stream.as_mut(), context))?
                 }
-                frames @ (State::Frames(_) | State::Whole(_)) => {
+                frames @ State::Frames(_) => {
                     self.state = frames;
                     Some(Filled::Frames)
                 }
@@ -276,12 +272,11 @@ impl Input {
         context: &mut Context<'_>,
         claimant: &mut Claimant,
     ) -> Poll<Result<Option<Filled>, FrameError>> {
-        let Scan { whole_bytes, rest } = frame::scan(self.carry.bytes(), self.max_frame_bytes);
+        let Scan { whole_bytes, rest, .. } = frame::scan(self.carry.bytes(), self.max_frame_bytes);
         let announced = match rest {
+            _ if whole_bytes > 0 => None,
+            Rest::Nothing | Rest::Header => None,
             Rest::Payload(announced) => Some(announced),
-            Rest::Header(header) => header.payload_bytes(),
-            Rest::Nothing => None,
-            Rest::TooLong(_) if whole_bytes > 0 => None,
             Rest::TooLong(announced) => return Poll::Ready(Err(self.too_long(announced))),
         };
         if whole_bytes == 0 && !self.has_input {
@@ -296,30 +291,28 @@ impl Input {
             }
             self.has_input = true;
         }
-        let own_block = announced.filter(|announced| {
-            whole_bytes == 0 && HEADER_BYTES + announced > claimant.read_block_bytes()
-        });
+        let read_block_bytes = claimant.read_block_bytes();
+        let own_block = announced.filter(|announced| HEADER_BYTES + announced > read_block_bytes);
         self.wait = Wait::Memory;
-        let bytes = own_block.unwrap_or(claimant.read_block_bytes());
-        let block = ready!(claimant.poll_request(context, bytes));
+        let block = claimant.poll_request(context, own_block.unwrap_or(read_block_bytes));
+        let mut block = ready!(block);
         self.has_input = false;
-        let carried = mem::take(&mut self.carry);
-        match (own_block, block) {
-            (Some(payload_bytes), mut block) => {
-                block.put_slice(&carried.bytes()[HEADER_BYTES..]);
-                self.state = State::Payload(Payload { payload_bytes, block });
-                Poll::Ready(Ok(None))
-            }
-            (None, Block::Arena(mut block)) => {
-                block.put_slice(carried.bytes());
-                if whole_bytes > 0 {
-                    return Poll::Ready(self.sort(block));
-                }
-                self.state = State::Reading(block);
-                Poll::Ready(Ok(None))
-            }
-            (None, Block::Heap(_)) => unreachable!("a read block lies in the arena"),
+        if let Some(payload_bytes) = own_block {
+            block.put_slice(&self.carry.bytes()[HEADER_BYTES..]);
+            self.carry.len = 0;
+            self.state = State::Payload(Payload { payload_bytes, block });
+            return Poll::Ready(Ok(None));
         }
+        let Block::Arena(mut block) = block else {
+            unreachable!("a read block lies in the arena");
+        };
+        block.put_slice(self.carry.bytes());
+        self.carry.len = 0;
+        if whole_bytes > 0 {
+            return Poll::Ready(self.sort(block));
+        }
+        self.state = State::Reading(block);
+        Poll::Ready(Ok(None))
     }
 
     /// Reads a little without memory, to know what comes.
@@ -349,8 +342,8 @@ impl Input {
         context: &mut Context<'_>,
         claimant: &Claimant,
     ) -> Poll<Result<Option<Filled>, FrameError>> {
-        let begun = Header::at_front_of(&block).payload_bytes();
-        let frame_bytes = begun.map(|announced| HEADER_BYTES + announced);
+        let announced = frame::announced_bytes(&block);
+        let frame_bytes = announced.map(|announced| HEADER_BYTES + announced);
         let room = block.capacity() - block.len();
         let wanted = match frame_bytes {
             // Others wait: not more than the frame that has begun, unless what may be left over
@@ -370,7 +363,7 @@ impl Input {
             }
             Poll::Pending => {
                 if block.len() <= CARRY_BYTES {
-                    self.carry = Carry::of(&block);
+                    self.carry.keep(&block);
                     self.wait = self.wait_for_input();
                 } else {
                     block.shrink_to(frame_bytes.unwrap_or(0));
@@ -384,7 +377,8 @@ impl Input {
 
     /// Looks at what is in a block, and decides what becomes of it.
     fn sort(&mut self, mut block: Buffer) -> Result<Option<Filled>, FrameError> {
-        let Scan { whole_bytes, rest } = frame::scan(&block, self.max_frame_bytes);
+        let Scan { whole_frames, whole_bytes, rest } = frame::scan(&block, self.max_frame_bytes);
+        self.frames_read += whole_frames as u64;
         if whole_bytes > 0 {
             // What has begun moves to the front later, if it is more than the carry takes.
             let kept = match rest {
@@ -395,12 +389,12 @@ impl Input {
             };
             block.shrink_to(kept);
             let block = block.into_frozen();
-            self.state = State::Frames(Frames { block, next: 0, whole: whole_bytes, rest });
+            self.state = State::Frames(Frames::with_headers(block, whole_bytes, rest));
             return Ok(Some(Filled::Frames));
         }
         match rest {
-            Rest::Nothing | Rest::Header(_) => self.carry = Carry::of(&block),
-            Rest::Payload(announced) => self.go_on(block, announced),
+            Rest::Payload(announced) if block.len() > HEADER_BYTES => self.go_on(block, announced),
+            Rest::Nothing | Rest::Header | Rest::Payload(_) => self.carry.keep(&block),
             Rest::TooLong(announced) => return Err(self.too_long(announced)),
         }
         Ok(None)
@@ -431,8 +425,8 @@ impl Input {
             Rest::Nothing => return Ok(()),
             Rest::TooLong(announced) => return Err(self.too_long(announced)),
             Rest::Payload(announced) if block.len() - whole > CARRY_BYTES => announced,
-            Rest::Header(_) | Rest::Payload(_) => {
-                self.carry = Carry::of(&block[whole..]);
+            Rest::Header | Rest::Payload(_) => {
+                self.carry.keep(&block[whole..]);
                 return Ok(());
             }
         };
@@ -487,7 +481,8 @@ impl Input {
                     self.state = State::Payload(payload);
                     return Poll::Ready(Ok(None));
                 }
-                self.state = State::Whole(payload.block.into_frozen());
+                self.frames_read += 1;
+                self.state = State::Frames(Frames::of_payload(payload.block.into_frozen()));
                 Poll::Ready(Ok(Some(Filled::Frames)))
             }
             Poll::Pending => {
@@ -511,34 +506,78 @@ impl Input {
     }
 }
 
+impl Frames {
+    fn with_headers(block: Frozen, whole: usize, rest: Rest) -> Self {
+        Self { block, has_headers: true, next: 0, whole, rest }
+    }
+
+    /// One frame, whose payload has a block of its own, and some bytes.
+    fn of_payload(payload: Frozen) -> Self {
+        let whole = payload.len();
+        Self { block: payload, has_headers: false, next: 0, whole, rest: Rest::Nothing }
+    }
+
+    /// Whether all are handed out.
+    fn are_over(&self) -> bool {
+        self.next == self.whole
+    }
+}
+
+impl<'a> Batch<'a> {
+    /// Takes the next.
+    #[inline]
+    pub(crate) fn next(&mut self) -> Option<Place<'a>> {
+        let first = *self.next;
+        if first == self.whole {
+            return None;
+        }
+        let block = self.block;
+        if !self.has_headers {
+            *self.next = self.whole;
+            return Some(Place { block, first, payload_bytes: self.whole, has_header: false });
+        }
+        let payload_bytes = frame::payload_bytes_at(block, first);
+        *self.next = first + HEADER_BYTES + payload_bytes;
+        Some(Place { block, first, payload_bytes, has_header: true })
+    }
+
+    /// Takes all that have headers: a range of the block.
+    pub(crate) fn take_neighbours(&mut self) -> Option<(&'a Frozen, Range<usize>)> {
+        let range = *self.next..self.whole;
+        if !self.has_headers || range.is_empty() {
+            return None;
+        }
+        *self.next = self.whole;
+        Some((self.block, range))
+    }
+}
+
 impl Place<'_> {
     /// The payload, to be kept.
     pub(crate) fn to_frozen(self) -> Frozen {
-        self.block.slice(self.payload_at..self.payload_at + self.payload_bytes)
+        self.block.slice(self.payload_range())
     }
 
     #[inline]
     pub(crate) fn payload(&self) -> &[u8] {
-        &self.block[self.payload_at..self.payload_at + self.payload_bytes]
+        &self.block[self.payload_range()]
+    }
+
+    #[inline]
+    fn payload_range(&self) -> Range<usize> {
+        let first = self.first + if self.has_header { HEADER_BYTES } else { 0 };
+        first..first + self.payload_bytes
     }
 }
 
 impl Carry {
     /// Keeps `bytes`, which are few enough.
-    fn of(bytes: &[u8]) -> Self {
-        let mut carry = Self::default();
-        carry.len = bytes.len();
-        carry.bytes[..bytes.len()].copy_from_slice(bytes);
-        carry
+    fn keep(&mut self, bytes: &[u8]) {
+        self.len = bytes.len();
+        self.bytes[..bytes.len()].copy_from_slice(bytes);
     }
 
     fn bytes(&self) -> &[u8] {
         &self.bytes[..self.len]
-    }
-}
-
-impl Default for Carry {
-    fn default() -> Self {
-        Self { bytes: [0; CARRY_BYTES], len: 0 }
     }
 }

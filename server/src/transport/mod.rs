@@ -27,7 +27,7 @@ pub use self::{
     watch::Timeouts,
 };
 pub(crate) use self::{
-    input::{Filled, Input, Place},
+    input::{Batch, Filled, Input, Place},
     output::Output,
     ready::Duplex,
     watch::{Wait, Watch},

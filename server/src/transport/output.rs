@@ -106,11 +106,17 @@ impl Output {
     /// Replies with a request, as it lies in memory. Copies nothing.
     #[inline]
     pub(crate) fn share(&mut self, request: Place<'_>) {
-        let Place { block, header_at, payload_at, payload_bytes } = request;
-        let Some(first) = header_at else {
-            return self.push_headed(request.to_frozen());
-        };
-        let range = first..payload_at + payload_bytes;
+        let Place { block, first, payload_bytes, has_header } = request;
+        if has_header {
+            self.share_range(block, first..first + HEADER_BYTES + payload_bytes);
+        } else {
+            self.push_headed(request.to_frozen());
+        }
+    }
+
+    /// Replies with frames, as they lie in memory. Copies nothing.
+    #[inline]
+    pub(crate) fn share_range(&mut self, block: &Frozen, range: Range<usize>) {
         self.unsent_bytes += range.len();
         if let Some(Segment::Shared { block: last, range: before }) = self.segments.back_mut()
             && before.end == range.start
@@ -150,6 +156,18 @@ impl Output {
             };
         }
         self.gathering.as_ref().is_some_and(|block| block.capacity() - block.len() >= bytes)
+    }
+
+    /// Copies a payload into the gathering block if there is one with room for it.
+    #[inline]
+    pub(crate) fn try_gather(&mut self, payload: &[u8]) -> bool {
+        let bytes = HEADER_BYTES + payload.len();
+        let has_room =
+            self.gathering.as_ref().is_some_and(|block| block.capacity() - block.len() >= bytes);
+        if has_room {
+            self.gather(payload);
+        }
+        has_room
     }
 
     /// Copies a payload into the gathering block, which has room for it and its header.
