@@ -43,6 +43,8 @@
 //! |--------------|----------------------------------------------------------------------|
 //! | `server`     | the life of a server: build, accept, drain                           |
 //! | `listener`   | when to accept, and when to wait before the next try                 |
+//! | `places`     | how many connections there may be                                    |
+//! | `stream`     | the two kinds of connection: TCP, and Unix sockets                   |
 //! | `connection` | the turns of one connection: wait for input, hold memory, answer     |
 //! | `socket`     | how bytes move without waiting longer than they must                 |
 //! | `frame`      | where frames begin and end; no I/O                                   |
@@ -52,6 +54,9 @@
 mod server;
 
 mod listener;
+mod places;
+mod stream;
+mod throttle;
 
 mod connection;
 mod socket;
@@ -65,8 +70,10 @@ mod config;
 mod size;
 
 pub use crate::{
-    config::{ArenaKind, Config, ConfigError, Problem},
+    config::{ArenaKind, Config, ConfigError, Limits, Problem, Reply},
+    listener::{Listener, Listeners},
     pool::MemoryMetrics,
     server::Server,
     size::Size,
+    stream::Stream,
 };

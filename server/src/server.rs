@@ -2,19 +2,19 @@
 
 use std::{future::Future, sync::Arc};
 
-use tokio::{
-    net::{TcpListener, TcpStream},
-    time::timeout,
-};
+use arc_swap::ArcSwap;
+use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use crate::{
     budget::Budget,
-    config::{Config, ConfigError},
+    config::{Config, ConfigError, Limits},
     connection::{self, Shared},
-    listener,
+    listener::{self, Listeners},
+    places::Places,
     pool::MemoryMetrics,
+    stream::Stream,
 };
 
 /// An echo server and its memory.
@@ -22,7 +22,11 @@ use crate::{
 /// A clone is another handle to the same server.
 #[derive(Clone, Debug)]
 pub struct Server {
-    shared: Arc<Shared>,
+    budget: Arc<Budget>,
+    config: Config,
+    /// What new connections obey; it takes the place of what `config` says.
+    limits: Arc<ArcSwap<Limits>>,
+    places: Arc<Places>,
 }
 
 impl Server {
@@ -36,30 +40,62 @@ impl Server {
         let budget =
             Budget::new(config).map_err(|error| ConfigError::unbuildable(config, error))?;
         info!("memory: {}", budget.plan());
-        Ok(Self { shared: Arc::new(Shared { budget, config: *config }) })
+        Ok(Self {
+            budget: Arc::new(budget),
+            config: *config,
+            limits: Arc::new(ArcSwap::from_pointee(config.limits())),
+            places: Arc::new(Places::new(config.max_connections)),
+        })
+    }
+
+    /// Takes the [`Limits`] of `config` over, and leaves everything else as it is.
+    ///
+    /// They hold for connections that are accepted from now on. If there are more connections than
+    /// are allowed now, none is closed for that.
+    ///
+    /// # Errors
+    ///
+    /// Every reason why they cannot work. Then nothing has changed.
+    pub fn reload(&self, config: &Config) -> Result<(), ConfigError> {
+        let limits = config.limits();
+        ConfigError::check(self.config.with_limits(limits).problems())?;
+        self.limits.store(Arc::new(limits));
+        self.places.set_limit(limits.max_connections);
+        Ok(())
+    }
+
+    /// Returns what new connections obey.
+    pub fn limits(&self) -> Limits {
+        **self.limits.load()
+    }
+
+    /// Returns how many connections there are now.
+    pub fn connections(&self) -> usize {
+        self.places.taken()
     }
 
     /// Takes a snapshot of the memory.
     pub fn memory_metrics(&self) -> MemoryMetrics {
-        self.shared.budget.metrics()
+        self.budget.metrics()
     }
 
-    /// Serves connections from `listener` until `stop` is cancelled and they have ended.
+    /// Serves connections from `listeners` until `stop` is cancelled and they have ended: one
+    /// [`TcpListener`](tokio::net::TcpListener) or [`UnixListener`](tokio::net::UnixListener), or
+    /// several [`Listener`](crate::Listener)s.
     ///
-    /// Then no more are accepted, everything that has arrived is answered, and what takes longer
-    /// than the drain timeout is cut off.
+    /// Then no more are accepted, everything that has arrived is answered, also by connections that
+    /// waited to be accepted, and what takes longer than the drain timeout is cut off.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future closes the listener and cuts all connections off.
-    pub async fn run(&self, listener: TcpListener, stop: CancellationToken) {
+    /// Dropping the future closes the listeners and cuts all connections off.
+    pub async fn run(&self, listeners: impl Into<Listeners>, stop: CancellationToken) {
         let connections = TaskTracker::new();
         let cut = CancellationToken::new();
         let _cut_when_dropped = cut.clone().drop_guard();
 
-        let max_connections = self.shared.config.max_connections;
         let serve = |stream| self.serve(stream, &stop, &cut);
-        listener::accept(listener, max_connections, &stop, &connections, serve).await;
+        listener::accept(listeners.into(), &self.places, &stop, &connections, serve).await;
         connections.close();
         self.drain(&connections, &cut).await;
     }
@@ -67,23 +103,26 @@ impl Server {
     /// Serves one connection until it ends or is cut off.
     fn serve(
         &self,
-        stream: TcpStream,
+        stream: Stream,
         stop: &CancellationToken,
         cut: &CancellationToken,
     ) -> impl Future<Output = ()> + Send + use<> {
-        if let Err(error) = stream.set_nodelay(true) {
-            warn!("replies may be delayed: {error}");
-        }
         // Child tokens, so that connections do not share the lock of one.
         let (draining, cut) = (stop.child_token(), cut.child_token());
-        let connection = connection::serve(stream, Arc::clone(&self.shared), draining);
+        let config = self.config.with_limits(self.limits());
+        let shared = Arc::new(Shared { budget: Arc::clone(&self.budget), config });
         async move {
-            cut.run_until_cancelled(connection).await;
+            match stream.into_tcp() {
+                Ok(stream) => {
+                    cut.run_until_cancelled(connection::serve(stream, shared, draining)).await;
+                }
+                Err(error) => warn!("cannot serve it: {error}"),
+            }
         }
     }
 
     async fn drain(&self, connections: &TaskTracker, cut: &CancellationToken) {
-        let within = self.shared.config.drain_timeout;
+        let within = self.limits().drain_timeout;
         info!("draining {} connections within {within:?}", connections.len());
         if timeout(within, connections.wait()).await.is_err() {
             warn!("cut off {} connections that did not end in time", connections.len());

@@ -1,9 +1,11 @@
 //! More connections than there is room for.
 
-use std::io;
+use std::{fs, io};
 
-use arena_echo::Config;
-use tokio::process::Command;
+use arena_echo::{Config, Listener, Server};
+use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
+use tokio::{net::TcpListener, process::Command};
+use tokio_util::sync::CancellationToken;
 
 use crate::support::{
     client::Client,
@@ -37,23 +39,96 @@ fn a_connection_beyond_the_limit_is_served_when_another_ends() {
 }
 
 #[test]
-fn without_descriptors_connections_wait_and_the_server_pauses_longer_each_time() {
+fn listeners_share_the_limit() {
+    run(async {
+        let config = Config { max_connections: 1, ..Config::buddy() };
+        let server = Server::new(&config).expect("a configuration that works");
+        let mut listeners = Vec::new();
+        let mut addresses = Vec::new();
+        for _ in 0..2 {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+            addresses.push(listener.local_addr().expect("a listener that is bound"));
+            listeners.push(Listener::from(listener));
+        }
+        let stop = CancellationToken::new();
+        let running = tokio::spawn({
+            let (server, stop) = (server.clone(), stop.clone());
+            async move { server.run(listeners, stop).await }
+        });
+
+        // Every listener has its turn at the only place.
+        for address in [addresses[0], addresses[1], addresses[0], addresses[1]] {
+            let mut client = Client::connect(address).await;
+            client.echo(&frame(10, 1)).await;
+            assert_eq!(server.connections(), 1);
+
+            let mut second = Client::connect(addresses[0]).await;
+            second.send(&frame(10, 2)).await;
+            client.echo(&frame(10, 3)).await;
+            let early = second.stream.try_read(&mut [0; 1]).map_err(|error| error.kind());
+            assert_eq!(early, Err(io::ErrorKind::WouldBlock), "served beyond the limit");
+            client.close_and_expect_end().await;
+            second.expect(&frame(10, 2)).await;
+            second.close_and_expect_end().await;
+        }
+        stop.cancel();
+        running.await.expect("a server that does not panic");
+    });
+}
+
+/// Leaves the process so many file descriptors beside those that it has open.
+fn leave_descriptors(server: &Program, beside: u64) {
+    let open = format!("/proc/{}/fd", server.id().as_raw_nonzero());
+    let open = fs::read_dir(open).expect("a process that runs").count() as u64;
+    let limit = Rlimit { current: Some(open + beside), maximum: None };
+    let before = prlimit(Some(server.id()), Resource::Nofile, limit).or_else(|_| {
+        // Only a privileged process may raise the hard limit.
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        prlimit(Some(server.id()), Resource::Nofile, Rlimit { maximum, ..limit })
+    });
+    before.expect("a process of the same user");
+}
+
+#[test]
+fn without_descriptors_a_connection_is_closed_and_others_wait_until_there_are_some() {
+    run(async {
+        let mut server = Program::start("").await;
+        leave_descriptors(&server, 0);
+
+        let mut closed = Client::connect(server.address).await;
+        closed.expect_end().await;
+        let line = server.until_logged("cannot accept, trying again in 10ms").await;
+        let peer = format!("closed the connection of {} unanswered", closed.address());
+        assert!(line.contains(&peer), "{line}");
+
+        leave_descriptors(&server, 100);
+        let mut served = Client::connect(server.address).await;
+        served.echo(&frame(10, 1)).await;
+        served.close_and_expect_end().await;
+        server.stop().await;
+    });
+}
+
+#[test]
+fn the_limit_of_the_system_lowers_that_of_connections_and_spares_some_descriptors() {
     run(async {
         let mut command = Command::new("sh");
-        command.args(["-c", r#"ulimit -n 32 && exec "$0" "$@""#, program::PATH]);
+        command.args(["-c", r#"ulimit -n 66 && exec "$0" "$@""#, program::PATH]);
         let mut server = Program::start_as(command).await;
-        let mut clients = Vec::new();
-        for seed in 0..40 {
+        server.until_logged("2 connections at once, not the 10000 of max-connections").await;
+
+        let mut served = Vec::new();
+        for seed in 0..2 {
             let mut client = Client::connect(server.address).await;
-            client.send(&frame(10, seed)).await;
-            clients.push(client);
+            client.echo(&frame(10, seed)).await;
+            served.push(client);
         }
-        server.until_logged("cannot accept, trying again in 10ms").await;
-        server.until_logged("cannot accept, trying again in 80ms").await;
-        for (seed, mut client) in clients.into_iter().enumerate() {
-            client.expect(&frame(10, seed)).await;
-            client.close_and_expect_end().await;
-        }
+        let mut waiting = Client::connect(server.address).await;
+        waiting.send(&frame(10, 2)).await;
+        server.until_logged("2 connections are the limit").await;
+        served.pop().expect("a client that is served").close_and_expect_end().await;
+        waiting.expect(&frame(10, 2)).await;
+        drop((served, waiting));
         server.stop().await;
     });
 }

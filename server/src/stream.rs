@@ -1,0 +1,260 @@
+//! A connection, over TCP or in the file system: one type, so that nothing else asks which it is.
+
+use std::{
+    io::{self, IoSlice},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
+    net::{TcpStream, UnixStream},
+};
+
+/// A connection between the server and a peer.
+///
+/// Reads and writes as the stream in it does. What it has beside [`AsyncRead`] and [`AsyncWrite`]
+/// is what a server needs that takes no memory before there is something to read: to wait until it
+/// is ready, and to try.
+#[derive(Debug)]
+pub enum Stream {
+    /// Over the network.
+    Tcp(TcpStream),
+    /// On this machine, by a path.
+    Unix(UnixStream),
+}
+
+/// Delegates to the stream in it.
+macro_rules! either {
+    ($stream:expr, $inner:ident => $action:expr) => {
+        match $stream {
+            Stream::Tcp($inner) => $action,
+            Stream::Unix($inner) => $action,
+        }
+    };
+}
+
+impl Stream {
+    /// Waits until there is something to read, or an end.
+    ///
+    /// # Errors
+    ///
+    /// Those of the stream.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost if the future is dropped.
+    pub async fn readable(&self) -> io::Result<()> {
+        either!(self, stream => stream.readable().await)
+    }
+
+    /// Waits until something can be written.
+    ///
+    /// # Errors
+    ///
+    /// Those of the stream.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost if the future is dropped.
+    pub async fn writable(&self) -> io::Result<()> {
+        either!(self, stream => stream.writable().await)
+    }
+
+    /// Reads what has arrived, without waiting.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::WouldBlock`] if that is nothing yet.
+    pub fn try_read(&self, target: &mut [u8]) -> io::Result<usize> {
+        either!(self, stream => stream.try_read(target))
+    }
+
+    /// Writes as much as the socket takes now, without waiting.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::WouldBlock`] if that is nothing.
+    pub fn try_write_vectored(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        either!(self, stream => stream.try_write_vectored(pieces))
+    }
+
+    /// Does what `action` does with the descriptor, if the stream is ready for it.
+    ///
+    /// An `action` that would have to wait returns [`io::ErrorKind::WouldBlock`]; the stream then
+    /// knows that it is not ready any more.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::WouldBlock`] if the stream is not ready, and the errors of `action`.
+    pub fn try_io<R>(
+        &self,
+        interest: Interest,
+        action: impl FnOnce(BorrowedFd<'_>) -> io::Result<R>,
+    ) -> io::Result<R> {
+        either!(self, stream => stream.try_io(interest, || action(stream.as_fd())))
+    }
+
+    /// Sends small pieces at once (`TCP_NODELAY`). In the file system they never wait.
+    ///
+    /// # Errors
+    ///
+    /// Those of the system.
+    pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.set_nodelay(nodelay),
+            Self::Unix(_) => Ok(()),
+        }
+    }
+
+    /// Returns the name of the peer for people who read logs: its address, or its process and user.
+    pub fn peer_label(&self) -> String {
+        let unknown = || "unknown".to_owned();
+        match self {
+            Self::Tcp(stream) => {
+                stream.peer_addr().map_or_else(|_| unknown(), |address| address.to_string())
+            }
+            Self::Unix(stream) => {
+                let Ok(peer) = stream.peer_cred() else { return unknown() };
+                let process = peer.pid().map_or_else(unknown, |process| process.to_string());
+                format!("unix:pid={process},uid={}", peer.uid())
+            }
+        }
+    }
+
+    /// Returns it as a TCP stream, for code that asks for one.
+    ///
+    /// What is called on a connection (read, write, shut down, wait) is the same call for both
+    /// kinds. Only options and addresses of TCP are errors on the other.
+    pub(crate) fn into_tcp(self) -> io::Result<TcpStream> {
+        match self {
+            Self::Tcp(stream) => Ok(stream),
+            Self::Unix(stream) => {
+                let descriptor = OwnedFd::from(stream.into_std()?);
+                TcpStream::from_std(descriptor.into())
+            }
+        }
+    }
+}
+
+impl From<TcpStream> for Stream {
+    fn from(stream: TcpStream) -> Self {
+        Self::Tcp(stream)
+    }
+}
+
+impl From<UnixStream> for Stream {
+    fn from(stream: UnixStream) -> Self {
+        Self::Unix(stream)
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        either!(self, stream => stream.as_fd())
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        target: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        either!(self.get_mut(), stream => Pin::new(stream).poll_read(context, target))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        either!(self.get_mut(), stream => Pin::new(stream).poll_write(context, bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        either!(self.get_mut(), stream => Pin::new(stream).poll_write_vectored(context, pieces))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        either!(self, stream => stream.is_write_vectored())
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self.get_mut(), stream => Pin::new(stream).poll_flush(context))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self.get_mut(), stream => Pin::new(stream).poll_shutdown(context))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    async fn pairs() -> io::Result<[(Stream, Stream); 2]> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let connecting = TcpStream::connect(listener.local_addr()?);
+        let (one, other) = tokio::join!(connecting, listener.accept());
+        let (here, there) = UnixStream::pair()?;
+        Ok([(one?.into(), other?.0.into()), (here.into(), there.into())])
+    }
+
+    #[tokio::test]
+    async fn both_kinds_read_and_write() -> io::Result<()> {
+        for (mut one, mut other) in pairs().await? {
+            assert!(one.is_write_vectored());
+            one.set_nodelay(true)?;
+            one.write_all(b"there").await?;
+            one.flush().await?;
+            one.shutdown().await?;
+            let mut text = String::new();
+            other.read_to_string(&mut text).await?;
+            assert_eq!(text, "there");
+        }
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn both_kinds_wait_and_try() -> io::Result<()> {
+        for (one, other) in pairs().await? {
+            let nothing = other.try_read(&mut [0; 8]).map_err(|error| error.kind());
+            assert_eq!(nothing, Err(io::ErrorKind::WouldBlock));
+
+            one.writable().await?;
+            assert_eq!(one.try_write_vectored(&[IoSlice::new(b"a"), IoSlice::new(b"bc")])?, 3);
+            other.readable().await?;
+            let arrived = other.try_io(Interest::READABLE, |descriptor| {
+                assert_eq!(descriptor.as_raw_fd(), other.as_fd().as_raw_fd());
+                Ok(rustix::io::ioctl_fionread(descriptor)?)
+            })?;
+            assert_eq!(arrived, 3);
+        }
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_peer_is_named_by_its_address_or_its_process() -> io::Result<()> {
+        let [(tcp, other), (unix, _there)] = pairs().await?;
+        let Stream::Tcp(other) = other else { panic!("not over the network") };
+        assert_eq!(tcp.peer_label(), other.local_addr()?.to_string());
+        let name = unix.peer_label();
+        assert!(name.starts_with(&format!("unix:pid={},uid=", std::process::id())), "{name}");
+        Ok(())
+    }
+}
