@@ -8,13 +8,17 @@ use std::{
     fs,
     io::{self, ErrorKind},
     net::SocketAddr,
-    os::unix::fs::{FileTypeExt, MetadataExt},
+    os::{
+        fd::AsFd,
+        unix::fs::{FileTypeExt, MetadataExt},
+    },
     path::{Path, PathBuf},
 };
 
 use arena_echo::Listener;
 use listenfd::ListenFd;
-use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
+use rustix::net::sockopt;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 use tracing::{debug, warn};
 
@@ -170,19 +174,19 @@ fn take_one(passed: &mut ListenFd, index: usize) -> io::Result<Listener> {
     let taken = || io::Error::new(ErrorKind::NotFound, "it is taken already");
     if let Ok(listener) = passed.take_tcp_listener(index) {
         let listener = listener.ok_or_else(taken)?;
-        check_listens(&SockRef::from(&listener))?;
+        check_listens(&listener)?;
         listener.set_nonblocking(true)?;
         return Ok(TcpListener::from_std(listener)?.into());
     }
     let not_stream = |_| io::Error::new(ErrorKind::InvalidInput, "it is no TCP or Unix socket");
     let listener = passed.take_unix_listener(index).map_err(not_stream)?.ok_or_else(taken)?;
-    check_listens(&SockRef::from(&listener))?;
+    check_listens(&listener)?;
     listener.set_nonblocking(true)?;
     Ok(UnixListener::from_std(listener)?.into())
 }
 
-fn check_listens(socket: &SockRef<'_>) -> io::Result<()> {
-    if socket.is_listener()? {
+fn check_listens(socket: &impl AsFd) -> io::Result<()> {
+    if sockopt::socket_acceptconn(socket)? {
         return Ok(());
     }
     Err(io::Error::new(ErrorKind::InvalidInput, "it does not listen; a unit needs Accept=no"))

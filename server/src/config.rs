@@ -3,7 +3,6 @@
 use std::{fmt, time::Duration};
 
 use arena::BuildError;
-use tokio::sync::Semaphore;
 
 use crate::{
     budget::{Plan, READ_BLOCK_BYTES_MIN},
@@ -15,6 +14,9 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Frames that must be able to spill at once: a request and its response.
 const FRAMES_SPILLED_MIN: usize = 2;
+
+/// More connections than any system has file descriptors for.
+const CONNECTIONS_MAX: usize = 1 << 30;
 
 /// The longest payload that a header can announce.
 const PAYLOAD_BYTES_MAX: u64 = u32::MAX as u64;
@@ -299,12 +301,12 @@ impl Config {
 
     fn limit_problems(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
-        if !(1..=Semaphore::MAX_PERMITS).contains(&self.max_connections) {
+        if !(1..=CONNECTIONS_MAX).contains(&self.max_connections) {
             let max_connections = Problem::about("--max-connections", self.max_connections);
-            problems.push(max_connections.because(format_args!(
-                "set it to at least 1 and at most {}",
-                Semaphore::MAX_PERMITS
-            )));
+            problems.push(
+                max_connections
+                    .because(format_args!("set it to at least 1 and at most {}", CONNECTIONS_MAX)),
+            );
         }
         problems.extend(self.timeout_problems());
         problems

@@ -14,7 +14,7 @@ use std::{
     io::{self, ErrorKind},
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -182,8 +182,10 @@ pub(crate) async fn accept<S>(
 ) where
     S: Future<Output = ()> + Send + 'static,
 {
+    let accepted = AtomicU64::new(0);
     let spawn = |stream: Stream, place: Option<Place>| {
-        let span = info_span!("connection", peer = stream.peer_label());
+        let id = 1 + accepted.fetch_add(1, Relaxed);
+        let span = info_span!("connection", id, peer = stream.peer_label());
         let (places, connection) = (Arc::clone(places), serve(stream));
         let task = async move {
             let _place = match place {

@@ -24,6 +24,7 @@ mod service;
 mod shutdown;
 
 use std::{
+    error::Error,
     fmt,
     io::{self, Write},
     process::ExitCode,
@@ -35,7 +36,11 @@ use tokio::runtime::{self, Runtime};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-use crate::settings::{CommandLine, Faults, Settings, Task};
+use crate::{
+    bind::Bound,
+    reload::Running,
+    settings::{CommandLine, Faults, Settings, Task},
+};
 
 /// The configuration or the command line cannot work.
 const EXIT_USAGE: u8 = 2;
@@ -63,9 +68,13 @@ fn refuse(faults: &Faults) -> ExitCode {
 }
 
 fn print(text: impl fmt::Display) -> ExitCode {
-    // Whoever closes the output early, as `head` does, has seen enough.
-    match write!(io::stdout(), "{text}") {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
+    let mut output = io::stdout().lock();
+    match write!(output, "{text}").and_then(|()| output.flush()) {
+        // Whoever closes the output early, as `head` does, has seen enough.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            eprintln!("error: cannot write the output: {error}");
+            ExitCode::FAILURE
+        }
         _ => ExitCode::SUCCESS,
     }
 }
@@ -78,27 +87,34 @@ fn serve(command_line: CommandLine, settings: Settings, passed: ListenFd) -> Exi
         Err(error) => return refuse(&settings.faults(&error)),
     };
     warn_of_what_has_no_use(&settings);
-    let runtime = runtime(settings.threads);
-    let run = async {
-        let stop = CancellationToken::new();
-        shutdown::on_signals(stop.clone())?;
-        let bound = bind::listen(&settings, passed).await?;
-        reload::on_hangup(command_line, settings, server.clone(), filter)?;
-
-        service::ready(&format!("accepting on {}", announce(&bound.listeners)?));
-        service::keep_watchdog_fed();
-        shutdown::tell_service(server.clone(), stop.clone());
-        server.run(bound.listeners, stop).await;
-        drop(bound.files);
-        Ok::<(), Box<dyn std::error::Error>>(())
-    };
-    match runtime.map_err(Into::into).and_then(|runtime| runtime.block_on(run)) {
+    let running = Running { command_line, settings, server, filter };
+    let runtime = runtime(running.settings.threads).map_err(Into::into);
+    match runtime.and_then(|runtime| runtime.block_on(run(running, passed))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error.to_string().lines().for_each(|line| error!("{line}"));
             ExitCode::FAILURE
         }
     }
+}
+
+/// Serves until a signal comes and everything is answered.
+async fn run(running: Running, passed: ListenFd) -> Result<(), Box<dyn Error>> {
+    let stop = CancellationToken::new();
+    shutdown::on_signals(stop.clone())?;
+    let Bound { listeners, files } = bind::listen(&running.settings, passed).await?;
+    let labels: Vec<_> = listeners.iter().map(Listener::label).collect::<Result<_, _>>()?;
+    let status = format!("accepting on {}", labels.join(", "));
+    let server = running.server.clone();
+    reload::on_hangup(running, status.clone())?;
+
+    announce(&labels)?;
+    service::ready(&status);
+    service::keep_watchdog_fed();
+    shutdown::tell_service(server.clone(), stop.clone());
+    server.run(listeners, stop).await;
+    drop(files);
+    Ok(())
 }
 
 fn warn_of_what_has_no_use(settings: &Settings) {
@@ -110,15 +126,13 @@ fn warn_of_what_has_no_use(settings: &Settings) {
     }
 }
 
-/// Announces every listener, as the first lines of the output. Returns their names.
-fn announce(listeners: &[Listener]) -> io::Result<String> {
-    let labels: Vec<_> = listeners.iter().map(Listener::label).collect::<Result<_, _>>()?;
+/// Says where it listens, as the first lines of the output.
+fn announce(labels: &[String]) -> io::Result<()> {
     let mut output = io::stdout().lock();
-    for label in &labels {
+    for label in labels {
         writeln!(output, "listening on {label}")?;
     }
-    output.flush()?;
-    Ok(labels.join(", "))
+    output.flush()
 }
 
 fn runtime(threads: Option<usize>) -> io::Result<Runtime> {

@@ -10,58 +10,63 @@ use crate::{
     descriptors,
     log::LogFilter,
     service,
-    settings::{CommandLine, Settings},
+    settings::{CommandLine, Faults, Settings},
 };
 
-/// Reads the configuration again whenever SIGHUP comes.
-pub(crate) fn on_hangup(
-    command_line: CommandLine,
-    mut settings: Settings,
-    server: Server,
-    filter: LogFilter,
-) -> io::Result<()> {
+/// A server that runs, and what can change about it.
+#[derive(Debug)]
+pub(crate) struct Running {
+    /// How to read the configuration again.
+    pub(crate) command_line: CommandLine,
+    /// What is in effect.
+    pub(crate) settings: Settings,
+    pub(crate) server: Server,
+    pub(crate) filter: LogFilter,
+}
+
+/// Reads the configuration again whenever SIGHUP comes. The service manager is told `status` if
+/// nothing is wrong with it.
+pub(crate) fn on_hangup(mut running: Running, status: String) -> io::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
             service::reloading();
-            let status = match Settings::load(&command_line) {
-                Ok(new) => take_over(&mut settings, &new, &server, &filter),
-                Err(faults) => {
-                    faults.lines().iter().for_each(|fault| error!("{fault}"));
-                    "not reloaded: the configuration has errors, and nothing has changed"
+            match running.reload() {
+                Ok(()) => {
+                    info!("reload: done");
+                    service::ready(&status);
                 }
-            };
-            info!("{status}");
-            service::ready(status);
+                Err(faults) => {
+                    faults.lines().iter().for_each(|fault| error!("reload: {fault}"));
+                    error!("reload: nothing has changed, because of these errors");
+                    service::ready(&format!("{}; the last reload failed", status));
+                }
+            }
         }
     });
     Ok(())
 }
 
-/// Takes over what can be, and says what cannot.
-fn take_over(
-    settings: &mut Settings,
-    new: &Settings,
-    server: &Server,
-    filter: &LogFilter,
-) -> &'static str {
-    let limits = new.config.limits();
-    let max_connections = descriptors::raise_limit(new);
-    // Not with the new sizes: those wait for a restart.
-    let config = settings.config.with_limits(limits);
-    if let Err(error) = server.reload(&Config { max_connections, ..config }) {
-        new.faults(&error).lines().iter().for_each(|fault| error!("{fault}"));
-        return "not reloaded: the configuration does not work with the running server";
-    }
-    filter.set(&new.log_filter);
-    for change in settings.changes(new) {
-        if change.is_reloadable() {
-            info!("{change}");
-        } else {
-            warn!("{change}: only after a restart");
+impl Running {
+    /// Takes over what can be, and says what cannot.
+    fn reload(&mut self) -> Result<(), Faults> {
+        let new = Settings::load(&self.command_line)?;
+        // Not with the new sizes: those wait for a restart.
+        let config = self.settings.config.with_limits(new.config.limits());
+        let max_connections = descriptors::raise_limit(&new);
+        let reloaded = self.server.reload(&Config { max_connections, ..config });
+        reloaded.map_err(|error| new.faults(&error))?;
+        self.filter.set(&new.log_filter);
+
+        for change in self.settings.changes(&new) {
+            if change.is_reloadable() {
+                info!("reload: {change}");
+            } else {
+                warn!("reload: {change}: only after a restart");
+            }
         }
+        self.settings.config = config;
+        self.settings.log_filter = new.log_filter;
+        Ok(())
     }
-    settings.config = config;
-    settings.log_filter.clone_from(&new.log_filter);
-    "reloaded"
 }

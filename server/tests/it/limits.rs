@@ -76,23 +76,24 @@ fn listeners_share_the_limit() {
     });
 }
 
-/// Leaves the process so many file descriptors beside those that it has open.
-fn leave_descriptors(server: &Program, beside: u64) {
+/// Lets the process have file descriptors up to the first number that it does not use, and so many
+/// more.
+fn leave_descriptors(server: &Program, more: u64) {
     let open = format!("/proc/{}/fd", server.id().as_raw_nonzero());
-    let open = fs::read_dir(open).expect("a process that runs").count() as u64;
-    let limit = Rlimit { current: Some(open + beside), maximum: None };
-    let before = prlimit(Some(server.id()), Resource::Nofile, limit).or_else(|_| {
-        // Only a privileged process may raise the hard limit.
-        let maximum = getrlimit(Resource::Nofile).maximum;
-        prlimit(Some(server.id()), Resource::Nofile, Rlimit { maximum, ..limit })
-    });
-    before.expect("a process of the same user");
+    let is_used = |number: &u64| fs::symlink_metadata(format!("{open}/{number}")).is_ok();
+    let unused = (0..).find(|number| !is_used(number)).expect("there is a next number");
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let limit = Rlimit { current: Some(unused + more), maximum };
+    prlimit(Some(server.id()), Resource::Nofile, limit).expect("a process of the same user");
 }
 
 #[test]
 fn without_descriptors_a_connection_is_closed_and_others_wait_until_there_are_some() {
     run(async {
         let mut server = Program::start("").await;
+        // It keeps a descriptor to spare by the time it has served somebody.
+        let mut first = Client::connect(server.address).await;
+        first.echo(&frame(10, 0)).await;
         leave_descriptors(&server, 0);
 
         let mut closed = Client::connect(server.address).await;
@@ -105,6 +106,7 @@ fn without_descriptors_a_connection_is_closed_and_others_wait_until_there_are_so
         let mut served = Client::connect(server.address).await;
         served.echo(&frame(10, 1)).await;
         served.close_and_expect_end().await;
+        first.close_and_expect_end().await;
         server.stop().await;
     });
 }

@@ -4,6 +4,7 @@ use std::{
     fs,
     net::TcpListener,
     os::{fd::OwnedFd, unix::net::UnixListener},
+    path::Path,
     process::Stdio,
 };
 
@@ -149,7 +150,8 @@ fn a_hangup_takes_over_what_can_be_and_says_what_cannot() {
         fs::write(&file, new).expect("a file that can be written");
         server.signal(Signal::HUP);
         manager.until_told("RELOADING=1").await;
-        manager.until_told("READY=1").await;
+        let report = manager.until_told("READY=1").await;
+        assert!(report.contains(&format!("STATUS=accepting on {}\n", server.address)), "{report}");
         server.until_logged(r#"capacity from "64MiB" to "128MiB": only after a restart"#).await;
         server.until_logged("max-connections from 1 to 2").await;
         server.until_logged(r#"frame-timeout from "1h" to "100ms""#).await;
@@ -170,15 +172,19 @@ fn a_hangup_takes_over_what_can_be_and_says_what_cannot() {
 #[test]
 fn a_hangup_with_errors_changes_nothing() {
     run(async {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let file = folder.path().join("a.toml");
+        let manager = Manager::new();
+        let file = manager.folder.path().join("a.toml");
         fs::write(&file, "").expect("a new file");
-        let mut server = Program::start(&format!("--config {}", file.display())).await;
+        let command = manager.service(&format!("--config {}", file.display()));
+        let mut server = Program::start_as(command).await;
+        manager.until_told("READY=1").await;
         fs::write(&file, "max-connections = 0\nlog-filter = 'off'").expect("a file");
         server.signal(Signal::HUP);
         let place = format!("{}:1: max-connections 0: set it to", file.display());
         server.until_logged(&place).await;
-        server.until_logged("not reloaded").await;
+        server.until_logged("nothing has changed").await;
+        let report = manager.until_told("READY=1").await;
+        assert!(report.contains("; the last reload failed"), "{report}");
 
         let mut client = Client::connect(server.address).await;
         client.echo(&frame(10, 1)).await;
@@ -216,4 +222,62 @@ fn log_lines_are_json_on_request() {
         assert!(line["span"]["peer"].as_str().is_some_and(|peer| peer.starts_with("127.0.0.1:")));
         server.stop().await;
     });
+}
+
+/// The values of a key in a unit.
+fn values<'u>(unit: &'u str, key: &str) -> Vec<&'u str> {
+    let settings = unit.lines().filter_map(|line| line.split_once('='));
+    settings.filter(|(name, _)| *name == key).map(|(_, value)| value).collect()
+}
+
+#[test]
+fn the_units_fit_the_program() {
+    let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs");
+    let read = |name| fs::read_to_string(configs.join(name)).expect("a unit");
+    let (service, socket) = (read("arena-echo.service"), read("arena-echo.socket"));
+
+    // Its commands are commands of the program, if its file is where the unit says.
+    let file = configs.join("arena-echo.toml").display().to_string();
+    let mut commands = [values(&service, "ExecStart"), values(&service, "ExecReload")].concat();
+    commands.retain(|command| command.contains("arena-echo"));
+    assert_eq!(commands.len(), 2);
+    for command in commands {
+        let command = command.replace("/etc/arena-echo/arena-echo.toml", &file);
+        let mut arguments: Vec<_> = command.split_whitespace().skip(1).collect();
+        if !arguments.contains(&"config") {
+            arguments.push("config");
+        }
+        let output = std::process::Command::new(program::PATH).args(arguments).output();
+        let output = output.expect("the program starts");
+        assert!(output.status.success(), "{command}: {output:?}");
+    }
+
+    let defaults = std::process::Command::new(program::PATH).args(["config", "--print"]).output();
+    let defaults = String::from_utf8(defaults.expect("the program starts").stdout).expect("text");
+    let defaults: toml::Table = defaults.parse().expect("TOML");
+    let default = |key: &str| defaults[key].as_integer().expect("a number");
+    let descriptors: i64 = values(&service, "LimitNOFILE")[0].parse().expect("a number");
+    assert!(descriptors >= default("max-connections") + 2 * default("backlog") + 64);
+    assert_eq!(values(&socket, "Backlog"), [default("backlog").to_string()]);
+    let address = defaults["listen"][0].as_str().expect("an address");
+    assert_eq!(values(&socket, "ListenStream")[0], address);
+}
+
+#[test]
+fn systemd_accepts_the_units_where_there_is_one() {
+    let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut units = Vec::new();
+    for name in ["arena-echo.service", "arena-echo.socket"] {
+        let unit = fs::read_to_string(configs.join(name)).expect("a unit");
+        // It looks for the program, too.
+        let unit = unit.replace("/usr/local/bin/arena-echo", program::PATH);
+        units.push(folder.path().join(name));
+        fs::write(&units[units.len() - 1], unit).expect("a new file");
+    }
+    let verify = std::process::Command::new("systemd-analyze").arg("verify").args(&units).output();
+    let Ok(output) = verify else { return };
+    let said = String::from_utf8_lossy(&output.stderr);
+    // About other units of this machine it may say what it likes.
+    assert!(!said.contains("arena-echo"), "{said}");
 }
