@@ -20,7 +20,7 @@ use listenfd::ListenFd;
 use rustix::net::sockopt;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
-use tracing::{debug, warn};
+use tracing::{info, warn};
 
 use crate::{address::ListenAddress, settings::Settings};
 
@@ -134,7 +134,7 @@ fn remove_stale(path: &Path, address: &SockAddr) -> io::Result<()> {
     probe.set_nonblocking(true)?;
     match probe.connect(address) {
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-            debug!("{}: replaced the socket of a server that is gone", path.display());
+            info!("{}: replaced the socket of a server that is gone", path.display());
             fs::remove_file(path)
         }
         Ok(()) => refuse("another server accepts there"),

@@ -61,7 +61,7 @@ impl Key {
 
     /// Whether its flag may stand without a value.
     pub(crate) fn is_switch(&self) -> bool {
-        self.default == "false"
+        self.placeholder == "true|false"
     }
 }
 

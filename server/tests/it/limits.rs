@@ -1,10 +1,19 @@
 //! More connections than there is room for.
 
-use std::{fs, io};
+use std::{
+    fs, io,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+};
 
 use arena_echo::{Config, Listener, Server};
 use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
-use tokio::{net::TcpListener, process::Command};
+use tokio::{
+    net::TcpListener,
+    process::Command,
+    task::{JoinHandle, JoinSet},
+    try_join,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{
@@ -38,41 +47,84 @@ fn a_connection_beyond_the_limit_is_served_when_another_ends() {
     });
 }
 
-#[test]
-fn listeners_share_the_limit() {
-    run(async {
+/// A server with one place and two listeners.
+struct OnePlace {
+    server: Server,
+    addresses: [SocketAddr; 2],
+    stop: CancellationToken,
+    running: JoinHandle<()>,
+}
+
+impl OnePlace {
+    async fn start() -> Self {
         let config = Config { max_connections: 1, ..Config::buddy() };
         let server = Server::new(&config).expect("a configuration that works");
-        let mut listeners = Vec::new();
-        let mut addresses = Vec::new();
-        for _ in 0..2 {
-            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-            addresses.push(listener.local_addr().expect("a listener that is bound"));
-            listeners.push(Listener::from(listener));
-        }
+        let bind = || TcpListener::bind("127.0.0.1:0");
+        let (one, other) = try_join!(bind(), bind()).expect("free ports");
+        let address = |listener: &TcpListener| listener.local_addr().expect("an address");
+        let addresses = [address(&one), address(&other)];
         let stop = CancellationToken::new();
         let running = tokio::spawn({
             let (server, stop) = (server.clone(), stop.clone());
+            let listeners = vec![Listener::from(one), Listener::from(other)];
             async move { server.run(listeners, stop).await }
         });
+        Self { server, addresses, stop, running }
+    }
 
-        // Every listener has its turn at the only place.
-        for address in [addresses[0], addresses[1], addresses[0], addresses[1]] {
-            let mut client = Client::connect(address).await;
+    async fn stop(self) {
+        self.stop.cancel();
+        self.running.await.expect("a server that does not panic");
+    }
+}
+
+#[test]
+fn listeners_share_the_limit() {
+    run(async {
+        let one_place = OnePlace::start().await;
+        let [one, other] = one_place.addresses;
+        for (first, second) in [(one, one), (one, other), (other, one), (other, other)] {
+            let mut client = Client::connect(first).await;
             client.echo(&frame(10, 1)).await;
-            assert_eq!(server.connections(), 1);
+            assert_eq!(one_place.server.connections(), 1);
 
-            let mut second = Client::connect(addresses[0]).await;
-            second.send(&frame(10, 2)).await;
+            let mut waiting = Client::connect(second).await;
+            waiting.send(&frame(10, 2)).await;
             client.echo(&frame(10, 3)).await;
-            let early = second.stream.try_read(&mut [0; 1]).map_err(|error| error.kind());
+            let early = waiting.stream.try_read(&mut [0; 1]).map_err(|error| error.kind());
             assert_eq!(early, Err(io::ErrorKind::WouldBlock), "served beyond the limit");
             client.close_and_expect_end().await;
-            second.expect(&frame(10, 2)).await;
-            second.close_and_expect_end().await;
+            waiting.expect(&frame(10, 2)).await;
+            waiting.close_and_expect_end().await;
         }
-        stop.cancel();
-        running.await.expect("a server that does not panic");
+        one_place.stop().await;
+    });
+}
+
+#[test]
+fn listeners_take_turns_while_connections_wait_at_all_of_them() {
+    run(async {
+        let one_place = OnePlace::start().await;
+        let [one, other] = one_place.addresses;
+        let mut first = Client::connect(one).await;
+        first.echo(&frame(10, 1)).await;
+
+        let mut waiting = JoinSet::new();
+        let order = Arc::new(Mutex::new(Vec::new()));
+        for (name, address) in [("one", one), ("one again", one), ("other", other)] {
+            let mut client = Client::connect(address).await;
+            client.send(&frame(10, 2)).await;
+            let order = Arc::clone(&order);
+            waiting.spawn(async move {
+                client.expect(&frame(10, 2)).await;
+                order.lock().expect("a list").push(name);
+                client.close_and_expect_end().await;
+            });
+        }
+        first.close_and_expect_end().await;
+        waiting.join_all().await;
+        assert_eq!(order.lock().expect("a list").last(), Some(&"one again"));
+        one_place.stop().await;
     });
 }
 

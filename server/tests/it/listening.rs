@@ -71,6 +71,24 @@ fn every_address_is_announced_in_its_order_and_served() {
 }
 
 #[test]
+fn a_port_alone_is_served_over_ipv6_and_ipv4() {
+    if std::net::TcpListener::bind("[::1]:0").is_err() {
+        return;
+    }
+    run(async {
+        let server = Program::launch(listening_on(&[":0"]), 1).await;
+        let port = server.labels[0].strip_prefix("[::]:").expect("every address");
+        for host in ["127.0.0.1", "[::1]"] {
+            let address = format!("{host}:{port}").parse().expect("an address");
+            let mut client = Client::connect(address).await;
+            client.echo(&frame(10, 1)).await;
+            client.close_and_expect_end().await;
+        }
+        server.stop().await;
+    });
+}
+
+#[test]
 fn the_file_of_a_socket_is_removed_at_the_end() {
     run(async {
         let folder = tempfile::tempdir().expect("a temporary folder");
