@@ -5,33 +5,49 @@
 //! | `host:port`       | that address, or the first of the name's that can be bound   |
 //! | `[::1]:port`      | the same for IPv6                                            |
 //! | `:port`           | every address of this machine, IPv6 and IPv4 where it can    |
+//! | `unix:/path`      | a socket in the file system                                  |
 
 use std::{
     fmt, io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
     str::FromStr,
 };
 
-use tokio::net::TcpListener;
+use socket2::SockAddr;
 
 /// An address to listen on.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum ListenAddress {
     Everywhere { port: u16 },
     Host { host: String, port: u16 },
+    Unix { path: PathBuf },
 }
 
+/// An address for those who operate the server: TCP, and on this machine unless it says otherwise.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct AdminAddress(pub(crate) ListenAddress);
+
 impl ListenAddress {
-    /// Looks the address up and binds it.
-    pub(crate) async fn bind(&self) -> io::Result<TcpListener> {
+    /// Looks up which addresses of the network it stands for, best first. None for one in the file
+    /// system.
+    pub(crate) async fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
         match self {
-            Self::Everywhere { port } => {
-                let everywhere: [SocketAddr; 2] =
-                    [(Ipv6Addr::UNSPECIFIED, *port).into(), (Ipv4Addr::UNSPECIFIED, *port).into()];
-                TcpListener::bind(&everywhere[..]).await
+            Self::Everywhere { port } => Ok(vec![
+                (Ipv6Addr::UNSPECIFIED, *port).into(),
+                (Ipv4Addr::UNSPECIFIED, *port).into(),
+            ]),
+            Self::Host { host, port } => {
+                Ok(tokio::net::lookup_host((host.as_str(), *port)).await?.collect())
             }
-            Self::Host { host, port } => TcpListener::bind((host.as_str(), *port)).await,
+            Self::Unix { .. } => Ok(Vec::new()),
         }
+    }
+}
+
+impl Default for ListenAddress {
+    fn default() -> Self {
+        Self::Host { host: Ipv4Addr::LOCALHOST.to_string(), port: 9000 }
     }
 }
 
@@ -39,7 +55,11 @@ impl FromStr for ListenAddress {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let invalid = || "is not an address; write host:port, [::1]:port or :port".to_owned();
+        let invalid =
+            || "is not an address; write host:port, [::1]:port, :port or unix:/path".to_owned();
+        if let Some(path) = text.strip_prefix("unix:") {
+            return unix(path);
+        }
         let (host, port) = text.rsplit_once(':').ok_or_else(invalid)?;
         let port = port.parse().map_err(|_| invalid())?;
         if host.is_empty() {
@@ -58,13 +78,46 @@ impl FromStr for ListenAddress {
     }
 }
 
+fn unix(path: &str) -> Result<ListenAddress, String> {
+    if path.is_empty() || path.ends_with('/') {
+        return Err("names no file; write unix:/path".to_owned());
+    }
+    match SockAddr::unix(path) {
+        Ok(_) => Ok(ListenAddress::Unix { path: path.into() }),
+        Err(_) => Err("is too long for the path of a socket; choose a shorter one".to_owned()),
+    }
+}
+
 impl fmt::Display for ListenAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Everywhere { port } => write!(f, ":{port}"),
             Self::Host { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
             Self::Host { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix { path } => write!(f, "unix:{}", path.display()),
         }
+    }
+}
+
+impl FromStr for AdminAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            Ok(ListenAddress::Everywhere { port }) => {
+                Ok(Self(ListenAddress::Host { host: Ipv4Addr::LOCALHOST.to_string(), port }))
+            }
+            Ok(address @ ListenAddress::Host { .. }) => Ok(Self(address)),
+            Ok(ListenAddress::Unix { .. }) | Err(_) => {
+                Err("is not an address for HTTP; write host:port, [::1]:port or :port".to_owned())
+            }
+        }
+    }
+}
+
+impl fmt::Display for AdminAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 
@@ -82,10 +135,40 @@ mod tests {
     }
 
     #[test]
+    fn a_path_is_an_address_in_the_file_system() {
+        let unix = |path: &str| ListenAddress::Unix { path: path.into() };
+        assert_eq!("unix:/run/echo.sock".parse(), Ok(unix("/run/echo.sock")));
+        assert_eq!("unix:here:9000".parse(), Ok(unix("here:9000")));
+        assert_eq!(unix("/run/echo.sock").to_string(), "unix:/run/echo.sock");
+    }
+
+    #[test]
     fn what_is_no_address_is_refused() {
-        for text in ["", "9000", "localhost", ":", ":65536", "::1:9000", "[::1]", "[x]:1", "a b:1"]
-        {
+        let too_long = format!("unix:/{}", "x".repeat(200));
+        let texts = [
+            "",
+            "9000",
+            "localhost",
+            ":",
+            ":65536",
+            "::1:9000",
+            "[::1]",
+            "[x]:1",
+            "a b:1",
+            "unix:",
+            "unix:/run/",
+            &too_long,
+        ];
+        for text in texts {
             assert!(text.parse::<ListenAddress>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn operators_are_on_this_machine_unless_the_address_says_otherwise() {
+        let shown = |text: &str| text.parse().map(|address: AdminAddress| address.to_string());
+        assert_eq!(shown(":9100"), Ok("127.0.0.1:9100".to_owned()));
+        assert_eq!(shown("0.0.0.0:9100"), Ok("0.0.0.0:9100".to_owned()));
+        assert!(shown("unix:/run/admin.sock").is_err());
     }
 }

@@ -2,8 +2,6 @@
 
 use std::{fmt, time::Duration};
 
-use tokio::sync::Semaphore;
-
 use crate::{
     memory::{MemoryError, Plan, PlanError, READ_BLOCK_BYTES_MIN},
     size::Size,
@@ -12,6 +10,9 @@ use crate::{
 
 /// The longest timeout. Longer ones would not fit every clock.
 const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// More connections than any system has file descriptors for.
+const CONNECTIONS_MAX: usize = 1 << 30;
 
 /// The longest payload that a header can announce.
 const PAYLOAD_BYTES_MAX: u64 = u32::MAX as u64;
@@ -33,15 +34,15 @@ pub struct Config {
     pub capacity_bytes: usize,
     /// The longest payload that is answered.
     pub max_frame_bytes: usize,
-    /// Bytes of the heap for frames that fit into no slot or block. Zero: there are none.
+    /// Heap memory, beside the capacity, for frames that are longer than a slot. Zero for none.
     pub spill_bytes: usize,
-    /// Where the reply lies.
+    /// What a response is made of.
     pub reply: Reply,
     /// Connections at once. Further ones wait in the queue of the listener.
     pub max_connections: usize,
-    /// How long a peer may take until its first byte. `None`: for ever.
+    /// How long a peer may take to its first byte. `None` for ever.
     pub first_byte_timeout: Option<Duration>,
-    /// How long a peer may take between two frames. `None`: for ever.
+    /// How long a peer may be silent between frames. `None` for ever.
     pub idle_timeout: Option<Duration>,
     /// How long a peer may take from the first byte of a frame to its last.
     pub frame_timeout: Duration,
@@ -68,14 +69,50 @@ pub enum ArenaKind {
     },
 }
 
-/// Where the reply to a request lies.
+/// What a response is made of.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Reply {
-    /// In the memory of the request itself.
+    /// The memory of the request itself.
     #[default]
     Share,
-    /// In a frame of its own, for which the server waits if there is no memory.
+    /// A frame of its own, for which the server waits if there is no memory.
     Copy,
+}
+
+/// What connections obey: the part of a [`Config`] that a running server can take over.
+///
+/// A connection keeps the limits that held when it was accepted. The number of connections and the
+/// drain timeout concern the whole server, and hold at once.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// See [`Config::max_connections`].
+    pub max_connections: usize,
+    /// See [`Config::first_byte_timeout`].
+    pub first_byte_timeout: Option<Duration>,
+    /// See [`Config::idle_timeout`].
+    pub idle_timeout: Option<Duration>,
+    /// See [`Config::frame_timeout`].
+    pub frame_timeout: Duration,
+    /// See [`Config::write_timeout`].
+    pub write_timeout: Duration,
+    /// See [`Config::memory_timeout`].
+    pub memory_timeout: Duration,
+    /// See [`Config::drain_timeout`].
+    pub drain_timeout: Duration,
+}
+
+impl Limits {
+    /// How long connections wait for what.
+    pub(crate) fn timeouts(&self) -> Timeouts {
+        Timeouts {
+            first_byte: self.first_byte_timeout,
+            idle: self.idle_timeout,
+            frame: Some(self.frame_timeout),
+            write: Some(self.write_timeout),
+            memory: Some(self.memory_timeout),
+        }
+    }
 }
 
 impl Config {
@@ -96,10 +133,13 @@ impl Config {
             arena: ArenaKind::Buddy { min_block_bytes: 256 },
             capacity_bytes: 64 << 20,
             max_frame_bytes: 1 << 20,
+            // The bound on memory is a bound until somebody asks for more.
             spill_bytes: 0,
             reply: Reply::Share,
             max_connections: 10_000,
+            // Whoever connects has something to say; a port scanner has not.
             first_byte_timeout: Some(Duration::from_secs(30)),
+            // An idle connection costs a descriptor and no arena memory, so it may stay for long.
             idle_timeout: Some(Duration::from_secs(5 * 60)),
             // Long enough for a slow network, short enough to wait for behind a peer that is gone.
             frame_timeout: Duration::from_secs(10),
@@ -107,6 +147,34 @@ impl Config {
             // Outlasts a holder that uses up both of the above.
             memory_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(10),
+        }
+    }
+
+    /// Returns what a running server can take over of this.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            max_connections: self.max_connections,
+            first_byte_timeout: self.first_byte_timeout,
+            idle_timeout: self.idle_timeout,
+            frame_timeout: self.frame_timeout,
+            write_timeout: self.write_timeout,
+            memory_timeout: self.memory_timeout,
+            drain_timeout: self.drain_timeout,
+        }
+    }
+
+    /// Returns the same with other limits.
+    #[must_use]
+    pub fn with_limits(self, limits: Limits) -> Self {
+        Self {
+            max_connections: limits.max_connections,
+            first_byte_timeout: limits.first_byte_timeout,
+            idle_timeout: limits.idle_timeout,
+            frame_timeout: limits.frame_timeout,
+            write_timeout: limits.write_timeout,
+            memory_timeout: limits.memory_timeout,
+            drain_timeout: limits.drain_timeout,
+            ..self
         }
     }
 
@@ -146,7 +214,7 @@ impl Config {
     }
 
     fn slot_problems(&self, slot_bytes: usize) -> Vec<Problem> {
-        let Self { capacity_bytes, max_frame_bytes, .. } = *self;
+        let capacity_bytes = self.capacity_bytes;
         let slot_size = Problem::about("--slot-size", Size(slot_bytes));
         let mut problems = Vec::new();
         if slot_bytes < READ_BLOCK_BYTES_MIN {
@@ -155,21 +223,11 @@ impl Config {
                  set it to at least {READ_BLOCK_BYTES_MIN}"
             )));
         } else if slot_bytes > capacity_bytes {
-            problems.push(slot_size.and("--capacity").because(format_args!(
-                "no slot would fit into --capacity {}; set --slot-size to at most {0}, \
-                 or --capacity to at least {}",
+            let slot_size = slot_size.and("--capacity", Size(capacity_bytes));
+            problems.push(slot_size.because(format_args!(
+                "no slot would fit; set --slot-size to at most {}, or --capacity to at least {}",
                 Size(capacity_bytes),
                 Size(slot_bytes)
-            )));
-        }
-        if max_frame_bytes > slot_bytes && self.spill_bytes == 0 {
-            let max_frame = Problem::about("--max-frame", Size(max_frame_bytes));
-            problems.push(max_frame.and("--slot-size").because(format_args!(
-                "a payload must fit into one slot, or go to the heap; set --max-frame to at most {}, \
-                 or --slot-size to at least {}, or --spill to at least {}",
-                Size(slot_bytes),
-                Size(max_frame_bytes),
-                Size(max_frame_bytes.saturating_mul(2))
             )));
         }
         problems
@@ -189,9 +247,11 @@ impl Config {
             .collect();
         if min_block_bytes > self.capacity_bytes {
             let min_block = Problem::about("--min-block", Size(min_block_bytes));
-            problems.push(min_block.and("--capacity").because(format_args!(
-                "no block would fit into --capacity {}; set --min-block to at most {0}",
-                Size(self.capacity_bytes)
+            let min_block = min_block.and("--capacity", Size(self.capacity_bytes));
+            problems.push(min_block.because(format_args!(
+                "no block would fit; set --min-block to at most {}, or --capacity to at least {}",
+                Size(self.capacity_bytes),
+                Size(min_block_bytes),
             )));
         }
         problems
@@ -210,105 +270,99 @@ impl Config {
         }
     }
 
-    /// How long connections wait for what.
-    pub(crate) fn timeouts(&self) -> Timeouts {
-        Timeouts {
-            first_byte: self.first_byte_timeout,
-            idle: self.idle_timeout,
-            frame: Some(self.frame_timeout),
-            write: Some(self.write_timeout),
-            memory: Some(self.memory_timeout),
-        }
-    }
-
     /// A server in which connections could wait for each other for ever.
     fn progress_problem(&self) -> Option<Problem> {
         let error = self.plan().err()?;
         let capacity = Problem::about("--capacity", Size(self.capacity_bytes));
-        let max_frame = Problem::about("--max-frame", Size(self.max_frame_bytes));
-        Some(match error {
-            PlanError::CapacityTooSmall { needed_bytes, .. } => {
-                let smaller = match self.arena {
-                    ArenaKind::Fixed { .. } => {
-                        format!("--slot-size to at most {}", Size(self.capacity_bytes / 2))
-                    }
-                    ArenaKind::Buddy { .. } => {
-                        format!("--max-frame to at most {}", Size(self.capacity_bytes / 2))
-                    }
-                };
-                capacity.and(smaller_flag(self.arena)).because(format_args!(
-                    "{error}; set --capacity to at least {}, or {smaller}",
-                    Size(needed_bytes)
+        let max_frame = ("--max-frame", Size(self.max_frame_bytes));
+        Some(match (error, self.arena) {
+            (PlanError::CapacityTooSmall { needed_bytes, .. }, ArenaKind::Fixed { slot_bytes }) => {
+                let capacity = capacity.and("--slot-size", Size(slot_bytes));
+                capacity.because(format_args!(
+                    "{error}; set --capacity to at least {}, or --slot-size to at most {}",
+                    Size(needed_bytes),
+                    Size(self.capacity_bytes / 2)
                 ))
             }
-            PlanError::FrameNeedsSpill { .. } => max_frame.and("--spill").because(format_args!(
-                "{error}; set --spill to at least {}, or a smaller --max-frame",
-                Size(self.max_frame_bytes.saturating_mul(2))
-            )),
-            PlanError::SpillTooSmall { needed_bytes } => {
+            (PlanError::CapacityTooSmall { needed_bytes, .. }, ArenaKind::Buddy { .. }) => {
+                let capacity = capacity.and(max_frame.0, max_frame.1);
+                capacity.because(format_args!(
+                    "{error}; set --capacity to at least {}, or --max-frame to at most {}",
+                    Size(needed_bytes),
+                    Size(self.capacity_bytes / 2)
+                ))
+            }
+            (PlanError::FrameNeedsSpill { block_bytes, needed_bytes }, _) => {
+                Problem::about(max_frame.0, max_frame.1).because(format_args!(
+                    "{error}; set --max-frame to at most {}, or --spill to at least {}",
+                    Size(block_bytes),
+                    Size(needed_bytes),
+                ))
+            }
+            (PlanError::SpillTooSmall { needed_bytes }, _) => {
                 let spill = Problem::about("--spill", Size(self.spill_bytes));
-                spill.and("--max-frame").because(format_args!(
+                spill.and(max_frame.0, max_frame.1).because(format_args!(
                     "{error}; set --spill to at least {}, or a smaller --max-frame",
                     Size(needed_bytes)
                 ))
             }
-            other => capacity.because(other),
+            (other, _) => capacity.because(other),
         })
     }
 
     fn limit_problems(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
-        if !(1..=Semaphore::MAX_PERMITS).contains(&self.max_connections) {
+        if !(1..=CONNECTIONS_MAX).contains(&self.max_connections) {
             let max_connections = Problem::about("--max-connections", self.max_connections);
-            problems.push(max_connections.because(format_args!(
-                "set it to at least 1 and at most {}",
-                Semaphore::MAX_PERMITS
-            )));
+            problems.push(
+                max_connections
+                    .because(format_args!("set it to at least 1 and at most {}", CONNECTIONS_MAX)),
+            );
         }
-        let timeouts = [
-            ("--frame-timeout", self.frame_timeout),
-            ("--write-timeout", self.write_timeout),
-            ("--memory-timeout", self.memory_timeout),
-        ];
-        for (flag, timeout) in timeouts {
-            if timeout.is_zero() {
-                let timeout = Problem::about(flag, "0s");
-                problems.push(timeout.because("no peer is that fast; set it to at least 1ms"));
-            }
-        }
-        for (flag, timeout) in timeouts.into_iter().chain([("--drain-timeout", self.drain_timeout)])
-        {
-            if timeout > TIMEOUT_MAX {
-                let timeout = Problem::about(flag, humantime::format_duration(timeout));
-                problems.push(timeout.because(format_args!(
-                    "set it to at most {}",
-                    humantime::format_duration(TIMEOUT_MAX)
-                )));
-            }
-        }
+        problems.extend(self.timeout_problems());
         problems
+    }
+
+    fn timeout_problems(&self) -> impl Iterator<Item = Problem> {
+        let timeouts = [
+            ("--first-byte-timeout", self.first_byte_timeout),
+            ("--idle-timeout", self.idle_timeout),
+            ("--frame-timeout", Some(self.frame_timeout)),
+            ("--write-timeout", Some(self.write_timeout)),
+            ("--memory-timeout", Some(self.memory_timeout)),
+            ("--drain-timeout", Some(self.drain_timeout)),
+        ];
+        timeouts.into_iter().filter_map(|(flag, timeout)| {
+            let timeout = timeout?;
+            let problem = Problem::about(flag, humantime::format_duration(timeout));
+            // Draining may take no time at all: then everything is cut off.
+            if timeout.is_zero() && flag != "--drain-timeout" {
+                return Some(problem.because("no peer is that fast; set it to at least 1ms"));
+            }
+            let longest = humantime::format_duration(TIMEOUT_MAX);
+            (timeout > TIMEOUT_MAX)
+                .then(|| problem.because(format_args!("set it to at most {longest}")))
+        })
     }
 }
 
 /// One reason why a configuration cannot work.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Problem {
-    flag: &'static str,
-    value: String,
-    other_flag: Option<&'static str>,
+    involved: Vec<(&'static str, String)>,
     reason: String,
 }
 
 impl Problem {
     /// Begins a problem with the value of a flag.
     pub fn about(flag: &'static str, value: impl fmt::Display) -> Self {
-        Self { flag, value: value.to_string(), other_flag: None, reason: String::new() }
+        Self { involved: vec![(flag, value.to_string())], reason: String::new() }
     }
 
-    /// Names another flag that takes part.
+    /// Names another flag that takes part, and its value.
     #[must_use]
-    fn and(mut self, other_flag: &'static str) -> Self {
-        self.other_flag = Some(other_flag);
+    pub fn and(mut self, flag: &'static str, value: impl fmt::Display) -> Self {
+        self.involved.push((flag, value.to_string()));
         self
     }
 
@@ -319,16 +373,24 @@ impl Problem {
         self
     }
 
-    /// Returns whether the value of `flag` takes part in it.
-    pub fn involves(&self, flag: &str) -> bool {
-        self.flag == flag || self.other_flag == Some(flag)
+    /// Returns the flags whose values take part in it, with these.
+    pub fn involved(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.involved.iter().map(|(flag, value)| (*flag, value.as_str()))
+    }
+
+    /// Returns what is wrong, and what to change.
+    pub fn reason(&self) -> &str {
+        &self.reason
     }
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { flag, value, reason, .. } = self;
-        write!(f, "{flag} {value}: {reason}")
+        for (index, (flag, value)) in self.involved().enumerate() {
+            let with = if index == 0 { "" } else { " with " };
+            write!(f, "{with}{flag} {value}")?;
+        }
+        write!(f, ": {}", self.reason)
     }
 }
 
@@ -341,12 +403,13 @@ pub struct ConfigError {
 
 impl ConfigError {
     /// Collects the reasons, if there are any.
-    ///
-    /// # Errors
-    ///
-    /// The reasons.
-    pub fn check(problems: Vec<Problem>) -> Result<(), Self> {
+    pub(crate) fn check(problems: Vec<Problem>) -> Result<(), Self> {
         if problems.is_empty() { Ok(()) } else { Err(Self { problems }) }
+    }
+
+    /// Returns the reasons.
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
     }
 
     /// Says that the system refuses what the configuration asks for.
@@ -358,14 +421,6 @@ impl ConfigError {
 
 fn lines(problems: &[Problem]) -> String {
     problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n")
-}
-
-/// The flag that makes the largest frame smaller.
-fn smaller_flag(arena: ArenaKind) -> &'static str {
-    match arena {
-        ArenaKind::Fixed { .. } => "--slot-size",
-        ArenaKind::Buddy { .. } => "--max-frame",
-    }
 }
 
 /// The powers of two on both sides of `bytes`, which is none.
@@ -395,18 +450,46 @@ mod tests {
     #[test]
     fn a_frame_must_fit_into_a_slot() {
         let config = Config { max_frame_bytes: 1 << 20, ..Config::fixed() };
-        let expected = "--max-frame 1MiB: a payload must fit into one slot, or go to the heap; \
-                        set --max-frame to at most 64KiB, or --slot-size to at least 1MiB, \
-                        or --spill to at least 2MiB";
+        let expected = "--max-frame 1MiB with --slot-size 64KiB: a longer frame than a slot needs \
+                        memory beside the arena; set --max-frame to at most 64KiB, \
+                        or --slot-size to at least 1MiB, or --spill to at least 2MiB";
         assert_eq!(texts(&config), [expected]);
+    }
+
+    #[test]
+    fn two_of_the_longest_frames_must_be_able_to_spill() {
+        let config = Config { max_frame_bytes: 1 << 20, spill_bytes: 2 << 20, ..Config::fixed() };
+        assert_eq!(texts(&config), [""; 0]);
+
+        let expected = "--spill 1048577 with --max-frame 1MiB: a request and a response of that \
+                        length must have room at once; set --spill to at least 2MiB, \
+                        or --max-frame to at most 512KiB";
+        assert_eq!(texts(&Config { spill_bytes: (1 << 20) + 1, ..config }), [expected]);
+    }
+
+    #[test]
+    fn limits_are_taken_over_and_nothing_else() {
+        let other = Config {
+            max_connections: 7,
+            first_byte_timeout: None,
+            idle_timeout: None,
+            frame_timeout: Duration::from_secs(1),
+            write_timeout: Duration::from_secs(2),
+            memory_timeout: Duration::from_secs(3),
+            drain_timeout: Duration::from_secs(4),
+            ..Config::fixed()
+        };
+        let taken = Config::buddy().with_limits(other.limits());
+        assert_eq!(taken.limits(), other.limits());
+        assert_eq!(taken.arena, Config::buddy().arena);
     }
 
     #[test]
     fn the_capacity_must_let_one_connection_progress() {
         let config = Config { capacity_bytes: 1 << 20, ..Config::buddy() };
-        let expected = "--capacity 1MiB: requests need a block of 1MiB and replies another, so that \
-                        neither waits for the other; there must be at least 2MiB in all; \
-                        set --capacity to at least 2MiB, or --max-frame to at most 512KiB";
+        let expected = "--capacity 1MiB with --max-frame 1MiB: one connection can need 2MiB for a \
+                        read block and such a frame; set --capacity to at least 2MiB, \
+                        or --max-frame to at most 512KiB";
         assert_eq!(texts(&config), [expected]);
     }
 
@@ -431,7 +514,7 @@ mod tests {
             ..Config::buddy()
         };
         let problems = config.problems();
-        let flags: Vec<_> = problems.iter().map(|problem| problem.flag).collect();
+        let flags: Vec<_> = problems.iter().map(|problem| problem.involved[0].0).collect();
         let expected = ["--max-frame", "--max-connections", "--frame-timeout", "--drain-timeout"];
         assert_eq!(flags, expected);
     }

@@ -43,7 +43,6 @@ pub(crate) struct Shared<H> {
     pub(crate) memory: Memory,
     pub(crate) handler: H,
     pub(crate) max_frame_bytes: usize,
-    pub(crate) timeouts: Timeouts,
     pub(crate) stats: Stats,
 }
 
@@ -83,13 +82,14 @@ struct Counted {
 pub(crate) async fn serve<S: Socket, H: Handler>(
     stream: S,
     shared: Arc<Shared<H>>,
+    timeouts: Timeouts,
     stopping: Stopping,
 ) {
     let mut connection = Connection {
         shared: &shared,
         stream,
-        input: Input::new(shared.max_frame_bytes, shared.timeouts),
-        output: Output::new(shared.max_frame_bytes, shared.timeouts),
+        input: Input::new(shared.max_frame_bytes, timeouts),
+        output: Output::new(shared.max_frame_bytes, timeouts),
         claimant: Claimant::new(&shared.memory),
         drain: Drain::No(stopping.clone()),
         counted: Counted::default(),

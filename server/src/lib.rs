@@ -43,6 +43,8 @@
 //! |--------------|----------------------------------------------------------------------|
 //! | `server`     | the life of a server: build, accept, drain                           |
 //! | `listener`   | when to accept, and when to wait before the next try                 |
+//! | `places`     | how many connections there may be                                    |
+//! | `stream`     | the two kinds of connection: TCP, and Unix sockets                   |
 //! | `connection` | the turns of one connection: wait for requests, handle, flush        |
 //! | `handler`    | what is done with a request                                          |
 //! | `transport`  | frames between a stream and arena memory                             |
@@ -54,6 +56,9 @@
 mod server;
 
 mod listener;
+mod places;
+mod stream;
+mod throttle;
 
 mod connection;
 mod handler;
@@ -71,12 +76,14 @@ mod size;
 
 pub use crate::{
     codec::{AnyArena, ArenaCodec, CodecError, Exhaustion},
-    config::{ArenaKind, Config, ConfigError, Problem, Reply},
+    config::{ArenaKind, Config, ConfigError, Limits, Problem, Reply},
     handler::{Echo, Handler, Replies, ReplyBuffer, Request, Requests},
+    listener::{Listener, Listeners},
     memory::{Memory, MemoryError, MemoryMetrics, Plan, PlanError},
     server::Server,
     size::Size,
     stats::{Reject, ServerMetrics},
+    stream::Stream,
     transport::{
         ArenaFramed, FrameError, FrameReader, FrameWriter, FramedBuilder, Probe, ReadReady,
         Timeouts,

@@ -1,57 +1,295 @@
 //! When to accept, and when to wait before the next try.
+//!
+//! Nothing is accepted that has no place: further connections wait in the queue of the listener. If
+//! the system has no file descriptor left in spite of that, a spare one is given up for a moment,
+//! to take the first connection of the queue and close it. So its peer learns at once that it is
+//! not served, and can go elsewhere.
+//!
+//! When the server stops, what is in the queue has been accepted by the system already, and its
+//! peers may have sent frames. Those are answered too.
 
-use std::{future::Future, io, sync::Arc, time::Duration};
+use std::{
+    fs::File,
+    future::{Future, poll_fn},
+    io::{self, ErrorKind},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
+use rustix::io::Errno;
+use socket2::{SockRef, Socket, TcpKeepalive};
 use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
     time::sleep,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, info_span, warn};
 
+use crate::{
+    places::{Place, Places},
+    stream::Stream,
+    throttle::Throttle,
+};
+
 /// The first and the longest pause after an error that the next try would meet again.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// Accepts connections until `stop` is cancelled, and serves each in a task of its own.
-///
-/// While there are `max_connections`, further ones wait in the queue of the listener.
+/// How often the same trouble is logged.
+const WARN_EVERY: Duration = Duration::from_secs(10);
+
+/// The most connections that a queue is expected to hold.
+const QUEUE_MAX: usize = 1 << 16;
+
+/// How a peer that does not answer is probed, once it has been silent.
+const PROBES: u32 = 6;
+const PROBE_EVERY: Duration = Duration::from_secs(10);
+
+/// A socket that accepts connections.
+#[derive(Debug)]
+pub struct Listener {
+    socket: Accepting,
+    keepalive: Option<Duration>,
+}
+
+#[derive(Debug)]
+enum Accepting {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// The sockets on which a server accepts connections.
+#[derive(Debug)]
+pub struct Listeners {
+    listeners: Vec<Listener>,
+    /// Whose turn it is.
+    turn: AtomicUsize,
+}
+
+impl Listener {
+    /// Has connections probed that have been silent for this long. `None` for never.
+    ///
+    /// Whole seconds, and only over TCP. A peer that does not answer is gone: reads fail.
+    #[must_use]
+    pub fn keepalive(self, keepalive: Option<Duration>) -> Self {
+        Self { keepalive, ..self }
+    }
+
+    /// Returns its real address, as `host:port` or `unix:/path`.
+    ///
+    /// # Errors
+    ///
+    /// Those of the system.
+    pub fn label(&self) -> io::Result<String> {
+        match &self.socket {
+            Accepting::Tcp(listener) => Ok(listener.local_addr()?.to_string()),
+            Accepting::Unix(listener) => {
+                let address = listener.local_addr()?;
+                let path = address.as_pathname().map(|path| path.display().to_string());
+                Ok(format!("unix:{}", path.as_deref().unwrap_or("unnamed")))
+            }
+        }
+    }
+
+    fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<Stream>> {
+        let stream: Stream = match &self.socket {
+            Accepting::Tcp(listener) => ready!(listener.poll_accept(context))?.0.into(),
+            Accepting::Unix(listener) => ready!(listener.poll_accept(context))?.0.into(),
+        };
+        self.prepare(&stream);
+        Poll::Ready(Ok(stream))
+    }
+
+    /// Takes the first connection of the queue, asking the system rather than what is known of its
+    /// readiness.
+    fn accept_now(&self) -> io::Result<Stream> {
+        let stream = match &self.socket {
+            Accepting::Tcp(listener) => {
+                let socket = accept_now(&SockRef::from(listener))?;
+                Stream::Tcp(TcpStream::from_std(socket.into())?)
+            }
+            Accepting::Unix(listener) => {
+                let socket = accept_now(&SockRef::from(listener))?;
+                Stream::Unix(UnixStream::from_std(socket.into())?)
+            }
+        };
+        self.prepare(&stream);
+        Ok(stream)
+    }
+
+    /// Sets the options of a connection that was accepted. One that is gone already is no trouble.
+    fn prepare(&self, stream: &Stream) {
+        let Stream::Tcp(tcp) = stream else { return };
+        let kept_alive = self.keepalive.map_or(Ok(()), |silence| {
+            let probes = TcpKeepalive::new().with_time(silence);
+            let probes = probes.with_interval(PROBE_EVERY).with_retries(PROBES);
+            SockRef::from(tcp).set_tcp_keepalive(&probes)
+        });
+        let prepared = stream.set_nodelay(true).and(kept_alive);
+        if let Err(error) = prepared
+            && error.kind() != ErrorKind::InvalidInput
+        {
+            static THROTTLE: Throttle = Throttle::new(WARN_EVERY);
+            if THROTTLE.pass().is_some() {
+                warn!("cannot set the options of a connection: {error}");
+            }
+        }
+    }
+}
+
+fn accept_now(listener: &SockRef<'_>) -> io::Result<Socket> {
+    let (socket, _) = listener.accept()?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+impl From<TcpListener> for Listener {
+    fn from(listener: TcpListener) -> Self {
+        Self { socket: Accepting::Tcp(listener), keepalive: None }
+    }
+}
+
+impl From<UnixListener> for Listener {
+    fn from(listener: UnixListener) -> Self {
+        Self { socket: Accepting::Unix(listener), keepalive: None }
+    }
+}
+
+impl<L: Into<Listener>> From<L> for Listeners {
+    fn from(listener: L) -> Self {
+        vec![listener.into()].into()
+    }
+}
+
+impl From<Vec<Listener>> for Listeners {
+    fn from(listeners: Vec<Listener>) -> Self {
+        Self { listeners, turn: AtomicUsize::new(0) }
+    }
+}
+
+/// Accepts connections until `stop` is cancelled, and then those that are in the queues. Serves
+/// each in a task of its own, while it has a place.
 pub(crate) async fn accept<S>(
-    listener: TcpListener,
-    max_connections: usize,
+    listeners: Listeners,
+    places: &Arc<Places>,
     stop: &CancellationToken,
     connections: &TaskTracker,
-    serve: impl Fn(TcpStream) -> S,
+    serve: impl Fn(Stream) -> S,
 ) where
     S: Future<Output = ()> + Send + 'static,
 {
-    let places = Arc::new(Semaphore::new(max_connections));
+    let accepted = AtomicU64::new(0);
+    let spawn = |stream: Stream, place: Option<Place>| {
+        let id = 1 + accepted.fetch_add(1, Relaxed);
+        let span = info_span!("connection", id, peer = stream.peer_label());
+        let (places, connection) = (Arc::clone(places), serve(stream));
+        let task = async move {
+            let _place = match place {
+                Some(place) => place,
+                None => places.take().await,
+            };
+            connection.await;
+        };
+        connections.spawn(task.instrument(span));
+    };
+    let mut spare = Spare::new();
     let mut pause = PAUSE_MIN;
     loop {
-        let place = stop.run_until_cancelled(Arc::clone(&places).acquire_owned()).await;
-        let Some(place) = place else { return };
-        let Some(accepted) = stop.run_until_cancelled(listener.accept()).await else {
-            return;
+        if places.is_full() {
+            warn_of_full(places.limit());
+        }
+        let next = async {
+            places.free().await;
+            listeners.accept().await
         };
-        match accepted {
-            Ok((stream, peer)) => {
+        match stop.run_until_cancelled(next).await {
+            None => break,
+            Some(Ok(stream)) => {
                 pause = PAUSE_MIN;
-                let connection = serve(stream);
-                let task = async move {
-                    connection.await;
-                    drop(place);
-                };
-                connections.spawn(task.instrument(info_span!("connection", %peer)));
+                spawn(stream, Some(places.enter()));
             }
-            Err(error) if is_of_one_connection(&error) => {}
-            Err(error) => {
-                warn!("cannot accept, trying again in {pause:?}: {error}");
+            Some(Err(error)) if is_of_one_connection(&error) => {}
+            Some(Err(error)) => {
+                let closed = is_out_of_descriptors(&error).then(|| spare.close_one(&listeners));
+                warn_of_failure(&error, closed.flatten().as_deref(), pause);
                 stop.run_until_cancelled(sleep(pause)).await;
                 pause = PAUSE_MAX.min(pause * 2);
             }
         }
     }
+    listeners.take_queues(|stream| spawn(stream, None));
+}
+
+impl Listeners {
+    /// Accepts from whichever has a connection, each in its turn.
+    async fn accept(&self) -> io::Result<Stream> {
+        let start = self.turn.fetch_add(1, Relaxed) % self.listeners.len().max(1);
+        let (later, first) = self.listeners.split_at(start);
+        poll_fn(|context| {
+            let mut in_turn = first.iter().chain(later);
+            let ready = in_turn.find_map(|listener| match listener.poll_accept(context) {
+                Poll::Ready(accepted) => Some(accepted),
+                Poll::Pending => None,
+            });
+            ready.map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
+    }
+
+    /// Takes what is in the queues, without waiting.
+    fn take_queues(self, take: impl Fn(Stream)) {
+        for listener in self.listeners {
+            for _ in 0..QUEUE_MAX {
+                match listener.accept_now() {
+                    Ok(stream) => take(stream),
+                    Err(error) if is_of_one_connection(&error) => {}
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    Err(error) => {
+                        warn!("connections that waited to be accepted are lost: {error}");
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A file descriptor that is held back.
+struct Spare(Option<File>);
+
+impl Spare {
+    fn new() -> Self {
+        Self(File::open("/dev/null").ok())
+    }
+
+    /// Closes the first connection of a queue. Returns the name of its peer.
+    fn close_one(&mut self, listeners: &Listeners) -> Option<String> {
+        self.0 = None;
+        let closed = listeners.listeners.iter().find_map(|listener| listener.accept_now().ok());
+        let peer = closed.map(|stream| stream.peer_label());
+        *self = Self::new();
+        peer
+    }
+}
+
+fn warn_of_full(limit: usize) {
+    static THROTTLE: Throttle = Throttle::new(WARN_EVERY);
+    if THROTTLE.pass().is_some() {
+        warn!("{limit} connections are the limit; further ones wait to be accepted");
+    }
+}
+
+fn warn_of_failure(error: &io::Error, closed: Option<&str>, pause: Duration) {
+    static THROTTLE: Throttle = Throttle::new(WARN_EVERY);
+    let Some(held_back) = THROTTLE.pass() else { return };
+    let closed = closed.map(|peer| format!("; closed the connection of {peer} unanswered"));
+    let others = (held_back > 0).then(|| format!("; {held_back} more times since this was logged"));
+    let (closed, others) = (closed.unwrap_or_default(), others.unwrap_or_default());
+    warn!("cannot accept, trying again in {pause:?}: {error}{closed}{others}");
 }
 
 /// Whether the error is about a connection that is gone already, not about the listener or the
@@ -59,8 +297,11 @@ pub(crate) async fn accept<S>(
 fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
-        io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::ConnectionRefused
+        ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::ConnectionRefused
     )
+}
+
+/// Whether the process or the system can open no more files.
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }

@@ -1,83 +1,138 @@
 #![forbid(unsafe_code)]
 //! `arena-echo`: the server as a program.
+//!
+//! | Module        | What it knows                                                |
+//! |---------------|--------------------------------------------------------------|
+//! | `settings`    | what is configured, and where that is written                |
+//! | `address`     | where to listen, as people write it                          |
+//! | `bind`        | from addresses to sockets that accept                        |
+//! | `descriptors` | how many connections the system allows                       |
+//! | `log`         | where log lines go, and which                                |
+//! | `shutdown`    | when the process ends                                        |
+//! | `reload`      | what changes while it runs                                   |
+//! | `service`     | what the service manager is told                             |
 
-mod cli;
+mod settings;
 
 mod address;
+mod bind;
 mod descriptors;
+
+mod log;
+mod reload;
+mod service;
 mod shutdown;
 
 use std::{
     error::Error,
-    io::{self, IsTerminal, Write},
+    fmt,
+    io::{self, Write},
     process::ExitCode,
 };
 
-use arena_echo::Server;
-use clap::Parser;
-use tokio::{
-    net::TcpListener,
-    runtime::{self, Runtime},
-};
+use arena_echo::{ArenaKind, Config, Listener, Server};
+use listenfd::ListenFd;
+use tokio::runtime::{self, Runtime};
 use tokio_util::sync::CancellationToken;
-use tracing::error;
-use tracing_subscriber::EnvFilter;
+use tracing::{error, warn};
 
 use crate::{
-    address::ListenAddress,
-    cli::{Flags, Settings},
+    bind::Bound,
+    reload::Running,
+    settings::{CommandLine, Faults, Settings, Task},
 };
 
 /// The configuration or the command line cannot work.
 const EXIT_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let flags = Flags::parse();
-    log_to_stderr();
-    let built = flags.into_settings().and_then(|settings| {
-        let server = Server::new(&settings.config)?;
-        Ok((settings, server))
-    });
-    let (settings, server) = match built {
-        Ok(built) => built,
-        Err(error) => {
-            for line in error.to_string().lines() {
-                eprintln!("error: {line}");
-            }
-            return ExitCode::from(EXIT_USAGE);
-        }
+    // First: it takes variables out of the environment, which only one thread may do.
+    let passed = ListenFd::from_env();
+    let command_line = settings::read();
+    let settings = match Settings::load(&command_line) {
+        Ok(settings) => settings,
+        Err(faults) => return refuse(&faults),
     };
-    match run(&settings, &server) {
+    match command_line.task {
+        Task::Serve => serve(command_line, settings, passed),
+        Task::CheckConfiguration => print("the configuration works\n"),
+        Task::PrintConfiguration => print(settings.to_toml()),
+    }
+}
+
+fn refuse(faults: &Faults) -> ExitCode {
+    for fault in faults.lines() {
+        eprintln!("error: {fault}");
+    }
+    ExitCode::from(EXIT_USAGE)
+}
+
+fn print(text: impl fmt::Display) -> ExitCode {
+    let mut output = io::stdout().lock();
+    match write!(output, "{text}").and_then(|()| output.flush()) {
+        // Whoever closes the output early, as `head` does, has seen enough.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            eprintln!("error: cannot write the output: {error}");
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+fn serve(command_line: CommandLine, settings: Settings, passed: ListenFd) -> ExitCode {
+    let filter = log::start(&settings);
+    let max_connections = descriptors::raise_limit(&settings);
+    let server = match Server::new(&Config { max_connections, ..settings.config }) {
+        Ok(server) => server,
+        Err(error) => return refuse(&settings.faults(&error)),
+    };
+    warn_of_what_has_no_use(&settings);
+    let running = Running { command_line, settings, server, filter };
+    let runtime = runtime(running.settings.threads).map_err(Into::into);
+    match runtime.and_then(|runtime| runtime.block_on(run(running, passed))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            error!("{error}");
+            error.to_string().lines().for_each(|line| error!("{line}"));
             ExitCode::FAILURE
         }
     }
 }
 
 /// Serves until a signal comes and everything is answered.
-fn run(settings: &Settings, server: &Server) -> Result<(), Box<dyn Error>> {
-    descriptors::raise_limit(settings.config.max_connections);
-    runtime(settings.threads)?.block_on(async {
-        let stop = CancellationToken::new();
-        shutdown::on_signals(stop.clone())?;
-        let listener = listen(&settings.listen).await?;
-        server.run(listener, stop).await;
-        Ok(())
-    })
+async fn run(running: Running, passed: ListenFd) -> Result<(), Box<dyn Error>> {
+    let stop = CancellationToken::new();
+    shutdown::on_signals(stop.clone())?;
+    let Bound { listeners, files } = bind::listen(&running.settings, passed).await?;
+    let labels: Vec<_> = listeners.iter().map(Listener::label).collect::<Result<_, _>>()?;
+    let status = format!("accepting on {}", labels.join(", "));
+    let server = running.server.clone();
+    reload::on_hangup(running, status.clone())?;
+
+    announce(&labels)?;
+    service::ready(&status);
+    service::keep_watchdog_fed();
+    shutdown::tell_service(server.clone(), stop.clone());
+    server.run(listeners, stop).await;
+    drop(files);
+    Ok(())
 }
 
-/// Binds the address and announces it, as the first line of the output.
-async fn listen(address: &ListenAddress) -> Result<TcpListener, Box<dyn Error>> {
-    let listener = address
-        .bind()
-        .await
-        .map_err(|error| format!("--listen {address}: cannot listen there: {error}"))?;
+fn warn_of_what_has_no_use(settings: &Settings) {
+    if matches!(settings.config.arena, ArenaKind::Buddy { .. }) && settings.config.spill_bytes > 0 {
+        warn!("spill has no use in buddy mode: blocks hold every frame");
+    }
+    if let Some(address) = &settings.admin {
+        warn!("admin {address}: this build serves nothing there");
+    }
+}
+
+/// Says where it listens, as the first lines of the output.
+fn announce(labels: &[String]) -> io::Result<()> {
     let mut output = io::stdout().lock();
-    writeln!(output, "listening on {}", listener.local_addr()?)?;
-    output.flush()?;
-    Ok(listener)
+    for label in labels {
+        writeln!(output, "listening on {label}")?;
+    }
+    output.flush()
 }
 
 fn runtime(threads: Option<usize>) -> io::Result<Runtime> {
@@ -86,19 +141,4 @@ fn runtime(threads: Option<usize>) -> io::Result<Runtime> {
         builder.worker_threads(threads);
     }
     builder.enable_all().build()
-}
-
-/// Logs what RUST_LOG asks for, or what is worth knowing.
-///
-/// A line that cannot be written is dropped: reporting that to the same place would panic, and end
-/// what logged it.
-fn log_to_stderr() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .with_target(false)
-        .log_internal_errors(false)
-        .init();
 }

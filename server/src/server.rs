@@ -2,10 +2,8 @@
 
 use std::{future::Future, sync::Arc};
 
-use tokio::{
-    net::{TcpListener, TcpStream},
-    time::timeout,
-};
+use arc_swap::ArcSwap;
+use tokio::time::timeout;
 use tokio_util::{
     sync::CancellationToken,
     task::{AbortOnDropHandle, TaskTracker},
@@ -13,12 +11,14 @@ use tokio_util::{
 use tracing::{info, warn};
 
 use crate::{
-    config::{Config, ConfigError, Reply},
+    config::{Config, ConfigError, Limits, Reply},
     connection::{self, Shared, Stopping},
     handler::{Echo, Handler},
-    listener,
+    listener::{self, Listeners},
     memory::{Memory, MemoryMetrics},
+    places::Places,
     stats::{ServerMetrics, Stats},
+    stream::Stream,
 };
 
 /// A server and its memory. It echoes, unless it was given another [`Handler`].
@@ -28,11 +28,19 @@ use crate::{
 pub struct Server<H = Echo> {
     shared: Arc<Shared<H>>,
     config: Config,
+    /// What new connections obey; it takes the place of what `config` says.
+    limits: Arc<ArcSwap<Limits>>,
+    places: Arc<Places>,
 }
 
 impl<H> Clone for Server<H> {
     fn clone(&self) -> Self {
-        Self { shared: Arc::clone(&self.shared), config: self.config }
+        Self {
+            shared: Arc::clone(&self.shared),
+            config: self.config,
+            limits: Arc::clone(&self.limits),
+            places: Arc::clone(&self.places),
+        }
     }
 }
 
@@ -64,14 +72,40 @@ impl<H: Handler> Server<H> {
         let memory =
             plan.and_then(Memory::new).map_err(|error| ConfigError::unbuildable(config, error))?;
         info!("memory: {}", memory.plan());
-        let shared = Shared {
-            memory,
-            handler,
-            max_frame_bytes: config.max_frame_bytes,
-            timeouts: config.timeouts(),
-            stats: Stats::default(),
-        };
-        Ok(Self { shared: Arc::new(shared), config: *config })
+        let max_frame_bytes = config.max_frame_bytes;
+        let shared = Shared { memory, handler, max_frame_bytes, stats: Stats::default() };
+        Ok(Self {
+            shared: Arc::new(shared),
+            config: *config,
+            limits: Arc::new(ArcSwap::from_pointee(config.limits())),
+            places: Arc::new(Places::new(config.max_connections)),
+        })
+    }
+
+    /// Takes the [`Limits`] of `config` over, and leaves everything else as it is.
+    ///
+    /// They hold for connections that are accepted from now on. If there are more connections than
+    /// are allowed now, none is closed for that.
+    ///
+    /// # Errors
+    ///
+    /// Every reason why they cannot work. Then nothing has changed.
+    pub fn reload(&self, config: &Config) -> Result<(), ConfigError> {
+        let limits = config.limits();
+        ConfigError::check(self.config.with_limits(limits).problems())?;
+        self.limits.store(Arc::new(limits));
+        self.places.set_limit(limits.max_connections);
+        Ok(())
+    }
+
+    /// Returns what new connections obey.
+    pub fn limits(&self) -> Limits {
+        **self.limits.load()
+    }
+
+    /// Returns how many connections there are now.
+    pub fn connections(&self) -> usize {
+        self.places.taken()
     }
 
     /// Takes a snapshot of the memory.
@@ -89,15 +123,17 @@ impl<H: Handler> Server<H> {
         &self.shared.memory
     }
 
-    /// Serves connections from `listener` until `stop` is cancelled and they have ended.
+    /// Serves connections from `listeners` until `stop` is cancelled and they have ended: one
+    /// [`TcpListener`](tokio::net::TcpListener) or [`UnixListener`](tokio::net::UnixListener), or
+    /// several [`Listener`](crate::Listener)s.
     ///
-    /// Then no more are accepted, everything that has arrived is answered, and what takes longer
-    /// than the drain timeout is cut off.
+    /// Then no more are accepted, everything that has arrived is answered, also by connections that
+    /// waited to be accepted, and what takes longer than the drain timeout is cut off.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future closes the listener and cuts all connections off.
-    pub async fn run(&self, listener: TcpListener, stop: CancellationToken) {
+    /// Dropping the future closes the listeners and cuts all connections off.
+    pub async fn run(&self, listeners: impl Into<Listeners>, stop: CancellationToken) {
         let connections = TaskTracker::new();
         let cut = CancellationToken::new();
         let _cut_when_dropped = cut.clone().drop_guard();
@@ -107,10 +143,9 @@ impl<H: Handler> Server<H> {
         });
         let _watch_ends_when_dropped = AbortOnDropHandle::new(watch);
 
-        let max_connections = self.config.max_connections;
         let stopping = Stopping::default();
         let serve = |stream| self.serve(stream, stopping.for_connection(), &cut);
-        listener::accept(listener, max_connections, &stop, &connections, serve).await;
+        listener::accept(listeners.into(), &self.places, &stop, &connections, serve).await;
         stopping.begin();
         connections.close();
         self.drain(&connections, &cut).await;
@@ -119,23 +154,21 @@ impl<H: Handler> Server<H> {
     /// Serves one connection until it ends or is cut off.
     fn serve(
         &self,
-        stream: TcpStream,
+        stream: Stream,
         stopping: Stopping,
         cut: &CancellationToken,
     ) -> impl Future<Output = ()> + Send + use<H> {
-        if let Err(error) = stream.set_nodelay(true) {
-            warn!("replies may be delayed: {error}");
-        }
         // A child token, so that connections do not share the lock of one.
         let cut = cut.child_token();
-        let connection = connection::serve(stream, Arc::clone(&self.shared), stopping);
+        let shared = Arc::clone(&self.shared);
+        let timeouts = self.limits().timeouts();
         async move {
-            cut.run_until_cancelled(connection).await;
+            cut.run_until_cancelled(connection::serve(stream, shared, timeouts, stopping)).await;
         }
     }
 
     async fn drain(&self, connections: &TaskTracker, cut: &CancellationToken) {
-        let within = self.config.drain_timeout;
+        let within = self.limits().drain_timeout;
         info!("draining {} connections within {within:?}", connections.len());
         if timeout(within, connections.wait()).await.is_err() {
             warn!("cut off {} connections that did not end in time", connections.len());

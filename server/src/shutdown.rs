@@ -2,12 +2,15 @@
 
 use std::{io, process};
 
+use arena_echo::Server;
 use tokio::{
     select,
     signal::unix::{Signal, SignalKind, signal},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+
+use crate::service;
 
 /// Cancels `stop` at the first SIGINT or SIGTERM. The second one exits with 128 plus its number, as
 /// shells report it.
@@ -23,6 +26,15 @@ pub(crate) fn on_signals(stop: CancellationToken) -> io::Result<()> {
         process::exit(128 + kind.as_raw_value());
     });
     Ok(())
+}
+
+/// Tells the service manager when the server begins to stop.
+pub(crate) fn tell_service(server: Server, stop: CancellationToken) {
+    tokio::spawn(async move {
+        stop.cancelled().await;
+        let status = format!("draining {} connections", server.connections());
+        service::stopping(&status, server.limits().drain_timeout);
+    });
 }
 
 struct Signals {

@@ -61,10 +61,12 @@ pub enum PlanError {
     #[error("all memory and the smallest block must be powers of two, the latter the smaller")]
     NotPowersOfTwo,
     /// Frames do not fit into blocks, and must not go to the heap.
-    #[error("a frame of {0} needs the heap, of which it may have nothing", Size(*.frame_bytes))]
+    #[error("a longer frame than a block of {0} needs the heap beside the arena", Size(*.block_bytes))]
     FrameNeedsSpill {
-        /// Bytes of the largest frame.
-        frame_bytes: usize,
+        /// Bytes of the largest block.
+        block_bytes: usize,
+        /// Bytes of the heap that would be enough.
+        needed_bytes: usize,
     },
     /// The heap has no room for the largest request and its reply.
     #[error(
@@ -169,11 +171,12 @@ impl Plan {
         } else if capacity_bytes < needed_bytes {
             Err(PlanError::CapacityTooSmall { block_bytes, needed_bytes })
         } else if self.must_spill(max_frame_bytes) && spill_bytes == 0 {
-            Err(PlanError::FrameNeedsSpill { frame_bytes: max_frame_bytes })
+            let needed_bytes = self.spill_bytes_min();
+            Err(PlanError::FrameNeedsSpill { block_bytes, needed_bytes })
         } else if self.must_spill(max_frame_bytes)
-            && self.spill_pages() < 2 * self.spill_pages_of_largest()
+            && self.spill_pages() * SPILL_PAGE_BYTES < self.spill_bytes_min()
         {
-            let needed_bytes = 2 * self.spill_pages_of_largest() * SPILL_PAGE_BYTES;
+            let needed_bytes = self.spill_bytes_min();
             Err(PlanError::SpillTooSmall { needed_bytes })
         } else {
             Ok(self)
@@ -224,6 +227,11 @@ impl Plan {
     /// Pages that the largest frame takes, rounded up as the budget does.
     pub(super) fn spill_pages_of_largest(&self) -> usize {
         self.max_frame_bytes.div_ceil(SPILL_PAGE_BYTES).next_power_of_two()
+    }
+
+    /// Bytes of the heap that a frame of the largest size and its reply take.
+    fn spill_bytes_min(&self) -> usize {
+        2 * self.spill_pages_of_largest() * SPILL_PAGE_BYTES
     }
 
     pub(super) fn lanes(&self) -> Lanes {
@@ -305,7 +313,7 @@ mod tests {
     #[test]
     fn a_frame_that_is_larger_than_a_slot_needs_twice_its_size_of_the_heap() {
         let plan = |spill| Plan::fixed(1 << 20, 64 << 10, 256 << 10, spill);
-        let needs = PlanError::FrameNeedsSpill { frame_bytes: 256 << 10 };
+        let needs = PlanError::FrameNeedsSpill { block_bytes: 64 << 10, needed_bytes: 512 << 10 };
         assert_eq!(plan(0), Err(needs));
         let small = PlanError::SpillTooSmall { needed_bytes: 512 << 10 };
         assert_eq!(plan(511 << 10), Err(small));

@@ -3,12 +3,15 @@
 mod support;
 
 mod closing;
+mod configuration;
 mod frames;
 mod generator;
 mod idle;
 mod limits;
+mod listening;
 mod real_binaries;
 mod scarce;
+mod service;
 mod stopping;
 mod timeouts;
 mod usage;

@@ -16,7 +16,10 @@ pub(crate) const PATH: &str = env!("CARGO_BIN_EXE_arena-echo");
 
 /// A server process on a free port. Killed when dropped.
 pub(crate) struct Program {
+    /// Where it listens, if that is one address of the network.
     pub(crate) address: SocketAddr,
+    /// Where it says that it listens, in the order of its lines.
+    pub(crate) labels: Vec<String>,
     log: Option<Lines<BufReader<ChildStderr>>>,
     child: Child,
 }
@@ -25,32 +28,50 @@ impl Program {
     /// Starts it with these flags, and waits until it listens.
     pub(crate) async fn start(flags: &str) -> Self {
         let mut command = Command::new(PATH);
-        command.args(flags.split_whitespace());
+        command.args(flags.split_whitespace()).stdin(Stdio::null());
         Self::start_as(command).await
     }
 
     /// Starts it by a command that ends in its flags.
     pub(crate) async fn start_as(mut command: Command) -> Self {
-        command.args(["--listen", "127.0.0.1:0"]).env_remove("RUST_LOG");
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.kill_on_drop(true).spawn().expect("the program starts");
-
-        let first = next_line(&mut lines(child.stdout.take())).await;
-        let address = first.strip_prefix("listening on ").expect("the first line");
-        let address = address.parse().expect("an address");
-        Self { address, log: Some(lines(child.stderr.take())), child }
+        command.args(["--listen", "127.0.0.1:0"]);
+        Self::launch(command, 1).await
     }
 
-    /// Waits for a line of the log that contains `text`.
-    pub(crate) async fn until_logged(&mut self, text: &str) {
+    /// Starts it by a complete command, and waits until it says that it listens on so many
+    /// addresses.
+    pub(crate) async fn launch(mut command: Command, addresses: usize) -> Self {
+        command.env_remove("RUST_LOG").stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.kill_on_drop(true).spawn().expect("the program starts");
+
+        let mut output = lines(child.stdout.take());
+        let mut labels = Vec::new();
+        for _ in 0..addresses {
+            let line = next_line(&mut output).await;
+            labels.push(line.strip_prefix("listening on ").expect("an address").to_owned());
+        }
+        let address = labels[0].parse().unwrap_or_else(|_| ([0; 4], 0).into());
+        Self { address, labels, log: Some(lines(child.stderr.take())), child }
+    }
+
+    pub(crate) fn id(&self) -> Pid {
+        let id = self.child.id().expect("a process that runs");
+        i32::try_from(id).ok().and_then(Pid::from_raw).expect("the id of a process")
+    }
+
+    /// Waits for a line of the log that contains `text`, and returns it.
+    pub(crate) async fn until_logged(&mut self, text: &str) -> String {
         let log = self.log.as_mut().expect("a log that is not closed");
-        while !next_line(log).await.contains(text) {}
+        loop {
+            let line = next_line(log).await;
+            if line.contains(text) {
+                return line;
+            }
+        }
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        let id = self.child.id().expect("a process that runs");
-        let id = i32::try_from(id).ok().and_then(Pid::from_raw).expect("the id of a process");
-        kill_process(id, signal).expect("a process that runs");
+        kill_process(self.id(), signal).expect("a process that runs");
     }
 
     /// Waits until the process ends, and returns how, and the rest of its log.

@@ -1,0 +1,179 @@
+//! The configuration file: TOML, one value for each key, no tables.
+
+use std::{path::Path, sync::Arc};
+
+use toml::de::{DeTable, DeValue};
+
+use super::{
+    keys::{self, KEYS, Key},
+    written::{Item, Origin, Written},
+};
+
+/// How different a key may be from the one that is suggested for it.
+const SIMILARITY_MIN: f64 = 0.7;
+
+/// What a file says.
+#[derive(Debug, Default)]
+pub(crate) struct Contents {
+    pub(crate) written: Written,
+    /// What is wrong with it, in the order of its lines.
+    pub(crate) faults: Vec<String>,
+    /// Whether all of it is TOML. If not, more may be written there than was found.
+    pub(crate) is_complete: bool,
+}
+
+/// Reads the text of the file at `path`.
+pub(crate) fn read(text: &str, path: &Path) -> Contents {
+    let (table, errors) = DeTable::parse_recoverable(text);
+    let mut reader =
+        Reader { path: Arc::from(path), text, written: Written::default(), faults: Vec::new() };
+    for error in &errors {
+        let line = error.span().map_or(1, |span| line_of(text, span.start));
+        reader.faults.push((line, error.message().to_owned()));
+    }
+    let broken: Vec<_> = reader.faults.iter().map(|(line, _)| *line).collect();
+    for (name, value) in table.get_ref() {
+        let line = line_of(text, name.span().start);
+        // What the parser made up for a broken line is not what is written there.
+        if !broken.contains(&line) {
+            reader.take(name.get_ref(), line, value.get_ref());
+        }
+    }
+    reader.faults.sort_by_key(|(line, _)| *line);
+    let place = |(line, fault)| format!("{}:{line}: {fault}", path.display());
+    Contents {
+        written: reader.written,
+        faults: reader.faults.into_iter().map(place).collect(),
+        is_complete: errors.is_empty(),
+    }
+}
+
+struct Reader<'t> {
+    path: Arc<Path>,
+    text: &'t str,
+    written: Written,
+    /// Each with its line.
+    faults: Vec<(usize, String)>,
+}
+
+impl Reader<'_> {
+    fn take(&mut self, name: &str, line: usize, value: &DeValue<'_>) {
+        let Some(key) = keys::find(name).filter(|key| key.name == name) else {
+            let fault = match value {
+                DeValue::Table(_) => format!("{name}: is a table; write its keys without it"),
+                _ => unknown(name),
+            };
+            self.faults.push((line, fault));
+            return;
+        };
+        let items = match value {
+            DeValue::Array(values) if key.is_list() => values
+                .iter()
+                .filter_map(|value| {
+                    self.item(key, line_of(self.text, value.span().start), value.get_ref())
+                })
+                .collect(),
+            value => self.item(key, line, value).into_iter().collect(),
+        };
+        if matches!(value, DeValue::Array(values) if key.is_list() && values.is_empty()) {
+            self.faults.push((line, format!("{name}: is empty; write at least one value")));
+        }
+        self.written.put(key, items);
+    }
+
+    /// Returns one value as the text that a flag would have.
+    fn item(&mut self, key: &Key, line: usize, value: &DeValue<'_>) -> Option<Item> {
+        let text = match value {
+            DeValue::String(text) => Ok(text.to_string()),
+            DeValue::Boolean(value) => Ok(value.to_string()),
+            DeValue::Integer(integer) => i64::from_str_radix(integer.as_str(), integer.radix())
+                .map(|integer| integer.to_string())
+                .map_err(|_| "a number that is too large"),
+            DeValue::Float(_) => Err("a number with a fraction"),
+            DeValue::Datetime(_) => Err("a date"),
+            DeValue::Array(_) => Err("a list"),
+            DeValue::Table(_) => Err("a table"),
+        };
+        match text {
+            Ok(text) => Some(Item { text, origin: Origin::Line(Arc::clone(&self.path), line) }),
+            Err(kind) => {
+                let Key { name, default, .. } = key;
+                let fault =
+                    format!("{name}: is {kind}; write one value, for example \"{default}\"");
+                self.faults.push((line, fault));
+                None
+            }
+        }
+    }
+}
+
+fn unknown(name: &str) -> String {
+    let similarity = |key: &&Key| strsim::jaro(name, key.name);
+    let nearest = KEYS.iter().max_by(|one, other| similarity(one).total_cmp(&similarity(other)));
+    match nearest.filter(|key| similarity(key) >= SIMILARITY_MIN) {
+        Some(key) => format!("{name}: is no key; did you mean {}?", key.name),
+        None => format!("{name}: is no key; `arena-echo config --print` shows all of them"),
+    }
+}
+
+fn line_of(text: &str, position: usize) -> usize {
+    let before = &text.as_bytes()[..position.min(text.len())];
+    1 + before.iter().filter(|byte| **byte == b'\n').count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faults(text: &str) -> Vec<String> {
+        read(text, Path::new("a.toml")).faults
+    }
+
+    #[test]
+    fn values_are_the_text_that_flags_would_have() {
+        let text = "capacity = 1_024\nreuse-port = true\nmode = 'fixed'\nlisten = [':1', ':2']";
+        let Contents { written, faults, is_complete } = read(text, Path::new("a.toml"));
+        assert_eq!(faults, [""; 0]);
+        assert!(is_complete);
+        let texts = |name: &str| -> Vec<String> {
+            written.of(name).iter().map(|item| item.text.clone()).collect()
+        };
+        assert_eq!(texts("capacity"), ["1024"]);
+        assert_eq!(texts("reuse-port"), ["true"]);
+        assert_eq!(texts("mode"), ["fixed"]);
+        assert_eq!(texts("listen"), [":1", ":2"]);
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_the_one_that_was_meant() {
+        let expected = [
+            "a.toml:1: max_frame: is no key; did you mean max-frame?",
+            "a.toml:2: colour: is no key; `arena-echo config --print` shows all of them",
+            "a.toml:3: --mode: is no key; did you mean mode?",
+        ];
+        assert_eq!(faults("max_frame = 1\ncolour = 'red'\n\"--mode\" = 'fixed'"), expected);
+    }
+
+    #[test]
+    fn what_is_no_single_value_is_refused() {
+        let expected = [
+            "a.toml:1: capacity: is a number with a fraction; write one value, for example \"64MiB\"",
+            "a.toml:2: mode: is a list; write one value, for example \"buddy\"",
+            "a.toml:3: listen: is empty; write at least one value",
+            "a.toml:4: spill: is a table; write one value, for example \"0\"",
+            "a.toml:5: limits: is a table; write its keys without it",
+        ];
+        let text = "capacity = 1.5\nmode = []\nlisten = []\n[spill]\n[limits]";
+        assert_eq!(faults(text), expected);
+    }
+
+    #[test]
+    fn what_is_no_toml_is_reported_beside_what_is() {
+        let contents = read("capacity = \nmode = 'x'\ncolour = 1", Path::new("a.toml"));
+        assert!(!contents.is_complete);
+        assert_eq!(contents.faults.len(), 2, "{:?}", contents.faults);
+        assert!(contents.faults[0].starts_with("a.toml:1: "), "{:?}", contents.faults);
+        assert_eq!(contents.written.of("mode")[0].text, "x");
+        assert!(contents.written.of("capacity").is_empty(), "made up");
+    }
+}

@@ -1,0 +1,322 @@
+//! The keys of the configuration: one table, from which the flags, the environment variables, the
+//! help and the checks of files are made.
+//!
+//! A key is spelled the same everywhere: `max-frame` in a file is `--max-frame` on the command line
+//! and `ARENA_ECHO_MAX_FRAME` in the environment. No key may be named `port` or `service-...`:
+//! Kubernetes sets variables of those names for a service that is called `arena-echo`. For the same
+//! reason unknown variables are no errors, as unknown flags and keys of a file are.
+
+/// One thing that can be configured.
+#[derive(Debug)]
+pub(crate) struct Key {
+    /// Its name in a file.
+    pub(crate) name: &'static str,
+    /// Stands for its value in the help.
+    pub(crate) placeholder: &'static str,
+    pub(crate) section: Section,
+    /// One line. Whole words, no full stop.
+    pub(crate) help: &'static str,
+    /// What the long help adds. Empty if there is nothing to add.
+    pub(crate) more: &'static str,
+    /// Its default, as the help shows it.
+    pub(crate) default: &'static str,
+    /// Whether a running server takes a new value over.
+    pub(crate) is_reloadable: bool,
+}
+
+/// A group of keys in the help and in the printed configuration.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Section {
+    Memory,
+    Listening,
+    Timeouts,
+    Operation,
+}
+
+impl Section {
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Self::Memory => "Memory",
+            Self::Listening => "Listening",
+            Self::Timeouts => "Timeouts",
+            Self::Operation => "Operation",
+        }
+    }
+}
+
+impl Key {
+    /// The environment variable that sets it.
+    pub(crate) fn variable(&self) -> String {
+        match self.name {
+            // What every program calls it that logs by the same library.
+            "log-filter" => "RUST_LOG".to_owned(),
+            name => format!("ARENA_ECHO_{}", name.to_uppercase().replace('-', "_")),
+        }
+    }
+
+    /// Whether it takes several values.
+    pub(crate) fn is_list(&self) -> bool {
+        self.name == "listen"
+    }
+
+    /// Whether its flag may stand without a value.
+    pub(crate) fn is_switch(&self) -> bool {
+        self.placeholder == "true|false"
+    }
+}
+
+/// Looks a key up by its name, with or without the dashes of its flag.
+pub(crate) fn find(name: &str) -> Option<&'static Key> {
+    let name = name.strip_prefix("--").unwrap_or(name);
+    KEYS.iter().find(|key| key.name == name)
+}
+
+/// Every key, in the order in which people read about them.
+pub(crate) const KEYS: [Key; 22] = [
+    Key {
+        name: "mode",
+        placeholder: "fixed|buddy",
+        section: Section::Memory,
+        help: "Cut memory into slots of one size, or into blocks of powers of two",
+        more: "Choose fixed if most frames have about the same size, and buddy if they have \
+               many: then a short frame takes a small block.",
+        default: "buddy",
+        is_reloadable: false,
+    },
+    Key {
+        name: "capacity",
+        placeholder: "SIZE",
+        section: Section::Memory,
+        help: "All payload memory of the arena",
+        more: "Reserved at the start; the system provides it as it is used. When all of it \
+               is in use, connections wait, and so do their peers. In buddy mode a power of \
+               two.",
+        default: "64MiB",
+        is_reloadable: false,
+    },
+    Key {
+        name: "slot-size",
+        placeholder: "SIZE",
+        section: Section::Memory,
+        help: "Bytes of a slot, in fixed mode only",
+        more: "A payload fits if it is not longer than the slot: its header needs no room.",
+        default: "64KiB",
+        is_reloadable: false,
+    },
+    Key {
+        name: "min-block",
+        placeholder: "SIZE",
+        section: Section::Memory,
+        help: "Bytes of the smallest block, in buddy mode only",
+        more: "A power of two. A smaller one wastes less behind short frames; the tables of \
+               the arena grow with the number of smallest blocks.",
+        default: "256",
+        is_reloadable: false,
+    },
+    Key {
+        name: "max-frame",
+        placeholder: "SIZE",
+        section: Section::Memory,
+        help: "The longest payload that is answered",
+        more: "A longer one is refused at its header: earlier replies are sent, then the \
+               connection is closed. In fixed mode without --spill the default is the slot \
+               size, which is also the most.",
+        default: "1MiB",
+        is_reloadable: false,
+    },
+    Key {
+        name: "spill",
+        placeholder: "SIZE",
+        section: Section::Memory,
+        help: "Heap memory for frames that are longer than a slot",
+        more: "At least twice --max-frame, where that is longer than a slot. All memory for \
+               payloads is then --capacity and --spill together. Blocks hold every frame, \
+               so buddy mode does not need it.",
+        default: "0",
+        is_reloadable: false,
+    },
+    Key {
+        name: "reply",
+        placeholder: "share|copy",
+        section: Section::Memory,
+        help: "Answer from the memory of the request, or from a copy",
+        more: "A copy is what a server with other logic than an echo does; it waits for \
+               memory if there is none.",
+        default: "share",
+        is_reloadable: false,
+    },
+    Key {
+        name: "listen",
+        placeholder: "ADDR",
+        section: Section::Listening,
+        help: "Where to listen: host:port, [::1]:port, :port or unix:/path",
+        more: ":port is every address of this machine, IPv6 and IPv4. May be given several \
+               times; in the environment, separated by commas. Port 0 takes a free one. The \
+               output names the real ports, one line for each, once all of them accept. \
+               Sockets that a service manager passes (LISTEN_FDS) take the place of these \
+               addresses.",
+        default: "127.0.0.1:9000",
+        is_reloadable: false,
+    },
+    Key {
+        name: "max-connections",
+        placeholder: "N",
+        section: Section::Listening,
+        help: "Connections at once; others wait to be accepted",
+        more: "Each needs a file descriptor. The limit of the process is raised to that as \
+               far as the system allows; where it does not, this is lowered.",
+        default: "10000",
+        is_reloadable: true,
+    },
+    Key {
+        name: "backlog",
+        placeholder: "N",
+        section: Section::Listening,
+        help: "Connections that may wait to be accepted, per address",
+        more: "The system may allow fewer: see net.core.somaxconn.",
+        default: "1024",
+        is_reloadable: false,
+    },
+    Key {
+        name: "keepalive",
+        placeholder: "TIME|off",
+        section: Section::Listening,
+        help: "Silence after which a TCP peer is probed",
+        more: "The system does that. A peer that answers none of six probes, ten seconds \
+               apart, has vanished without a word, and its connection ends. Whole seconds.",
+        default: "1m",
+        is_reloadable: false,
+    },
+    Key {
+        name: "reuse-port",
+        placeholder: "true|false",
+        section: Section::Listening,
+        help: "Share the ports with other servers (SO_REUSEPORT)",
+        more: "The system spreads connections over all of them. What waits in the queue of \
+               one that stops is answered by that one.",
+        default: "false",
+        is_reloadable: false,
+    },
+    Key {
+        name: "first-byte-timeout",
+        placeholder: "TIME|off",
+        section: Section::Timeouts,
+        help: "How long a new connection may stay silent",
+        more: "",
+        default: "30s",
+        is_reloadable: true,
+    },
+    Key {
+        name: "idle-timeout",
+        placeholder: "TIME|off",
+        section: Section::Timeouts,
+        help: "How long a peer may be silent between frames",
+        more: "An idle connection holds a file descriptor and no arena memory.",
+        default: "5m",
+        is_reloadable: true,
+    },
+    Key {
+        name: "frame-timeout",
+        placeholder: "TIME",
+        section: Section::Timeouts,
+        help: "How long a frame may take to arrive",
+        more: "From its first byte to its last. Others may wait that long for the memory of \
+               a peer that sends slowly.",
+        default: "10s",
+        is_reloadable: true,
+    },
+    Key {
+        name: "write-timeout",
+        placeholder: "TIME",
+        section: Section::Timeouts,
+        help: "How long a peer may take none of its reply",
+        more: "",
+        default: "10s",
+        is_reloadable: true,
+    },
+    Key {
+        name: "memory-timeout",
+        placeholder: "TIME",
+        section: Section::Timeouts,
+        help: "How long a connection waits for memory",
+        more: "Longer than the two above together, it outlasts any one peer that holds \
+               memory.",
+        default: "30s",
+        is_reloadable: true,
+    },
+    Key {
+        name: "drain-timeout",
+        placeholder: "TIME",
+        section: Section::Timeouts,
+        help: "How long connections may take to end at a signal",
+        more: "What takes longer is cut off.",
+        default: "10s",
+        is_reloadable: true,
+    },
+    Key {
+        name: "threads",
+        placeholder: "N|auto",
+        section: Section::Operation,
+        help: "Threads that serve; auto is one per core",
+        more: "",
+        default: "auto",
+        is_reloadable: false,
+    },
+    Key {
+        name: "admin",
+        placeholder: "ADDR|off",
+        section: Section::Operation,
+        help: "Where to serve metrics, health and status over HTTP",
+        more: "It has no password, so :port is 127.0.0.1:port here; write 0.0.0.0:port to \
+               open it to others.",
+        default: "off",
+        is_reloadable: false,
+    },
+    Key {
+        name: "log-format",
+        placeholder: "text|json",
+        section: Section::Operation,
+        help: "How to write log lines",
+        more: "They go to the standard error.",
+        default: "text",
+        is_reloadable: false,
+    },
+    Key {
+        name: "log-filter",
+        placeholder: "FILTER",
+        section: Section::Operation,
+        help: "What to log: error, warn, info, debug, trace or off",
+        more: "Also by module: warn,arena_echo=debug. Its environment variable is RUST_LOG.",
+        default: "info",
+        is_reloadable: true,
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_variable_is_one_that_kubernetes_sets() {
+        for key in &KEYS {
+            let variable = key.variable();
+            let taken = ["ARENA_ECHO_PORT", "ARENA_ECHO_SERVICE"];
+            assert!(!taken.iter().any(|taken| variable.starts_with(taken)), "{variable}");
+        }
+    }
+
+    #[test]
+    fn keys_stand_in_the_order_of_their_sections() {
+        let titles: Vec<_> = KEYS.iter().map(|key| key.section.title()).collect();
+        let mut sections = titles.clone();
+        sections.dedup();
+        assert_eq!(sections, ["Memory", "Listening", "Timeouts", "Operation"]);
+    }
+
+    #[test]
+    fn a_line_of_help_is_a_line() {
+        for Key { name, help, .. } in &KEYS {
+            assert!(help.chars().count() <= 66 && !help.ends_with('.'), "{name}: {help}");
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! The settings of the program: flags over environment over file over defaults.
+//!
+//! | Module         | What it knows                                               |
+//! |----------------|-------------------------------------------------------------|
+//! | `keys`         | what can be configured                                      |
+//! | `command_line` | the text of flags and environment variables                 |
+//! | `file`         | the text of a TOML file                                     |
+//! | `written`      | what text is written for a key, and where                   |
+//! | `values`       | what that text means                                        |
+//! | `print`        | the effective values, as a file that can be read back       |
+//!
+//! Nothing stops at the first error: everything that is wrong is reported at once.
+
+mod command_line;
+mod file;
+mod keys;
+mod print;
+mod values;
+mod written;
+
+use std::{fmt, fs, time::Duration};
+
+use arena_echo::{ArenaKind, Config, ConfigError, Problem, Reply};
+
+pub(crate) use self::command_line::{CommandLine, Task, read};
+use self::{
+    file::Contents,
+    values::Reader,
+    written::{Label, Origin, Written},
+};
+use crate::address::{AdminAddress, ListenAddress};
+
+/// Everything that can be configured.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) config: Config,
+    pub(crate) listen: Vec<ListenAddress>,
+    pub(crate) backlog: u16,
+    pub(crate) keepalive: Option<Duration>,
+    pub(crate) reuse_port: bool,
+    pub(crate) threads: Option<usize>,
+    pub(crate) admin: Option<AdminAddress>,
+    pub(crate) log_format: LogFormat,
+    pub(crate) log_filter: String,
+    /// Where the values come from.
+    written: Written,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Everything that is wrong, a line each.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Faults(Vec<String>);
+
+impl Settings {
+    /// Reads the file that the command line names, then all values, and checks that they work
+    /// together.
+    ///
+    /// # Errors
+    ///
+    /// Every reason why they do not.
+    pub(crate) fn load(command_line: &CommandLine) -> Result<Self, Faults> {
+        let Contents { written, mut faults, is_complete } = contents(command_line);
+        let written = command_line.written.clone().or(written);
+        let mut reader = Reader::new(&written);
+        let settings = settings(&mut reader);
+
+        let unreadable = reader.unreadable;
+        faults.extend(reader.faults);
+        // What the rest of a broken file says is not known, so conclusions would mislead. The same
+        // holds for a value that cannot be read.
+        let is_sound = |problem: &&Problem| {
+            is_complete && !problem.involved().any(|(flag, _)| unreadable.contains(&flag[2..]))
+        };
+        let problems = settings.config.problems();
+        faults.extend(problems.iter().filter(is_sound).map(|problem| describe(problem, &written)));
+        if faults.is_empty() { Ok(Self { written, ..settings }) } else { Err(Faults(faults)) }
+    }
+
+    /// Says what the library found wrong, in the words of whoever wrote the values.
+    pub(crate) fn faults(&self, error: &ConfigError) -> Faults {
+        Faults(error.problems().iter().map(|problem| describe(problem, &self.written)).collect())
+    }
+
+    /// Returns whether addresses to listen on are written anywhere.
+    pub(crate) fn names_listeners(&self) -> bool {
+        !self.written.of("listen").is_empty()
+    }
+}
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+impl Faults {
+    pub(crate) fn lines(&self) -> &[String] {
+        &self.0
+    }
+}
+
+/// What the file says that the command line names. Nothing if it names none.
+fn contents(command_line: &CommandLine) -> Contents {
+    let Some((path, origin)) = &command_line.file else {
+        return Contents { is_complete: true, ..Contents::default() };
+    };
+    match fs::read_to_string(path) {
+        Ok(text) => file::read(&text, path),
+        Err(error) => {
+            let name = match origin {
+                Origin::Variable => "ARENA_ECHO_CONFIG",
+                _ => "--config",
+            };
+            let fault = format!("{name} {}: cannot read this file: {error}", path.display());
+            Contents { faults: vec![fault], ..Contents::default() }
+        }
+    }
+}
+
+/// Names the values that take part in a problem by what they are called where they are written.
+fn describe(problem: &Problem, written: &Written) -> String {
+    let labels = problem.involved().enumerate().filter_map(|(index, (flag, value))| {
+        let key = keys::find(flag)?;
+        let origin = &written.origin_of(key.name);
+        Some(Label { key, value, origin, is_first: index == 0 }.to_string())
+    });
+    format!("{}: {}", labels.collect::<Vec<_>>().join(" with "), problem.reason())
+}
+
+/// Reads every value; a default stands in for what cannot be read.
+fn settings(reader: &mut Reader<'_>) -> Settings {
+    let config = config(reader);
+    let listen = reader.read_all("listen", values::text);
+    let log_formats = values::choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]);
+    Settings {
+        config,
+        listen: if listen.is_empty() { vec![ListenAddress::default()] } else { listen },
+        backlog: reader.read("backlog", values::backlog).unwrap_or(1024),
+        keepalive: reader.read("keepalive", values::keepalive).unwrap_or(Some(KEEPALIVE)),
+        reuse_port: reader.read("reuse-port", values::truth).unwrap_or(false),
+        threads: reader.read("threads", values::threads).unwrap_or(None),
+        admin: reader.read("admin", values::or_off(values::text)).unwrap_or(None),
+        log_format: reader.read("log-format", log_formats).unwrap_or(LogFormat::Text),
+        log_filter: reader.read("log-filter", values::filter).unwrap_or_else(|| "info".to_owned()),
+        written: Written::default(),
+    }
+}
+
+/// The silence after which a peer is probed: long enough to cost nothing, short enough to find a
+/// dead one while somebody still wonders.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+
+fn config(reader: &mut Reader<'_>) -> Config {
+    let modes = values::choice(&[("fixed", Mode::Fixed), ("buddy", Mode::Buddy)]);
+    let mode = reader.read("mode", modes).unwrap_or(Mode::Buddy);
+    if reader.unreadable.contains("mode") {
+        // Each mode has its own rules for these.
+        reader.unreadable.extend(["capacity", "max-frame", "slot-size", "min-block"]);
+    } else {
+        match mode {
+            Mode::Fixed => reader.refuse_other_mode("min-block", "buddy"),
+            Mode::Buddy => reader.refuse_other_mode("slot-size", "fixed"),
+        }
+    }
+    let mut config = match mode {
+        Mode::Fixed => Config::fixed(),
+        Mode::Buddy => Config::buddy(),
+    };
+    match &mut config.arena {
+        ArenaKind::Fixed { slot_bytes } => {
+            reader.set("slot-size", values::bytes, slot_bytes);
+            config.max_frame_bytes = *slot_bytes;
+        }
+        ArenaKind::Buddy { min_block_bytes } => {
+            reader.set("min-block", values::bytes, min_block_bytes);
+        }
+    }
+    read_rest(reader, &mut config);
+    config
+}
+
+#[derive(Clone, Copy)]
+enum Mode {
+    Fixed,
+    Buddy,
+}
+
+/// Reads what both modes have.
+fn read_rest(reader: &mut Reader<'_>, config: &mut Config) {
+    reader.set("capacity", values::bytes, &mut config.capacity_bytes);
+    reader.set("spill", values::bytes, &mut config.spill_bytes);
+    if config.spill_bytes > 0 {
+        // Frames may be longer than a slot then.
+        config.max_frame_bytes = config.max_frame_bytes.max(Config::buddy().max_frame_bytes);
+    }
+    reader.set("max-frame", values::bytes, &mut config.max_frame_bytes);
+    let replies = values::choice(&[("share", Reply::Share), ("copy", Reply::Copy)]);
+    reader.set("reply", replies, &mut config.reply);
+    reader.set("max-connections", values::count, &mut config.max_connections);
+
+    let first_byte_timeout = &mut config.first_byte_timeout;
+    reader.set("first-byte-timeout", values::or_off(values::time), first_byte_timeout);
+    reader.set("idle-timeout", values::or_off(values::time), &mut config.idle_timeout);
+    reader.set("frame-timeout", values::time, &mut config.frame_timeout);
+    reader.set("write-timeout", values::time, &mut config.write_timeout);
+    reader.set("memory-timeout", values::time, &mut config.memory_timeout);
+    reader.set("drain-timeout", values::time, &mut config.drain_timeout);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{command_line::parsed, *};
+
+    fn load(flags: &str) -> Result<Settings, Vec<String>> {
+        Settings::load(&parsed(flags)).map_err(|faults| faults.0)
+    }
+
+    #[test]
+    fn without_flags_the_defaults_of_the_library_hold() {
+        let settings = load("").expect("the defaults work");
+        assert_eq!(settings.listen, ["127.0.0.1:9000".parse().unwrap()]);
+        assert_eq!(settings.config.arena, Config::buddy().arena);
+        assert_eq!(settings.config.capacity_bytes, Config::buddy().capacity_bytes);
+        assert_eq!(settings.config.max_frame_bytes, Config::buddy().max_frame_bytes);
+        assert_eq!(settings.config.limits(), Config::buddy().limits());
+        assert_eq!(load("--mode fixed").unwrap().config.arena, Config::fixed().arena);
+    }
+
+    #[test]
+    fn in_fixed_mode_the_longest_frame_is_a_slot_unless_it_is_set_or_spills() {
+        let longest = |flags| load(flags).expect("flags that work").config.max_frame_bytes;
+        assert_eq!(longest("--mode fixed --slot-size 4k"), 4 << 10);
+        assert_eq!(longest("--mode fixed --slot-size 4k --max-frame 1k"), 1 << 10);
+        assert_eq!(longest("--mode fixed --slot-size 4k --spill 2MiB"), 1 << 20);
+        assert_eq!(longest("--mode fixed --slot-size 2MiB --spill 8MiB"), 2 << 20);
+    }
+
+    #[test]
+    fn what_cannot_be_read_and_what_cannot_work_are_reported_together() {
+        let lines = load("--capacity 3MiB --drain-timeout soon").unwrap_err();
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(lines[0].starts_with("--drain-timeout 'soon': is not a time"), "{lines:?}");
+        assert!(lines[1].starts_with("--capacity 3MiB: "), "{lines:?}");
+    }
+
+    #[test]
+    fn nothing_is_concluded_from_a_value_that_cannot_be_read() {
+        let lines = load("--capacity lots --max-frame 1GiB").unwrap_err();
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        let lines = load("--mode slab --slot-size 4k --min-block 3").unwrap_err();
+        assert_eq!(lines.len(), 1, "{lines:?}");
+    }
+
+    #[test]
+    fn a_flag_of_the_other_mode_is_refused() {
+        let expected = "--slot-size '4k': only --mode fixed has it; leave it out or set that mode";
+        assert_eq!(load("--slot-size 4k").unwrap_err(), [expected]);
+        let expected = "--min-block '4k': only --mode buddy has it; leave it out or set that mode";
+        assert_eq!(load("--mode fixed --min-block 4k").unwrap_err(), [expected]);
+    }
+
+    #[test]
+    fn an_address_that_is_there_twice_is_refused() {
+        let expected = "--listen ':1': is there twice; leave one out";
+        assert_eq!(load("--listen :1 --listen :2 --listen :1").unwrap_err(), [expected]);
+    }
+
+    #[test]
+    fn changes_name_both_values_and_whether_they_wait_for_a_restart() {
+        let before = load("").expect("the defaults work");
+        let after =
+            load("--mode fixed --idle-timeout off --slot-size 4k").expect("flags that work");
+        let changes: Vec<_> = before
+            .changes(&after)
+            .iter()
+            .map(|change| (change.to_string(), change.is_reloadable()))
+            .collect();
+        let expected = [
+            (r#"mode from "buddy" to "fixed""#, false),
+            (r#"slot-size from nothing to "4KiB""#, false),
+            (r#"min-block from "256" to nothing"#, false),
+            (r#"max-frame from "1MiB" to "4KiB""#, false),
+            (r#"idle-timeout from "5m" to "off""#, true),
+        ];
+        assert_eq!(changes, expected.map(|(text, reloads)| (text.to_owned(), reloads)));
+    }
+}

@@ -1,0 +1,180 @@
+//! A connection, over TCP or in the file system: one type, so that nothing else asks which it is.
+
+use std::{
+    io::{self, IoSlice},
+    os::fd::{AsFd, BorrowedFd},
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpStream, UnixStream},
+};
+
+use crate::transport::ReadReady;
+
+/// A connection between the server and a peer.
+///
+/// Reads, writes and waits as the stream in it does.
+#[derive(Debug)]
+pub enum Stream {
+    /// Over the network.
+    Tcp(TcpStream),
+    /// On this machine, by a path.
+    Unix(UnixStream),
+}
+
+/// Delegates to the stream in it.
+macro_rules! either {
+    ($stream:expr, $inner:ident => $action:expr) => {
+        match $stream {
+            Stream::Tcp($inner) => $action,
+            Stream::Unix($inner) => $action,
+        }
+    };
+}
+
+impl Stream {
+    /// Sends small pieces at once (`TCP_NODELAY`). In the file system they never wait.
+    ///
+    /// # Errors
+    ///
+    /// Those of the system.
+    pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.set_nodelay(nodelay),
+            Self::Unix(_) => Ok(()),
+        }
+    }
+
+    /// Returns the name of the peer for people who read logs: its address, or its process and user.
+    pub fn peer_label(&self) -> String {
+        let unknown = || "unknown".to_owned();
+        match self {
+            Self::Tcp(stream) => {
+                stream.peer_addr().map_or_else(|_| unknown(), |address| address.to_string())
+            }
+            Self::Unix(stream) => {
+                let Ok(peer) = stream.peer_cred() else { return unknown() };
+                let process = peer.pid().map_or_else(unknown, |process| process.to_string());
+                format!("unix:pid={process},uid={}", peer.uid())
+            }
+        }
+    }
+}
+
+impl From<TcpStream> for Stream {
+    fn from(stream: TcpStream) -> Self {
+        Self::Tcp(stream)
+    }
+}
+
+impl From<UnixStream> for Stream {
+    fn from(stream: UnixStream) -> Self {
+        Self::Unix(stream)
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        either!(self, stream => stream.as_fd())
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        target: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        either!(self.get_mut(), stream => Pin::new(stream).poll_read(context, target))
+    }
+}
+
+impl ReadReady for Stream {
+    fn poll_read_ready(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: usize,
+    ) -> Poll<io::Result<()>> {
+        either!(self.get_mut(), stream => ReadReady::poll_read_ready(Pin::new(stream), context, bytes))
+    }
+
+    fn is_hung_up(&self) -> bool {
+        either!(self, stream => ReadReady::is_hung_up(stream))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        either!(self.get_mut(), stream => Pin::new(stream).poll_write(context, bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        either!(self.get_mut(), stream => Pin::new(stream).poll_write_vectored(context, pieces))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        either!(self, stream => stream.is_write_vectored())
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self.get_mut(), stream => Pin::new(stream).poll_flush(context))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self.get_mut(), stream => Pin::new(stream).poll_shutdown(context))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    async fn pairs() -> io::Result<[(Stream, Stream); 2]> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let connecting = TcpStream::connect(listener.local_addr()?);
+        let (one, other) = tokio::join!(connecting, listener.accept());
+        let (here, there) = UnixStream::pair()?;
+        Ok([(one?.into(), other?.0.into()), (here.into(), there.into())])
+    }
+
+    #[tokio::test]
+    async fn both_kinds_read_and_write() -> io::Result<()> {
+        for (mut one, mut other) in pairs().await? {
+            assert!(one.is_write_vectored());
+            one.set_nodelay(true)?;
+            one.write_all(b"there").await?;
+            one.flush().await?;
+            one.shutdown().await?;
+            let mut text = String::new();
+            other.read_to_string(&mut text).await?;
+            assert_eq!(text, "there");
+        }
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_peer_is_named_by_its_address_or_its_process() -> io::Result<()> {
+        let [(tcp, other), (unix, _there)] = pairs().await?;
+        let Stream::Tcp(other) = other else { panic!("not over the network") };
+        assert_eq!(tcp.peer_label(), other.local_addr()?.to_string());
+        let name = unix.peer_label();
+        assert!(name.starts_with(&format!("unix:pid={},uid=", std::process::id())), "{name}");
+        Ok(())
+    }
+}

@@ -1,0 +1,248 @@
+//! Where values come from, and how the effective ones are shown.
+
+use std::{
+    collections::BTreeSet,
+    ffi::OsStr,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use toml::{Table, Value};
+
+use crate::support::program;
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs")
+}
+
+/// Runs the program with these arguments and variables alone.
+fn outcome(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(program::PATH);
+    command.env_clear().envs(variables.iter().copied()).args(arguments);
+    command.output().expect("the program starts")
+}
+
+fn printed(arguments: &[&str], variables: &[(&str, &str)]) -> String {
+    let arguments = [&["config", "--print"], arguments].concat();
+    let Output { status, stdout, stderr } = outcome(&arguments, variables);
+    let stderr = String::from_utf8_lossy(&stderr);
+    assert!(status.success() && stderr.is_empty(), "{arguments:?}: {status}\n{stderr}");
+    String::from_utf8(stdout).expect("text")
+}
+
+fn effective(arguments: &[&str]) -> Table {
+    printed(arguments, &[]).parse().expect("TOML")
+}
+
+fn refused(arguments: &[&str], variables: &[(&str, &str)]) -> String {
+    let Output { status, stdout, stderr } = outcome(arguments, variables);
+    assert_eq!(status.code(), Some(2), "{arguments:?}");
+    assert!(stdout.is_empty(), "{arguments:?}");
+    String::from_utf8(stderr).expect("text")
+}
+
+/// A file with this text. Deleted when dropped.
+fn file(text: &str) -> tempfile::TempPath {
+    let file = tempfile::NamedTempFile::with_suffix(".toml").expect("a temporary file");
+    fs::write(file.path(), text).expect("a file that can be written");
+    file.into_temp_path()
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a path of text")
+}
+
+/// The line that sets a key, without the spaces that align it.
+fn line_of(printed: &str, key: &str) -> String {
+    let line = printed.lines().find(|line| line.starts_with(&format!("{key} ="))).expect("a key");
+    line.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn what_is_printed_can_be_read_back() {
+    let runs: [&[&str]; 4] = [
+        &[],
+        &["--mode", "fixed", "--slot-size", "3k", "--idle-timeout", "off", "--threads", "3"],
+        &["--mode=fixed", "--spill=8MiB", "--reply=copy", "--keepalive=off", "--reuse-port"],
+        &["--listen", "[::1]:0", "--listen", "unix:/a b\"c", "--log-filter", "a=debug,b=off"],
+    ];
+    for arguments in runs {
+        let first = printed(arguments, &[]);
+        let file = file(&first);
+        let second = printed(&["--config", text(&file)], &[]);
+        assert_eq!(first.parse::<Table>().unwrap(), second.parse::<Table>().unwrap(), "{first}");
+        assert!(!second.contains("# default"), "every value now comes from the file:\n{second}");
+    }
+}
+
+#[test]
+fn a_flag_is_stronger_than_its_variable_that_than_the_file_and_that_than_the_default() {
+    let file = file("capacity = '1GiB'\nmax-frame = '2MiB'\n\nbacklog = 7");
+    let variables = [("ARENA_ECHO_CAPACITY", "2GiB"), ("ARENA_ECHO_MAX_FRAME", "3MiB")];
+    let printed = printed(&["--config", text(&file), "--capacity", "4GiB"], &variables);
+    assert_eq!(line_of(&printed, "capacity"), "capacity = \"4GiB\" # --capacity");
+    assert_eq!(line_of(&printed, "max-frame"), "max-frame = \"3MiB\" # ARENA_ECHO_MAX_FRAME");
+    assert_eq!(line_of(&printed, "backlog"), format!("backlog = 7 # {}:4", text(&file)));
+    assert_eq!(line_of(&printed, "min-block"), "min-block = \"256\" # default");
+}
+
+#[test]
+fn a_variable_names_the_file_and_may_list_addresses() {
+    let file = file("listen = ':1'\nreuse-port = true");
+    let variables = [("ARENA_ECHO_CONFIG", text(&file)), ("ARENA_ECHO_LISTEN", ":2, unix:/x")];
+    let printed = printed(&[], &variables);
+    let line = line_of(&printed, "listen");
+    assert_eq!(line, "listen = [\":2\", \"unix:/x\"] # ARENA_ECHO_LISTEN");
+    assert!(line_of(&printed, "reuse-port").starts_with("reuse-port = true"));
+}
+
+#[test]
+fn a_variable_that_is_empty_is_absent() {
+    let variables = [("ARENA_ECHO_CAPACITY", ""), ("ARENA_ECHO_LISTEN", ""), ("RUST_LOG", "")];
+    assert_eq!(printed(&[], &variables), printed(&[], &[]));
+}
+
+#[test]
+fn variables_that_kubernetes_sets_for_a_service_are_no_errors() {
+    let variables = [
+        ("ARENA_ECHO_SERVICE_HOST", "10.0.0.1"),
+        ("ARENA_ECHO_SERVICE_PORT", "9000"),
+        ("ARENA_ECHO_PORT", "tcp://10.0.0.1:9000"),
+    ];
+    assert_eq!(printed(&[], &variables), printed(&[], &[]));
+}
+
+#[test]
+fn every_error_of_all_sources_is_reported_at_once_with_its_place() {
+    let file = file("mode = 'slab'\ncapacty = 1\nmax-frame = 1.5\nlisten = [':1',\n'x']\n");
+    let path = text(&file);
+    let variables = [("ARENA_ECHO_THREADS", "none"), ("RUST_LOG", "a=b=c")];
+    let said = refused(&["--config", path, "--backlog", "0"], &variables);
+    let expected = [
+        format!("error: {path}:2: capacty: is no key; did you mean capacity?"),
+        format!("error: {path}:3: max-frame: is a number with a fraction; write"),
+        format!("error: {path}:1: mode 'slab': is not one of the values; set it to fixed or buddy"),
+        format!("error: {path}:5: listen 'x': is not an address; write"),
+        "error: --backlog '0': set it to at least 1 and at most 65535".to_owned(),
+        "error: ARENA_ECHO_THREADS 'none': set it to".to_owned(),
+        "error: RUST_LOG 'a=b=c': is not a filter".to_owned(),
+    ];
+    for (line, expected) in said.lines().zip(&expected) {
+        assert!(line.starts_with(expected), "{line}\nis not\n{expected}");
+    }
+    assert_eq!(said.lines().count(), expected.len(), "{said}");
+}
+
+#[test]
+fn what_cannot_work_together_is_named_with_both_places() {
+    let file = file("\ncapacity = '1MiB'");
+    let path = text(&file);
+    let said = refused(&["--config", path], &[("ARENA_ECHO_MAX_FRAME", "2MiB")]);
+    let expected = format!("error: {path}:2: capacity 1MiB with ARENA_ECHO_MAX_FRAME 2MiB: ");
+    assert!(said.starts_with(&expected), "{said}");
+
+    let said = refused(&["--config", path], &[]);
+    let expected = format!("error: {path}:2: capacity 1MiB with --max-frame 1MiB (the default): ");
+    assert!(said.starts_with(&expected), "{said}");
+}
+
+#[test]
+fn nothing_is_concluded_from_a_file_that_is_broken() {
+    let file = file("max-frame = '4k\ncapacity = '1MiB'\nthreads = 0\n");
+    let said = refused(&["--config", text(&file)], &[]);
+    assert!(said.contains(":1: "), "{said}");
+    assert!(said.contains(":3: threads '0'"), "{said}");
+    assert!(!said.contains("capacity"), "{said}");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let said = refused(&["--config", "/nowhere/a.toml"], &[]);
+    assert!(said.starts_with("error: --config /nowhere/a.toml: cannot read this file: "), "{said}");
+    let said = refused(&[], &[("ARENA_ECHO_CONFIG", "/nowhere/a.toml")]);
+    assert!(said.starts_with("error: ARENA_ECHO_CONFIG /nowhere/a.toml: "), "{said}");
+}
+
+#[test]
+fn checking_says_that_it_works_or_why_it_does_not() {
+    let Output { status, stdout, .. } = outcome(&["config"], &[]);
+    assert!(status.success());
+    assert_eq!(stdout, b"the configuration works\n");
+    assert!(refused(&["config", "--capacity", "3MiB"], &[]).contains("a power of two"));
+}
+
+#[test]
+fn the_short_help_fits_a_screen_and_the_long_one_has_every_flag_too() {
+    let help = |flag| String::from_utf8(outcome(&[flag], &[]).stdout).expect("text");
+    let (short, long) = (help("-h"), help("--help"));
+    assert!(short.lines().count() <= 60, "{short}");
+    assert!(long.lines().count() > 2 * short.lines().count(), "{long}");
+    for key in effective(&[]).keys() {
+        let flag = format!("--{key}");
+        assert!(short.contains(&flag) && long.contains(&flag), "{flag}");
+    }
+    for text in ["ARENA_ECHO_", "SIGHUP", "Exit status"] {
+        assert!(long.contains(text), "{text}");
+    }
+}
+
+#[test]
+fn the_help_shows_the_real_defaults() {
+    let help = String::from_utf8(outcome(&["--help"], &[]).stdout).expect("text");
+    let words = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut defaults = effective(&[]);
+    defaults.extend(effective(&["--mode=fixed"]).remove_entry("slot-size"));
+    for (key, value) in defaults {
+        let (_, help) = words.split_once(&format!(" --{key}")).expect("a flag");
+        let (_, default) = help.split_once("[default: ").expect("a default");
+        let (default, _) = default.split_once(']').expect("the end of a default");
+        let value = match value {
+            Value::String(value) => value,
+            Value::Array(values) => values[0].as_str().expect("an address").to_owned(),
+            value => value.to_string(),
+        };
+        assert_eq!(default, value, "{key}");
+    }
+}
+
+/// The lines of a file that set a key, with or without the `#` in front of it.
+fn documented(text: &str) -> Vec<(&str, &str)> {
+    let lines = text.lines().map(|line| line.strip_prefix('#').unwrap_or(line));
+    let is_key = |key: &str| key.chars().all(|c| c.is_ascii_lowercase() || c == '-');
+    let settings = lines.filter_map(|line| line.split_once(" = "));
+    settings.filter(|(key, _)| is_key(key)).collect()
+}
+
+#[test]
+fn the_file_that_explains_every_key_has_each_once_with_its_real_default() {
+    let text = fs::read_to_string(folder().join("arena-echo.toml")).expect("the file");
+    let documented = documented(&text);
+    let names: BTreeSet<_> = documented.iter().map(|(key, _)| (*key).to_owned()).collect();
+    assert_eq!(names.len(), documented.len(), "a key is there twice");
+
+    let mut defaults = effective(&[]);
+    defaults.extend(effective(&["--mode=fixed"]).remove_entry("slot-size"));
+    assert_eq!(names, defaults.keys().cloned().collect());
+    for (key, value) in documented {
+        let table: Table = format!("{key} = {value}").parse().expect("TOML");
+        assert_eq!(table[key], defaults[key], "{key}");
+    }
+}
+
+#[test]
+fn every_file_of_the_program_in_configs_works() {
+    let entries = fs::read_dir(folder()).expect("the folder").map(|entry| entry.unwrap().path());
+    let files: Vec<_> =
+        entries.filter(|path| path.extension() == Some(OsStr::new("toml"))).collect();
+    assert!(!files.is_empty());
+    for path in files {
+        let text = fs::read_to_string(&path).expect("text");
+        text.parse::<Table>().unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("arena-echo")) {
+            let path = path.to_str().expect("a path of text");
+            let Output { status, stderr, .. } = outcome(&["config", "--config", path], &[]);
+            assert!(status.success(), "{}", String::from_utf8_lossy(&stderr));
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! The program as a service: what its manager is told, sockets that it is passed, and SIGHUP.
+
+use std::{
+    fs,
+    net::TcpListener,
+    os::{fd::OwnedFd, unix::net::UnixListener},
+    path::Path,
+    process::Stdio,
+};
+
+use rustix::process::Signal;
+use serde_json::Value;
+use tokio::{net::UnixDatagram, process::Command};
+
+use crate::support::{
+    client::Client,
+    program::{self, Program},
+    run,
+    traffic::{exceed, frame},
+};
+
+/// The end of a service manager to which its services report.
+struct Manager {
+    folder: tempfile::TempDir,
+    socket: UnixDatagram,
+}
+
+impl Manager {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let socket = UnixDatagram::bind(folder.path().join("notify")).expect("a new path");
+        Self { folder, socket }
+    }
+
+    fn service(&self, flags: &str) -> Command {
+        let mut command = Command::new(program::PATH);
+        command.stdin(Stdio::null()).args(flags.split_whitespace());
+        command.env("NOTIFY_SOCKET", self.folder.path().join("notify"));
+        command
+    }
+
+    /// Waits for a report that has this line, and returns it.
+    async fn until_told(&self, line: &str) -> String {
+        loop {
+            let mut report = [0; 4096];
+            let length = self.socket.recv(&mut report).await.expect("a report");
+            let report = str::from_utf8(&report[..length]).expect("text").to_owned();
+            if report.lines().any(|told| told == line) {
+                return report;
+            }
+        }
+    }
+}
+
+#[test]
+fn the_manager_is_told_when_the_server_accepts_and_when_it_stops() {
+    run(async {
+        let manager = Manager::new();
+        let server = Program::start_as(manager.service("--drain-timeout 2s")).await;
+        let report = manager.until_told("READY=1").await;
+        let status = format!("STATUS=accepting on {}", server.address);
+        assert!(report.contains(&status), "{report}");
+
+        server.signal(Signal::TERM);
+        let report = manager.until_told("STOPPING=1").await;
+        assert!(report.contains("STATUS=draining 0 connections"), "{report}");
+        assert!(report.contains("EXTEND_TIMEOUT_USEC=7000000"), "{report}");
+        assert!(server.ended().await.0.success());
+    });
+}
+
+#[test]
+fn the_watchdog_is_fed_if_there_is_one() {
+    run(async {
+        let manager = Manager::new();
+        let mut command = manager.service("");
+        command.env("WATCHDOG_USEC", "20000");
+        let server = Program::start_as(command).await;
+        for _ in 0..3 {
+            manager.until_told("WATCHDOG=1").await;
+        }
+        server.stop().await;
+    });
+}
+
+/// The program with one socket passed to it.
+fn passed(socket: impl Into<OwnedFd>, flags: &str) -> Command {
+    let mut command = Command::new("sh");
+    // The variables name the process that the sockets are for: this one, until it is the program.
+    let script = r#"LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@" 3<&0 </dev/null"#;
+    command.args(["-c", script, program::PATH]).args(flags.split_whitespace());
+    command.stdin(Stdio::from(socket.into()));
+    command
+}
+
+#[test]
+fn a_socket_that_is_passed_takes_the_place_of_the_addresses() {
+    run(async {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("a listener that is bound").to_string();
+        // What waits in its queue is served, too.
+        let mut early = Client::connect(address.parse().expect("an address")).await;
+        early.send(&frame(10, 1)).await;
+
+        let mut server = Program::launch(passed(listener, "--listen 127.0.0.1:1"), 1).await;
+        assert_eq!(server.labels, [address]);
+        server.until_logged("take the place of --listen").await;
+        early.expect(&frame(10, 1)).await;
+        early.close_and_expect_end().await;
+        server.stop().await;
+    });
+}
+
+#[test]
+fn a_socket_in_the_file_system_that_is_passed_stays_there() {
+    run(async {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("echo.sock");
+        let listener = UnixListener::bind(&path).expect("a new path");
+        let server = Program::launch(passed(listener, ""), 1).await;
+        assert_eq!(server.labels, [format!("unix:{}", path.display())]);
+        server.stop().await;
+        assert!(path.exists(), "it belongs to whoever passed it");
+    });
+}
+
+#[test]
+fn what_is_passed_and_does_not_listen_is_refused() {
+    run(async {
+        let file = tempfile::tempfile().expect("a temporary file");
+        let output = passed(file, "").kill_on_drop(true).output().await.expect("a program");
+        let said = String::from_utf8(output.stderr).expect("text");
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("LISTEN_FDS: cannot listen on socket 1 of 1"), "{said}");
+    });
+}
+
+#[test]
+fn a_hangup_takes_over_what_can_be_and_says_what_cannot() {
+    run(async {
+        let manager = Manager::new();
+        let file = manager.folder.path().join("a.toml");
+        fs::write(&file, "frame-timeout = '1h'\nmax-connections = 1").expect("a new file");
+        let command = manager.service(&format!("--config {}", file.display()));
+        let mut server = Program::start_as(command).await;
+        let mut old = Client::connect(server.address).await;
+        old.echo(&frame(10, 1)).await;
+
+        let new = "frame-timeout = '100ms'\nmax-connections = 2\ncapacity = '128MiB'";
+        fs::write(&file, new).expect("a file that can be written");
+        server.signal(Signal::HUP);
+        manager.until_told("RELOADING=1").await;
+        let report = manager.until_told("READY=1").await;
+        assert!(report.contains(&format!("STATUS=accepting on {}\n", server.address)), "{report}");
+        server.until_logged(r#"capacity from "64MiB" to "128MiB": only after a restart"#).await;
+        server.until_logged("max-connections from 1 to 2").await;
+        server.until_logged(r#"frame-timeout from "1h" to "100ms""#).await;
+
+        // There is a second place now, with the new timeout; the first has the old one.
+        let frame = frame(10, 2);
+        let (begun, rest) = frame.split_at(7);
+        old.send(begun).await;
+        let mut slow = Client::connect(server.address).await;
+        slow.send(begun).await;
+        slow.expect_end().await;
+        old.exchange(rest, &frame).await;
+        drop((old, slow));
+        server.stop().await;
+    });
+}
+
+#[test]
+fn a_hangup_with_errors_changes_nothing() {
+    run(async {
+        let manager = Manager::new();
+        let file = manager.folder.path().join("a.toml");
+        fs::write(&file, "").expect("a new file");
+        let command = manager.service(&format!("--config {}", file.display()));
+        let mut server = Program::start_as(command).await;
+        manager.until_told("READY=1").await;
+        fs::write(&file, "max-connections = 0\nlog-filter = 'off'").expect("a file");
+        server.signal(Signal::HUP);
+        let place = format!("{}:1: max-connections 0: set it to", file.display());
+        server.until_logged(&place).await;
+        server.until_logged("nothing has changed").await;
+        let report = manager.until_told("READY=1").await;
+        assert!(report.contains("; the last reload failed"), "{report}");
+
+        let mut client = Client::connect(server.address).await;
+        client.echo(&frame(10, 1)).await;
+        drop(client);
+        server.stop().await;
+    });
+}
+
+#[test]
+fn a_hangup_changes_what_is_logged() {
+    run(async {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("a.toml");
+        fs::write(&file, "log-filter = 'info'").expect("a new file");
+        let mut server = Program::start(&format!("--config {}", file.display())).await;
+        fs::write(&file, "log-filter = 'debug'").expect("a file that can be written");
+        server.signal(Signal::HUP);
+        server.until_logged(r#"log-filter from "info" to "debug""#).await;
+
+        Client::connect(server.address).await.close_and_expect_end().await;
+        server.until_logged("closed: the peer closed it").await;
+        server.stop().await;
+    });
+}
+
+#[test]
+fn log_lines_are_json_on_request() {
+    run(async {
+        let mut server = Program::start("--log-format json").await;
+        exceed(server.address, 1 << 20).await;
+        let line = server.until_logged("exceeds the limit").await;
+        let line: Value = serde_json::from_str(&line).expect("JSON");
+        assert_eq!(line["level"], "WARN");
+        assert!(line["fields"]["message"].is_string(), "{line}");
+        assert!(line["span"]["peer"].as_str().is_some_and(|peer| peer.starts_with("127.0.0.1:")));
+        server.stop().await;
+    });
+}
+
+/// The values of a key in a unit.
+fn values<'u>(unit: &'u str, key: &str) -> Vec<&'u str> {
+    let settings = unit.lines().filter_map(|line| line.split_once('='));
+    settings.filter(|(name, _)| *name == key).map(|(_, value)| value).collect()
+}
+
+#[test]
+fn the_units_fit_the_program() {
+    let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs");
+    let read = |name| fs::read_to_string(configs.join(name)).expect("a unit");
+    let (service, socket) = (read("arena-echo.service"), read("arena-echo.socket"));
+
+    // Its commands are commands of the program, if its file is where the unit says.
+    let file = configs.join("arena-echo.toml").display().to_string();
+    let mut commands = [values(&service, "ExecStart"), values(&service, "ExecReload")].concat();
+    commands.retain(|command| command.contains("arena-echo"));
+    assert_eq!(commands.len(), 2);
+    for command in commands {
+        let command = command.replace("/etc/arena-echo/arena-echo.toml", &file);
+        let mut arguments: Vec<_> = command.split_whitespace().skip(1).collect();
+        if !arguments.contains(&"config") {
+            arguments.push("config");
+        }
+        let output = std::process::Command::new(program::PATH).args(arguments).output();
+        let output = output.expect("the program starts");
+        assert!(output.status.success(), "{command}: {output:?}");
+    }
+
+    let defaults = std::process::Command::new(program::PATH).args(["config", "--print"]).output();
+    let defaults = String::from_utf8(defaults.expect("the program starts").stdout).expect("text");
+    let defaults: toml::Table = defaults.parse().expect("TOML");
+    let default = |key: &str| defaults[key].as_integer().expect("a number");
+    let descriptors: i64 = values(&service, "LimitNOFILE")[0].parse().expect("a number");
+    assert!(descriptors >= default("max-connections") + 2 * default("backlog") + 64);
+    assert_eq!(values(&socket, "Backlog"), [default("backlog").to_string()]);
+    let address = defaults["listen"][0].as_str().expect("an address");
+    assert_eq!(values(&socket, "ListenStream")[0], address);
+}
+
+#[test]
+fn systemd_accepts_the_units_where_there_is_one() {
+    let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut units = Vec::new();
+    for name in ["arena-echo.service", "arena-echo.socket"] {
+        let unit = fs::read_to_string(configs.join(name)).expect("a unit");
+        // It looks for the program, too.
+        let unit = unit.replace("/usr/local/bin/arena-echo", program::PATH);
+        units.push(folder.path().join(name));
+        fs::write(&units[units.len() - 1], unit).expect("a new file");
+    }
+    let verify = std::process::Command::new("systemd-analyze").arg("verify").args(&units).output();
+    let Ok(output) = verify else { return };
+    let said = String::from_utf8_lossy(&output.stderr);
+    // About other units of this machine it may say what it likes.
+    assert!(!said.contains("arena-echo"), "{said}");
+}
