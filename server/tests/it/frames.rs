@@ -53,7 +53,7 @@ fn blocks_echo_every_length_up_to_the_limit() {
 #[test]
 fn blocks_no_larger_than_a_frame_echo_it() {
     run(async {
-        let config = Config { max_frame_bytes: 1000, capacity_bytes: 1024, ..Config::buddy() };
+        let config = Config { max_frame_bytes: 1000, capacity_bytes: 2048, ..Config::buddy() };
         let server = InProcess::start(&config).await;
         echo_each_and_all(server.address, &(980..=1000).collect::<Vec<_>>()).await;
         server.stop().await;
@@ -117,7 +117,7 @@ proptest! {
     ) {
         run(async {
             let slots = ArenaKind::Fixed { slot_bytes: 64 };
-            let small = Config { max_frame_bytes: 64, capacity_bytes: 64, ..Config::fixed() };
+            let small = Config { max_frame_bytes: 64, capacity_bytes: 128, ..Config::fixed() };
             let sent = frames(lengths.clone());
             echo_in_pieces(&Config { arena: slots, ..small }, &sent, &cuts).await;
 

@@ -52,7 +52,7 @@ fn a_reset_inside_a_frame_returns_the_memory() {
             let server = InProcess::start(&config).await;
             let mut client = Client::connect(server.address).await;
             client.send(&header(length)).await;
-            client.send(b"a beginning").await;
+            client.send(&[7; 1000]).await;
             server.until_memory_is_held().await;
 
             client.reset();

@@ -27,9 +27,9 @@ fn blocks_echo_frames_from_nothing_to_the_largest() {
 }
 
 #[test]
-fn one_slot_serves_a_hundred_connections() {
+fn two_slots_serve_a_hundred_connections() {
     run(async {
-        let server = Program::start("--mode fixed --slot-size 64k --capacity 64k").await;
+        let server = Program::start("--mode fixed --slot-size 64k --capacity 128k").await;
         echo_over_many(server.address, 100, &[256, 65_536, 60_000, 256]).await;
         server.stop().await;
     });

@@ -11,19 +11,17 @@ use crate::support::{
     traffic::{echo_over_many, frame},
 };
 
-fn one_slot() -> Config {
+/// One slot for requests and one for replies: the least that a server accepts.
+fn two_slots() -> Config {
     let slot_bytes = 64 << 10;
     let arena = ArenaKind::Fixed { slot_bytes };
-    Config { arena, capacity_bytes: slot_bytes, ..Config::fixed() }
+    Config { arena, capacity_bytes: 2 * slot_bytes, ..Config::fixed() }
 }
 
 #[test]
-fn one_slot_serves_a_hundred_connections_that_pipeline() {
+fn two_slots_serve_a_hundred_connections_that_pipeline() {
     run(async {
-        let slot_bytes = 64 << 10;
-        let arena = ArenaKind::Fixed { slot_bytes };
-        let config = Config { arena, capacity_bytes: slot_bytes, ..Config::fixed() };
-        let server = InProcess::start(&config).await;
+        let server = InProcess::start(&two_slots()).await;
         let lengths = [[256; 8], [60_000; 8], [65_536; 8], [1; 8]].concat();
         echo_over_many(server.address, 100, &lengths).await;
         server.stop().await;
@@ -43,7 +41,7 @@ fn two_blocks_serve_fifty_connections_with_the_largest_frame() {
 #[test]
 fn a_peer_that_always_has_a_frame_begun_lets_others_have_the_slot() {
     run(async {
-        let server = InProcess::start(&one_slot()).await;
+        let server = InProcess::start(&two_slots()).await;
         let mut greedy = Client::connect(server.address).await;
         let begun_and_rest = frame(1000, 1);
         let (begun, rest) = begun_and_rest.split_at(500);

@@ -47,15 +47,15 @@ fn unread_bytes((local, peer): (u16, u16)) -> Option<usize> {
 }
 
 /// Brings frames into the queue of the server that it cannot read before it stops: another peer
-/// holds its only slot.
+/// holds the only slot for requests.
 async fn frames_in_the_queue(server: SocketAddr, sent: &[u8]) -> (Client, Client) {
     let mut waiting = Client::connect(server).await;
     waiting.echo(&frame(10, 1)).await;
 
     // The reply shows that the part of a frame behind it was read as well, and keeps the slot.
     let mut holder = Client::connect(server).await;
-    let (first, next) = (frame(10, 2), frame(100, 3));
-    holder.exchange(&[&first[..], &next[..50]].concat(), &first).await;
+    let (first, next) = (frame(10, 2), frame(1000, 3));
+    holder.exchange(&[&first[..], &next[..500]].concat(), &first).await;
 
     waiting.send(sent).await;
     until_received(server, &waiting, sent.len()).await;
@@ -68,7 +68,7 @@ fn what_was_received_is_answered() {
         let arena = ArenaKind::Fixed { slot_bytes: SLOT };
         let config = Config {
             arena,
-            capacity_bytes: SLOT,
+            capacity_bytes: 2 * SLOT,
             max_frame_bytes: SLOT,
             drain_timeout: HOUR,
             ..Config::fixed()
@@ -91,7 +91,7 @@ fn a_signal_answers_what_was_received_and_exits_with_zero() {
     run(async {
         for signal in [Signal::TERM, Signal::INT] {
             let server =
-                Program::start("--mode fixed --slot-size 4k --capacity 4k --drain-timeout 1h")
+                Program::start("--mode fixed --slot-size 4k --capacity 8k --drain-timeout 1h")
                     .await;
             let sent = frames(LENGTHS);
             let (mut holder, mut waiting) = frames_in_the_queue(server.address, &sent).await;

@@ -10,12 +10,12 @@ use crate::support::{client::Client, in_process::InProcess, run, traffic::frame}
 const SHORT: Duration = Duration::from_millis(200);
 const LONG: Duration = Duration::from_secs(600);
 
-/// One slot, so that whoever holds it keeps all others waiting.
-fn one_slot() -> Config {
+/// One slot for requests, so that whoever holds it keeps all others waiting.
+fn two_slots() -> Config {
     let slot_bytes = 64 << 10;
     Config {
         arena: ArenaKind::Fixed { slot_bytes },
-        capacity_bytes: slot_bytes,
+        capacity_bytes: 2 * slot_bytes,
         frame_timeout: LONG,
         write_timeout: LONG,
         memory_timeout: LONG,
@@ -23,10 +23,10 @@ fn one_slot() -> Config {
     }
 }
 
-/// Sends a part of a frame, and waits until it holds the slot.
+/// Sends so much of a frame that it takes a slot, and waits until it holds the one for requests.
 async fn hold_the_slot(server: &InProcess) -> Client {
     let mut client = Client::connect(server.address).await;
-    client.send(&frame(100, 1)[..50]).await;
+    client.send(&frame(1000, 1)[..500]).await;
     server.until_memory_is_held().await;
     client
 }
@@ -34,7 +34,7 @@ async fn hold_the_slot(server: &InProcess) -> Client {
 #[test]
 fn a_slow_sender_is_closed_at_the_frame_timeout_and_others_go_on() {
     run(async {
-        let server = InProcess::start(&Config { frame_timeout: SHORT, ..one_slot() }).await;
+        let server = InProcess::start(&Config { frame_timeout: SHORT, ..two_slots() }).await;
         let mut slow = hold_the_slot(&server).await;
         let mut honest = Client::connect(server.address).await;
         honest.echo(&frame(1000, 2)).await;
@@ -48,11 +48,11 @@ fn a_slow_sender_is_closed_at_the_frame_timeout_and_others_go_on() {
 fn every_frame_has_the_frame_timeout_for_itself() {
     run(async {
         let slot_bytes = 64 << 10;
-        let (capacity_bytes, frame_timeout) = (2 * slot_bytes, 5 * SHORT);
-        let config = Config { capacity_bytes, frame_timeout, ..one_slot() };
+        let (capacity_bytes, frame_timeout) = (3 * slot_bytes, 5 * SHORT);
+        let config = Config { capacity_bytes, frame_timeout, ..two_slots() };
         let server = InProcess::start(&config).await;
-        let frame = frame(100, 1);
-        let (begun, rest) = frame.split_at(50);
+        let frame = frame(1000, 1);
+        let (begun, rest) = frame.split_at(500);
         let mut steady = Client::connect(server.address).await;
         steady.send(begun).await;
         server.until_memory_is_held().await;
@@ -73,7 +73,7 @@ fn every_frame_has_the_frame_timeout_for_itself() {
 #[test]
 fn a_part_of_a_header_is_waited_for_no_longer_than_the_frame_timeout() {
     run(async {
-        let server = InProcess::start(&Config { frame_timeout: SHORT, ..one_slot() }).await;
+        let server = InProcess::start(&Config { frame_timeout: SHORT, ..two_slots() }).await;
         let mut slow = Client::connect(server.address).await;
         slow.send(&[0]).await;
         slow.expect_end().await;
@@ -84,7 +84,7 @@ fn a_part_of_a_header_is_waited_for_no_longer_than_the_frame_timeout() {
 #[test]
 fn a_peer_may_be_idle_between_frames_for_longer_than_the_frame_timeout() {
     run(async {
-        let server = InProcess::start(&Config { frame_timeout: SHORT, ..one_slot() }).await;
+        let server = InProcess::start(&Config { frame_timeout: SHORT, ..two_slots() }).await;
         let mut idle = Client::connect(server.address).await;
         idle.echo(&frame(10, 1)).await;
         server.until_no_memory_is_held().await;
@@ -102,7 +102,7 @@ fn a_peer_may_be_idle_between_frames_for_longer_than_the_frame_timeout() {
 #[test]
 fn a_peer_that_does_not_read_is_closed_at_the_write_timeout_and_others_go_on() {
     run(async {
-        let server = InProcess::start(&Config { write_timeout: SHORT, ..one_slot() }).await;
+        let server = InProcess::start(&Config { write_timeout: SHORT, ..two_slots() }).await;
         let mut deaf = Client::connect(server.address).await;
         let mut honest = Client::connect(server.address).await;
         let flood = frame(60_000, 1);
@@ -118,14 +118,14 @@ fn a_peer_that_does_not_read_is_closed_at_the_write_timeout_and_others_go_on() {
 #[test]
 fn who_waits_too_long_for_memory_is_closed_and_the_holder_goes_on() {
     run(async {
-        let server = InProcess::start(&Config { memory_timeout: SHORT, ..one_slot() }).await;
+        let server = InProcess::start(&Config { memory_timeout: SHORT, ..two_slots() }).await;
         let mut holder = hold_the_slot(&server).await;
         let mut other = Client::connect(server.address).await;
         other.send(&frame(10, 2)).await;
         other.expect_end().await;
 
-        let held = frame(100, 1);
-        holder.exchange(&held[50..], &held).await;
+        let held = frame(1000, 1);
+        holder.exchange(&held[500..], &held).await;
         holder.close_and_expect_end().await;
         server.stop().await;
     });
@@ -134,8 +134,8 @@ fn who_waits_too_long_for_memory_is_closed_and_the_holder_goes_on() {
 #[test]
 fn waiting_for_memory_does_not_count_towards_the_frame_timeout() {
     run(async {
-        let frame_timeout = 5 * SHORT;
-        let server = InProcess::start(&Config { frame_timeout, ..one_slot() }).await;
+        let frame_timeout = 3 * SHORT;
+        let server = InProcess::start(&Config { frame_timeout, ..two_slots() }).await;
         let mut waiting = Client::connect(server.address).await;
         let (first, next) = (frame(10, 1), frame(100, 2));
         waiting.exchange(&[&first[..], &next[..4]].concat(), &first).await;

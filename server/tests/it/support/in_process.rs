@@ -2,22 +2,33 @@
 
 use std::net::SocketAddr;
 
-use arena_echo::{Config, Server};
+use arena_echo::{Config, Echo, Handler, MemoryMetrics, Reject, Reply, Server, ServerMetrics};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use super::until;
 
-pub(crate) struct InProcess {
+pub(crate) struct InProcess<H = Echo> {
     pub(crate) address: SocketAddr,
-    server: Server,
+    server: Server<H>,
     stop: CancellationToken,
     running: JoinHandle<()>,
 }
 
 impl InProcess {
+    /// Starts an echo.
     pub(crate) async fn start(config: &Config) -> Self {
-        let server = Server::new(config).expect("a configuration that works");
+        let echo = match config.reply {
+            Reply::Share => Echo::Share,
+            Reply::Copy => Echo::Copy,
+        };
+        Self::start_with(config, echo).await
+    }
+}
+
+impl<H: Handler> InProcess<H> {
+    pub(crate) async fn start_with(config: &Config, handler: H) -> Self {
+        let server = Server::with_handler(config, handler).expect("a configuration that works");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("a listener that is bound");
         let stop = CancellationToken::new();
@@ -28,8 +39,41 @@ impl InProcess {
         Self { address, server, stop, running }
     }
 
+    pub(crate) fn memory(&self) -> MemoryMetrics {
+        self.server.memory_metrics()
+    }
+
+    pub(crate) fn metrics(&self) -> ServerMetrics {
+        self.server.metrics()
+    }
+
+    /// How many connections were closed for this reason.
+    pub(crate) fn rejects(&self, reason: Reject) -> u64 {
+        let rejects = self.metrics().rejects;
+        rejects.into_iter().find(|(other, _)| *other == reason).map_or(0, |(_, count)| count)
+    }
+
+    /// How many connections were closed, with the reason.
+    pub(crate) fn all_rejects(&self) -> Vec<(&'static str, u64)> {
+        let rejects = self.metrics().rejects.into_iter().filter(|(_, count)| *count > 0);
+        rejects.map(|(reason, count)| (reason.name(), count)).collect()
+    }
+
+    pub(crate) async fn until_connected(&self, connections: usize) {
+        until(|| self.metrics().connections == connections).await;
+    }
+
+    /// Waits until so many connections wait for memory, in whichever queue.
+    pub(crate) async fn until_waiting(&self, waiters: usize) {
+        until(|| self.waiters() == waiters).await;
+    }
+
+    pub(crate) fn waiters(&self) -> usize {
+        self.memory().waits.iter().map(|queue| queue.waiters).sum()
+    }
+
     pub(crate) fn bytes_live(&self) -> usize {
-        self.server.memory_metrics().bytes_live
+        self.memory().bytes_live
     }
 
     pub(crate) async fn until_memory_is_held(&self) {
@@ -45,12 +89,15 @@ impl InProcess {
         self.stop.cancel();
     }
 
-    /// Stops the server. All memory must have come back, and none must ever have been refused.
+    /// Stops the server. Every connection must have ended, and all memory must have come back.
     pub(crate) async fn stop(self) {
-        self.stop.cancel();
-        self.running.await.expect("a server that does not panic");
-        let metrics = self.server.memory_metrics();
-        assert_eq!(metrics.bytes_live, 0, "memory that nobody gave back");
-        assert_eq!(metrics.allocations_failed, 0, "the budget is too large");
+        let Self { server, stop, running, .. } = self;
+        stop.cancel();
+        running.await.expect("a server that does not panic");
+        let memory = server.memory_metrics();
+        assert_eq!(memory.bytes_live, 0, "memory that nobody gave back");
+        assert_eq!(memory.spill_bytes_live, 0, "heap that nobody gave back");
+        assert_eq!(memory.stalled_bytes, 0, "a stall that nobody ended");
+        assert_eq!(server.metrics().connections, 0, "a connection that nobody closed");
     }
 }
