@@ -265,7 +265,7 @@ impl Config {
                 Plan::fixed(capacity_bytes, slot_bytes, max_frame_bytes, spill_bytes)
             }
             ArenaKind::Buddy { min_block_bytes } => {
-                Plan::buddy(capacity_bytes, min_block_bytes, max_frame_bytes, spill_bytes)
+                Plan::buddy(capacity_bytes, min_block_bytes, max_frame_bytes)
             }
         }
     }
@@ -292,10 +292,15 @@ impl Config {
                     Size(self.capacity_bytes / 2)
                 ))
             }
+            // Only in fixed mode: the blocks of a buddy arena are as large as the largest frame.
             (PlanError::FrameNeedsSpill { block_bytes, needed_bytes }, _) => {
-                Problem::about(max_frame.0, max_frame.1).because(format_args!(
-                    "{error}; set --max-frame to at most {}, or --spill to at least {}",
+                let max_frame = Problem::about(max_frame.0, max_frame.1);
+                let max_frame = max_frame.and("--slot-size", Size(block_bytes));
+                max_frame.because(format_args!(
+                    "{error}; set --max-frame to at most {}, or --slot-size to at least {}, \
+                     or --spill to at least {}",
                     Size(block_bytes),
+                    Size(self.max_frame_bytes),
                     Size(needed_bytes),
                 ))
             }
@@ -450,8 +455,8 @@ mod tests {
     #[test]
     fn a_frame_must_fit_into_a_slot() {
         let config = Config { max_frame_bytes: 1 << 20, ..Config::fixed() };
-        let expected = "--max-frame 1MiB with --slot-size 64KiB: a longer frame than a slot needs \
-                        memory beside the arena; set --max-frame to at most 64KiB, \
+        let expected = "--max-frame 1MiB with --slot-size 64KiB: a longer frame than a block of \
+                        64KiB needs the heap beside the arena; set --max-frame to at most 64KiB, \
                         or --slot-size to at least 1MiB, or --spill to at least 2MiB";
         assert_eq!(texts(&config), [expected]);
     }
@@ -461,9 +466,9 @@ mod tests {
         let config = Config { max_frame_bytes: 1 << 20, spill_bytes: 2 << 20, ..Config::fixed() };
         assert_eq!(texts(&config), [""; 0]);
 
-        let expected = "--spill 1048577 with --max-frame 1MiB: a request and a response of that \
-                        length must have room at once; set --spill to at least 2MiB, \
-                        or --max-frame to at most 512KiB";
+        let expected = "--spill 1048577 with --max-frame 1MiB: a frame of the largest size and its \
+                        reply need 2MiB of the heap; set --spill to at least 2MiB, \
+                        or a smaller --max-frame";
         assert_eq!(texts(&Config { spill_bytes: (1 << 20) + 1, ..config }), [expected]);
     }
 
@@ -487,9 +492,9 @@ mod tests {
     #[test]
     fn the_capacity_must_let_one_connection_progress() {
         let config = Config { capacity_bytes: 1 << 20, ..Config::buddy() };
-        let expected = "--capacity 1MiB with --max-frame 1MiB: one connection can need 2MiB for a \
-                        read block and such a frame; set --capacity to at least 2MiB, \
-                        or --max-frame to at most 512KiB";
+        let expected = "--capacity 1MiB with --max-frame 1MiB: requests need a block of 1MiB and \
+                        replies another, so that neither waits for the other: 2MiB in all; \
+                        set --capacity to at least 2MiB, or --max-frame to at most 512KiB";
         assert_eq!(texts(&config), [expected]);
     }
 

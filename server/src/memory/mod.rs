@@ -158,7 +158,7 @@ impl Memory {
         min_block_bytes: usize,
         max_frame_bytes: usize,
     ) -> Result<Self, MemoryError> {
-        Self::new(Plan::buddy(total_bytes, min_block_bytes, max_frame_bytes, 0)?)
+        Self::new(Plan::buddy(total_bytes, min_block_bytes, max_frame_bytes)?)
     }
 
     /// Reserves what was planned.

@@ -48,8 +48,8 @@ pub enum PlanError {
     },
     /// Requests and replies cannot have a block each.
     #[error(
-        "requests need a block of {0} and replies another, so that neither waits for the other; \
-         there must be at least {1} in all", Size(*.block_bytes), Size(*.needed_bytes)
+        "requests need a block of {0} and replies another, so that neither waits for the other: \
+         {1} in all", Size(*.block_bytes), Size(*.needed_bytes)
     )]
     CapacityTooSmall {
         /// Bytes that the largest frame takes.
@@ -126,7 +126,6 @@ impl Plan {
         capacity_bytes: usize,
         min_block_bytes: usize,
         max_frame_bytes: usize,
-        spill_bytes: usize,
     ) -> Result<Self, PlanError> {
         if !capacity_bytes.is_power_of_two()
             || !min_block_bytes.is_power_of_two()
@@ -135,13 +134,8 @@ impl Plan {
             return Err(PlanError::NotPowersOfTwo);
         }
         let smallest = min_block_bytes.max(READ_BLOCK_BYTES_MIN);
-        let wanted =
-            max_frame_bytes.checked_next_power_of_two().unwrap_or(usize::MAX).max(smallest);
-        // With a heap to go to, what would take more than a quarter goes there.
-        let block_bytes = match spill_bytes {
-            0 => wanted,
-            _ => wanted.min((capacity_bytes / 4).max(smallest)),
-        };
+        let largest = max_frame_bytes.checked_next_power_of_two().unwrap_or(usize::MAX);
+        let block_bytes = largest.max(smallest);
         let is_ample = capacity_bytes / 4 >= block_bytes;
         let read_block_bytes = if is_ample {
             let share = (capacity_bytes - 2 * block_bytes) / READERS_MIN;
@@ -158,7 +152,8 @@ impl Plan {
             read_block_bytes,
             has_growth: read_block_bytes < block_bytes,
             max_frame_bytes,
-            spill_bytes,
+            // Blocks hold every frame.
+            spill_bytes: 0,
         };
         plan.checked()
     }
@@ -297,15 +292,15 @@ mod tests {
 
     #[test]
     fn two_blocks_of_the_largest_frame_are_enough_and_have_no_growth() {
-        let plan = Plan::buddy(2 << 20, 256, 1 << 20, 0).unwrap();
+        let plan = Plan::buddy(2 << 20, 256, 1 << 20).unwrap();
         assert!(!plan.has_growth);
         assert_eq!((plan.read_block_bytes, plan.bytes_set_aside()), (1 << 20, 1 << 20));
-        assert!(Plan::buddy(1 << 20, 256, 1 << 20, 0).is_err());
+        assert!(Plan::buddy(1 << 20, 256, 1 << 20).is_err());
     }
 
     #[test]
     fn with_four_blocks_requests_can_grow() {
-        let plan = Plan::buddy(4 << 20, 256, 1 << 20, 0).unwrap();
+        let plan = Plan::buddy(4 << 20, 256, 1 << 20).unwrap();
         assert!(plan.has_growth);
         assert_eq!((plan.read_block_bytes, plan.bytes_set_aside()), (64 << 10, 2 << 20));
     }
@@ -322,7 +317,7 @@ mod tests {
 
     #[test]
     fn the_sum_is_printed() {
-        let plan = Plan::buddy(64 << 20, 256, 1 << 20, 0).unwrap();
+        let plan = Plan::buddy(64 << 20, 256, 1 << 20).unwrap();
         let expected = "64MiB = 62MiB for requests + 1MiB for one that outgrows its read block + \
                         1MiB for replies; an idle connection holds 0, one at work reads 64KiB at a \
                         time and holds at most 2176KiB; who finds none waits";
@@ -334,9 +329,8 @@ mod tests {
         #[test]
         fn every_plan_has_room_for_a_request_and_its_reply(
             capacity in 0u32..32, min_block in 0u32..32, frame in 1usize..1 << 30,
-            spill in prop_oneof![Just(0usize), 1usize..1 << 32],
         ) {
-            let Ok(plan) = Plan::buddy(1 << capacity, 1 << min_block, frame, spill) else {
+            let Ok(plan) = Plan::buddy(1 << capacity, 1 << min_block, frame) else {
                 return Ok(());
             };
             let ordinary = plan.capacity_bytes - plan.bytes_set_aside();
@@ -344,7 +338,7 @@ mod tests {
             prop_assert!(plan.read_block_bytes <= largest);
             prop_assert!(plan.block_bytes <= largest);
             prop_assert!(plan.has_growth || plan.read_block_bytes >= plan.block_bytes);
-            prop_assert!(!plan.must_spill(frame) || plan.spill_pages() > 0);
+            prop_assert!(!plan.must_spill(frame));
         }
     }
 }
