@@ -85,7 +85,7 @@ pub use crate::{
     stats::{Reject, ServerMetrics},
     stream::Stream,
     transport::{
-        ArenaFramed, FrameError, FrameReader, FrameWriter, FramedBuilder, Probe, ReadReady,
-        Timeouts,
+        ArenaFramed, Arrived, FrameError, FrameReader, FrameWriter, FramedBuilder, Probe,
+        ReadReady, Timeouts,
     },
 };

@@ -1,9 +1,11 @@
 //! What a server does with a socket besides reading and writing frames.
 
-use std::{io, os::fd::AsFd, time::Duration};
+use std::{
+    future::poll_fn, io, mem::MaybeUninit, os::fd::AsFd, pin::Pin, task::Context, time::Duration,
+};
 
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
     time,
 };
 
@@ -31,6 +33,13 @@ pub(crate) async fn close_gently<S: AsyncRead + AsyncWrite + Unpin>(mut stream: 
 
 /// Reads and forgets, up to the end of the input.
 async fn discard(mut stream: impl AsyncRead + Unpin) -> io::Result<()> {
-    while stream.read(&mut [0; DISCARD_BYTES]).await? > 0 {}
+    // Inside of the closure, so that the bytes lie on the stack and not in every connection.
+    let mut read = |context: &mut Context<'_>| {
+        let mut bytes = [MaybeUninit::uninit(); DISCARD_BYTES];
+        let mut bytes = ReadBuf::uninit(&mut bytes);
+        let read = Pin::new(&mut stream).poll_read(context, &mut bytes);
+        read.map_ok(|()| bytes.filled().len())
+    };
+    while poll_fn(&mut read).await? > 0 {}
     Ok(())
 }

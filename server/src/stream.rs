@@ -12,7 +12,7 @@ use tokio::{
     net::{TcpStream, UnixStream},
 };
 
-use crate::transport::ReadReady;
+use crate::transport::{Arrived, ReadReady};
 
 /// A connection between the server and a peer.
 ///
@@ -93,12 +93,12 @@ impl AsyncRead for Stream {
 }
 
 impl ReadReady for Stream {
-    fn poll_read_ready(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: usize,
-    ) -> Poll<io::Result<()>> {
-        either!(self.get_mut(), stream => ReadReady::poll_read_ready(Pin::new(stream), context, bytes))
+    fn poll_read_ready(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self.get_mut(), stream => ReadReady::poll_read_ready(Pin::new(stream), context))
+    }
+
+    fn arrived(&self) -> Option<Arrived> {
+        either!(self, stream => ReadReady::arrived(stream))
     }
 
     fn is_hung_up(&self) -> bool {

@@ -15,21 +15,24 @@
 //!
 //! While memory is scarce, nothing is taken for a frame that is still trickling in: up to
 //! [`CARRY_BYTES`] are read into the connection itself, and the rest of the frame stays in the
-//! socket until it has arrived, as far as a socket buffers it.
+//! socket until it has arrived, as far as a socket buffers it. How much that is, is looked at now
+//! and then: to be woken for it would take an option of the socket that cannot be set without
+//! `unsafe`, and a readiness that is forgotten too early is never told again.
 
 use std::{
     mem,
     ops::Range,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use arena::{Buffer, Frozen};
 use bytes::{Buf, BufMut};
-use tokio::io::ReadBuf;
+use tokio::{io::ReadBuf, time::Instant};
 use tokio_util::io::poll_read_buf;
 
-use super::{FrameError, ReadReady, Timeouts, Wait, Watch};
+use super::{Arrived, FrameError, ReadReady, Timeouts, Wait, Watch};
 use crate::{
     frame::{self, HEADER_BYTES, Rest, Scan},
     memory::{Block, Claimant},
@@ -37,6 +40,18 @@ use crate::{
 
 /// What is kept of a frame that has begun without any memory of the arena: most small frames whole.
 const CARRY_BYTES: usize = 256;
+
+/// How often a transport that waits for memory looks whether its peer is still there.
+pub(super) const LOOK_AT_PEER_EVERY: Duration = Duration::from_millis(500);
+
+/// How often it is looked at how much of a frame has arrived, while memory is scarce.
+const LOOK_AT_REST_EVERY: Duration = Duration::from_millis(20);
+
+/// While memory is scarce, some is taken for a frame when so much of it has arrived.
+const REST_BYTES: usize = 32 << 10;
+
+/// As much is enough as well if no more comes: the socket may not buffer more.
+const STUCK_REST_BYTES: usize = 4 << 10;
 
 /// Bytes that were read and lie in no block.
 #[derive(Debug)]
@@ -58,6 +73,8 @@ pub(crate) struct Input {
     /// Whether there is enough input to ask for memory. From then on it is not looked for again:
     /// a place in the queue for memory is kept only by whoever can use what he is served.
     has_input: bool,
+    /// When it was looked at how much of a frame has arrived, and how much that was.
+    looked: Option<(Instant, usize)>,
     watch: Watch,
 }
 
@@ -142,6 +159,7 @@ impl Input {
             bytes_read: 0,
             frames_read: 0,
             has_input: false,
+            looked: None,
             watch: Watch::new(timeouts),
         }
     }
@@ -228,7 +246,12 @@ impl Input {
         {
             return Poll::Ready(Err(FrameError::Stalled { bytes: held_bytes }));
         }
-        self.watch.poll_over(context, self.wait, waits_for_memory).map(Err)
+        let look = match self.looked {
+            _ if waits_for_memory => Some(LOOK_AT_PEER_EVERY),
+            Some(_) => Some(LOOK_AT_REST_EVERY),
+            None => None,
+        };
+        self.watch.poll_over(context, self.wait, look).map(Err)
     }
 
     fn poll_fill_in_time<S: ReadReady + ?Sized>(
@@ -281,13 +304,17 @@ impl Input {
         };
         if whole_bytes == 0 && !self.has_input {
             self.wait = self.wait_for_input();
-            let is_pressed = claimant.is_pressed();
-            let missing =
-                announced.map_or(1, |announced| HEADER_BYTES + announced - self.carry.len);
-            let useful = if is_pressed { missing } else { 1 };
-            ready!(stream.as_mut().poll_read_ready(context, useful))?;
-            if is_pressed && announced.is_none() {
-                return self.poll_read_carry(stream, context);
+            let looked = self.looked.take();
+            ready!(stream.as_mut().poll_read_ready(context))?;
+            if claimant.is_pressed() {
+                let Some(announced) = announced else {
+                    return self.poll_read_carry(stream, context);
+                };
+                let missing = HEADER_BYTES + announced - self.carry.len;
+                self.looked = looked;
+                if !self.is_worth_memory(stream.arrived(), missing) {
+                    return Poll::Pending;
+                }
             }
             self.has_input = true;
         }
@@ -313,6 +340,29 @@ impl Input {
         }
         self.state = State::Reading(block);
         Poll::Ready(Ok(None))
+    }
+
+    /// Whether enough of a frame has arrived to take memory for it while that is scarce, given how
+    /// much is missing. If not, it is to be looked at again.
+    fn is_worth_memory(&mut self, arrived: Option<Arrived>, missing: usize) -> bool {
+        let Some(Arrived { bytes, is_all }) = arrived else { return true };
+        let now = Instant::now();
+        let is_stuck = match self.looked {
+            Some((at, before)) if now - at >= LOOK_AT_REST_EVERY => {
+                self.looked = Some((now, bytes));
+                bytes == before && bytes >= STUCK_REST_BYTES
+            }
+            Some(_) => false,
+            None => {
+                self.looked = Some((now, bytes));
+                false
+            }
+        };
+        let is_worth_it = is_all || is_stuck || bytes >= missing.min(REST_BYTES);
+        if is_worth_it {
+            self.looked = None;
+        }
+        is_worth_it
     }
 
     /// Reads a little without memory, to know what comes.

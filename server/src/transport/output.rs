@@ -21,7 +21,11 @@ use arena::{Buffer, Frozen};
 use bytes::BufMut;
 use tokio::io::AsyncWrite;
 
-use super::{Duplex, FrameError, Timeouts, Wait, input::Place, watch::Watch};
+use super::{
+    Duplex, FrameError, Timeouts, Wait,
+    input::{LOOK_AT_PEER_EVERY, Place},
+    watch::Watch,
+};
 use crate::{
     frame::{self, HEADER_BYTES},
     memory::{Block, Claimant},
@@ -250,7 +254,7 @@ impl Output {
         if stream.is_hung_up() {
             return Poll::Ready(Err(FrameError::hung_up()));
         }
-        self.watch.poll_over(context, Wait::Memory, true).map(Err)
+        self.watch.poll_over(context, Wait::Memory, Some(LOOK_AT_PEER_EVERY)).map(Err)
     }
 
     /// Writes until nothing is left.
@@ -273,7 +277,7 @@ impl Output {
             if held_bytes > 0 && claimant.poll_stalled(context, held_bytes).is_ready() {
                 return Poll::Ready(Err(FrameError::Stalled { bytes: held_bytes }));
             }
-            return self.watch.poll_over(context, Wait::Write, false).map(Err);
+            return self.watch.poll_over(context, Wait::Write, None).map(Err);
         }
         flushed
     }

@@ -10,12 +10,9 @@ use std::{
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream, tcp, unix},
 };
-
-/// As much as a socket surely buffers when nobody reads.
-const SURELY_BUFFERED_BYTES: usize = 32 << 10;
 
 /// A stream that can say that there is something to read.
 ///
@@ -24,18 +21,19 @@ const SURELY_BUFFERED_BYTES: usize = 32 << 10;
 pub trait ReadReady: AsyncRead {
     /// Waits until there is something to read, the end, or an error.
     ///
-    /// `bytes` says how much the caller can use. A stream that can, waits for so many, or for as
-    /// many as it surely buffers, so that the caller needs no memory for less. It may be ready
-    /// early.
+    /// It may be ready early: then reading waits.
     ///
     /// # Errors
     ///
     /// What the stream says. Then reading fails as well.
-    fn poll_read_ready(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: usize,
-    ) -> Poll<io::Result<()>>;
+    fn poll_read_ready(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Returns what has arrived and is not read yet, if the stream can tell.
+    ///
+    /// While memory is scarce, none is taken for a frame of which little has arrived.
+    fn arrived(&self) -> Option<Arrived> {
+        None
+    }
 
     /// Returns whether the peer is known to be gone in both directions: a half-close is not that.
     fn is_hung_up(&self) -> bool {
@@ -43,17 +41,38 @@ pub trait ReadReady: AsyncRead {
     }
 }
 
+/// What has arrived at a stream and is not read yet.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Arrived {
+    /// How much.
+    pub bytes: usize,
+    /// Whether nothing more will come.
+    pub is_all: bool,
+}
+
 /// A stream for both directions.
 pub(crate) trait Duplex: ReadReady + AsyncWrite + Send + Unpin {}
 
 impl<S: ReadReady + AsyncWrite + Send + Unpin> Duplex for S {}
 
-/// Asks the system whether a socket is closed in both directions or has failed.
+/// Asks the system what can be said of a socket without waiting: of `events`, and of hang-ups and
+/// errors in any case.
+fn look(socket: impl AsFd, events: PollFlags) -> PollFlags {
+    let mut asked = [PollFd::new(&socket, events)];
+    match poll(&mut asked, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
+        Ok(_) => asked[0].revents(),
+        Err(_) => PollFlags::empty(),
+    }
+}
+
+fn arrived(socket: impl AsFd) -> Option<Arrived> {
+    let bytes = usize::try_from(rustix::io::ioctl_fionread(&socket).ok()?).ok()?;
+    let ends = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+    Some(Arrived { bytes, is_all: look(socket, PollFlags::RDHUP).intersects(ends) })
+}
+
 fn is_hung_up(socket: impl AsFd) -> bool {
-    // What is asked for is always told: hang-ups and errors.
-    let mut asked = [PollFd::new(&socket, PollFlags::empty())];
-    let answered = poll(&mut asked, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
-    answered.is_ok() && asked[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
+    look(socket, PollFlags::empty()).intersects(PollFlags::HUP | PollFlags::ERR)
 }
 
 macro_rules! sockets {
@@ -62,29 +81,14 @@ macro_rules! sockets {
             fn poll_read_ready(
                 self: Pin<&mut Self>,
                 context: &mut Context<'_>,
-                bytes: usize,
             ) -> Poll<io::Result<()>> {
                 let $socket = &*self;
-                let socket = $as_socket;
-                ready!(socket.poll_read_ready(context))?;
-                if bytes <= 1 {
-                    return Poll::Ready(Ok(()));
-                }
-                // Fewer bytes are as good as none: then the readiness is forgotten, and the next
-                // arrival makes it anew. The end of the input is never forgotten.
-                let enough = bytes.min(SURELY_BUFFERED_BYTES) as u64;
-                let looked = socket.try_io(Interest::READABLE, || {
-                    match rustix::io::ioctl_fionread(socket)? {
-                        arrived if arrived >= enough => Ok(()),
-                        _ => Err(io::ErrorKind::WouldBlock.into()),
-                    }
-                });
-                match looked {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        socket.poll_read_ready(context)
-                    }
-                    looked => Poll::Ready(looked),
-                }
+                $as_socket.poll_read_ready(context)
+            }
+
+            fn arrived(&self) -> Option<Arrived> {
+                let $socket = self;
+                arrived($as_socket)
             }
 
             fn is_hung_up(&self) -> bool {
@@ -149,7 +153,6 @@ impl<S: AsyncRead + Unpin> ReadReady for Probe<S> {
     fn poll_read_ready(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-        _bytes: usize,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.ahead_from == this.ahead_to && !this.is_at_end {

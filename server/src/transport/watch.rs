@@ -41,9 +41,6 @@ pub(crate) enum Wait {
     Write,
 }
 
-/// How often a transport that waits for memory looks whether its peer is still there.
-pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(500);
-
 /// The wait under way, and the timer that ends it.
 ///
 /// The timer is not set for every wait: it may fire early, and is then set to what is due.
@@ -78,12 +75,13 @@ impl Watch {
         self.frame_since = None;
     }
 
-    /// Begins to wait, or goes on. Ready if it takes too long.
+    /// Begins to wait, or goes on. Ready if it takes too long. The task is woken after `look` if that
+    /// is earlier.
     pub(crate) fn poll_over(
         &mut self,
         context: &mut Context<'_>,
         wait: Wait,
-        looks: bool,
+        look: Option<Duration>,
     ) -> Poll<FrameError> {
         let now = Instant::now();
         let since = match self.wait {
@@ -105,7 +103,7 @@ impl Watch {
         {
             return Poll::Ready(wait.error(limit));
         }
-        let look = looks.then(|| now + LOOK_EVERY);
+        let look = look.map(|look| now + look);
         if let Some(due) = deadline.into_iter().chain(look).min() {
             self.arm(context, due, now);
         }
