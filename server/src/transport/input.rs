@@ -15,7 +15,8 @@
 //!
 //! While memory is scarce, nothing is taken for a frame that is still trickling in: up to
 //! [`CARRY_BYTES`] are read into the connection itself, and the rest of the frame stays in the
-//! socket until it has arrived, as far as a socket buffers it.
+//! socket until it has arrived, as far as a socket buffers it. A peer that has sent much already is
+//! not put to that test: see [`LARGE_SEGMENT_BYTES`].
 
 use std::{
     mem,
@@ -37,6 +38,12 @@ use crate::{
 
 /// What is kept of a frame that has begun without any memory of the arena: most small frames whole.
 const CARRY_BYTES: usize = 256;
+
+/// Who has sent less has surely no segment in its socket that could close the window.
+///
+/// A socket counts a segment in full until its last byte is read. So what is left of a large one
+/// may keep the rest of a frame from arriving, until somebody reads.
+const LARGE_SEGMENT_BYTES: u64 = 16 << 10;
 
 /// Bytes that were read and lie in no block.
 #[derive(Debug)]
@@ -284,7 +291,8 @@ impl Input {
             let is_pressed = claimant.is_pressed();
             let missing =
                 announced.map_or(1, |announced| HEADER_BYTES + announced - self.carry.len);
-            let useful = if is_pressed { missing } else { 1 };
+            let waits_for_rest = is_pressed && self.bytes_read < LARGE_SEGMENT_BYTES;
+            let useful = if waits_for_rest { missing } else { 1 };
             ready!(stream.as_mut().poll_read_ready(context, useful))?;
             if is_pressed && announced.is_none() {
                 return self.poll_read_carry(stream, context);
