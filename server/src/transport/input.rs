@@ -457,7 +457,18 @@ impl Input {
         claimant: &mut Claimant,
     ) -> Poll<()> {
         self.wait = Wait::Memory;
-        let payload_bytes = outgrown.payload_bytes;
+        let Outgrown { payload_bytes, begun } = outgrown;
+        // Replies that shared the block may have left meanwhile.
+        let begun = match begun.try_into_buffer() {
+            Ok(block) if payload_bytes <= block.capacity() => {
+                claimant.cancel_growth();
+                self.go_on(block, payload_bytes);
+                return Poll::Ready(());
+            }
+            Ok(block) => block.into_frozen(),
+            Err(begun) => begun,
+        };
+        let outgrown = Outgrown { payload_bytes, begun };
         let Poll::Ready(mut block) = claimant.poll_growth(context, payload_bytes) else {
             self.state = State::Outgrown(outgrown);
             return Poll::Pending;
