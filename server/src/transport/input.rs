@@ -295,7 +295,7 @@ impl Input {
             let useful = if waits_for_rest { missing } else { 1 };
             ready!(stream.as_mut().poll_read_ready(context, useful))?;
             if is_pressed && announced.is_none() {
-                return self.poll_read_carry(stream, context);
+                return self.poll_read_carry(stream, context, claimant.read_block_bytes());
             }
             self.has_input = true;
         }
@@ -328,9 +328,12 @@ impl Input {
         &mut self,
         stream: Pin<&mut S>,
         context: &mut Context<'_>,
+        block_bytes: usize,
     ) -> Poll<Result<Option<Filled>, FrameError>> {
         let is_between_frames = self.carry.len == 0;
-        let mut free = ReadBuf::new(&mut self.carry.bytes[self.carry.len..]);
+        // Not more than the block holds into which it goes.
+        let end = CARRY_BYTES.min(block_bytes);
+        let mut free = ReadBuf::new(&mut self.carry.bytes[self.carry.len..end]);
         ready!(stream.poll_read(context, &mut free))?;
         let read = free.filled().len();
         self.carry.len += read;
