@@ -32,7 +32,10 @@ use std::{
 
 use arena_echo::{ArenaKind, Config, Listener, Server};
 use listenfd::ListenFd;
-use tokio::runtime::{self, Runtime};
+use tokio::{
+    join,
+    runtime::{self, Runtime},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
@@ -111,8 +114,8 @@ async fn run(running: Running, passed: ListenFd) -> Result<(), Box<dyn Error>> {
     announce(&labels)?;
     service::ready(&status);
     service::keep_watchdog_fed();
-    shutdown::tell_service(server.clone(), stop.clone());
-    server.run(listeners, stop).await;
+    // Both to the end: a server without connections stops before a task of its own would have told.
+    join!(server.run(listeners, stop.clone()), shutdown::tell_service(&server, &stop));
     drop(files);
     Ok(())
 }

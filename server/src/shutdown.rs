@@ -29,12 +29,10 @@ pub(crate) fn on_signals(stop: CancellationToken) -> io::Result<()> {
 }
 
 /// Tells the service manager when the server begins to stop.
-pub(crate) fn tell_service(server: Server, stop: CancellationToken) {
-    tokio::spawn(async move {
-        stop.cancelled().await;
-        let status = format!("draining {} connections", server.connections());
-        service::stopping(&status, server.limits().drain_timeout);
-    });
+pub(crate) async fn tell_service(server: &Server, stop: &CancellationToken) {
+    stop.cancelled().await;
+    let status = format!("draining {} connections", server.connections());
+    service::stopping(&status, server.limits().drain_timeout);
 }
 
 struct Signals {

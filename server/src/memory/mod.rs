@@ -409,19 +409,25 @@ impl Claimant {
             return self.poll_spilled_request(context, bytes);
         }
         if let Ok(block) = inner.ordinary.allocate(positive(bytes)) {
-            if let Some(waiter) = &mut self.growth {
-                waiter.cancel();
-            }
+            self.cancel_growth();
             return Poll::Ready(Block::Arena(block));
         }
-        let lane =
-            inner.growth.as_ref().expect("a frame outgrows its block only if there is growth");
+        // Without growth a block holds every frame. Then its own replies, or whoever keeps frames of
+        // it, share it: both give it back without more memory.
+        let lane = inner.growth.as_ref().unwrap_or(&inner.ordinary);
         let waiter = self.growth.get_or_insert_with(|| lane.waiter());
         let block = waiter.poll_allocate(context, positive(bytes));
         if block.is_pending() {
             inner.somebody_waits.notify_one();
         }
         block.map(Block::Arena)
+    }
+
+    /// Leaves the queue for growth.
+    pub(crate) fn cancel_growth(&mut self) {
+        if let Some(waiter) = &mut self.growth {
+            waiter.cancel();
+        }
     }
 
     /// Takes memory for a reply if there is some. The caller may hold anything.

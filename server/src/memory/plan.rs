@@ -144,6 +144,8 @@ impl Plan {
         } else {
             block_bytes
         };
+        // Where frames are short, what is read at once is the largest block: it holds every frame.
+        let block_bytes = block_bytes.max(read_block_bytes);
         let plan = Self {
             capacity_bytes,
             unit_bytes: min_block_bytes,
@@ -306,6 +308,13 @@ mod tests {
     }
 
     #[test]
+    fn where_frames_are_short_the_read_block_is_the_largest() {
+        let plan = Plan::buddy(64 << 20, 256, 4 << 10).unwrap();
+        assert!(!plan.has_growth && !plan.must_spill(plan.read_block_bytes()));
+        assert_eq!((plan.read_block_bytes, plan.bytes_set_aside()), (64 << 10, 64 << 10));
+    }
+
+    #[test]
     fn a_frame_that_is_larger_than_a_slot_needs_twice_its_size_of_the_heap() {
         let plan = |spill| Plan::fixed(1 << 20, 64 << 10, 256 << 10, spill);
         let needs = PlanError::FrameNeedsSpill { block_bytes: 64 << 10, needed_bytes: 512 << 10 };
@@ -337,7 +346,8 @@ mod tests {
             let largest = 1 << ordinary.ilog2();
             prop_assert!(plan.read_block_bytes <= largest);
             prop_assert!(plan.block_bytes <= largest);
-            prop_assert!(plan.has_growth || plan.read_block_bytes >= plan.block_bytes);
+            prop_assert!(plan.read_block_bytes <= plan.block_bytes);
+            prop_assert!(plan.has_growth || plan.read_block_bytes == plan.block_bytes);
             prop_assert!(!plan.must_spill(frame));
         }
     }

@@ -53,6 +53,13 @@ const REST_BYTES: usize = 32 << 10;
 /// As much is enough as well if no more comes: the socket may not buffer more.
 const STUCK_REST_BYTES: usize = 4 << 10;
 
+/// From a peer that has sent so much, anything is enough if no more comes.
+///
+/// A socket counts a segment in full until its last byte is read. So what is left of a large one
+/// may keep the rest of a frame from arriving, until somebody reads. Who has sent less has no such
+/// segment.
+const LARGE_SEGMENT_BYTES: u64 = 16 << 10;
+
 /// Bytes that were read and lie in no block.
 #[derive(Debug)]
 struct Carry {
@@ -308,7 +315,7 @@ impl Input {
             ready!(stream.as_mut().poll_read_ready(context))?;
             if claimant.is_pressed() {
                 let Some(announced) = announced else {
-                    return self.poll_read_carry(stream, context);
+                    return self.poll_read_carry(stream, context, claimant.read_block_bytes());
                 };
                 let missing = HEADER_BYTES + announced - self.carry.len;
                 self.looked = looked;
@@ -350,7 +357,9 @@ impl Input {
         let is_stuck = match self.looked {
             Some((at, before)) if now - at >= LOOK_AT_REST_EVERY => {
                 self.looked = Some((now, bytes));
-                bytes == before && bytes >= STUCK_REST_BYTES
+                let least =
+                    if self.bytes_read < LARGE_SEGMENT_BYTES { STUCK_REST_BYTES } else { 1 };
+                bytes == before && bytes >= least
             }
             Some(_) => false,
             None => {
@@ -370,9 +379,12 @@ impl Input {
         &mut self,
         stream: Pin<&mut S>,
         context: &mut Context<'_>,
+        block_bytes: usize,
     ) -> Poll<Result<Option<Filled>, FrameError>> {
         let is_between_frames = self.carry.len == 0;
-        let mut free = ReadBuf::new(&mut self.carry.bytes[self.carry.len..]);
+        // Not more than the block holds into which it goes.
+        let end = CARRY_BYTES.min(block_bytes);
+        let mut free = ReadBuf::new(&mut self.carry.bytes[self.carry.len..end]);
         ready!(stream.poll_read(context, &mut free))?;
         let read = free.filled().len();
         self.carry.len += read;
@@ -499,7 +511,18 @@ impl Input {
         claimant: &mut Claimant,
     ) -> Poll<()> {
         self.wait = Wait::Memory;
-        let payload_bytes = outgrown.payload_bytes;
+        let Outgrown { payload_bytes, begun } = outgrown;
+        // Replies that shared the block may have left meanwhile.
+        let begun = match begun.try_into_buffer() {
+            Ok(block) if payload_bytes <= block.capacity() => {
+                claimant.cancel_growth();
+                self.go_on(block, payload_bytes);
+                return Poll::Ready(());
+            }
+            Ok(block) => block.into_frozen(),
+            Err(begun) => begun,
+        };
+        let outgrown = Outgrown { payload_bytes, begun };
         let Poll::Ready(mut block) = claimant.poll_growth(context, payload_bytes) else {
             self.state = State::Outgrown(outgrown);
             return Poll::Pending;

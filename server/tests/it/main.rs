@@ -2,8 +2,10 @@
 
 mod support;
 
+mod bad_input;
 mod closing;
 mod configuration;
+mod differential;
 mod frames;
 mod generator;
 mod idle;

@@ -22,7 +22,7 @@ fn two_slots() -> Config {
 fn two_slots_serve_a_hundred_connections_that_pipeline() {
     run(async {
         let server = InProcess::start(&two_slots()).await;
-        let lengths = [[256; 8], [60_000; 8], [65_536; 8], [1; 8]].concat();
+        let lengths = [[256; 4], [60_000; 4], [65_536; 4], [1; 4]].concat();
         echo_over_many(server.address, 100, &lengths).await;
         server.stop().await;
     });

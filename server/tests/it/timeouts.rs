@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use arena_echo::{ArenaKind, Config};
+use arena_echo::{ArenaKind, Config, Reject};
 use tokio::join;
 
-use crate::support::{client::Client, in_process::InProcess, run, traffic::frame};
+use crate::support::{client::Client, in_process::InProcess, run, traffic::frame, until};
 
 const SHORT: Duration = Duration::from_millis(200);
 const LONG: Duration = Duration::from_secs(600);
@@ -107,7 +107,7 @@ fn a_peer_that_does_not_read_is_closed_at_the_write_timeout_and_others_go_on() {
         let mut honest = Client::connect(server.address).await;
         let flood = frame(60_000, 1);
         let (_, ()) = join!(deaf.send_without_reading(&flood), async {
-            server.until_memory_is_held().await;
+            until(|| server.bytes_live() > 0 || server.rejects(Reject::WriteTimeout) > 0).await;
             honest.echo(&frame(1000, 2)).await;
             honest.close_and_expect_end().await;
         });
@@ -137,17 +137,17 @@ fn waiting_for_memory_does_not_count_towards_the_frame_timeout() {
         let frame_timeout = 3 * SHORT;
         let server = InProcess::start(&Config { frame_timeout, ..two_slots() }).await;
         let mut waiting = Client::connect(server.address).await;
-        let (first, next) = (frame(10, 1), frame(100, 2));
+        let (first, next) = (frame(10, 1), frame(60_000, 2));
         waiting.exchange(&[&first[..], &next[..4]].concat(), &first).await;
         server.until_no_memory_is_held().await;
 
         // Holds the slot for the whole timeout; meanwhile the other goes on with the frame that it
-        // has begun.
+        // has begun, so far that memory is worth waiting for.
         let mut slow = hold_the_slot(&server).await;
-        waiting.send(&next[4..50]).await;
+        waiting.send(&next[4..50_000]).await;
         slow.expect_end().await;
 
-        waiting.exchange(&next[50..], &next).await;
+        waiting.exchange(&next[50_000..], &next).await;
         waiting.close_and_expect_end().await;
         server.stop().await;
     });

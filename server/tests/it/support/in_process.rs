@@ -59,6 +59,10 @@ impl<H: Handler> InProcess<H> {
         rejects.map(|(reason, count)| (reason.name(), count)).collect()
     }
 
+    pub(crate) async fn until_rejected(&self, reason: Reject, count: u64) {
+        until(|| self.rejects(reason) == count).await;
+    }
+
     pub(crate) async fn until_connected(&self, connections: usize) {
         until(|| self.metrics().connections == connections).await;
     }

@@ -3,6 +3,7 @@
 pub(crate) mod client;
 pub(crate) mod in_process;
 pub(crate) mod program;
+pub(crate) mod script;
 pub(crate) mod traffic;
 
 use std::{future::Future, time::Duration};
