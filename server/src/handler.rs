@@ -71,7 +71,7 @@ pub trait Handler: Send + Sync + 'static {
         replies: &mut Replies<'_>,
     ) -> impl Future<Output = Result<(), FrameError>> + Send {
         async {
-            while let Some(request) = requests.next() {
+            for request in requests.by_ref() {
                 self.handle(request, replies).await?;
             }
             Ok(())
