@@ -45,6 +45,7 @@ mod payload;
 mod schedule;
 mod template;
 
+mod interval;
 mod latency;
 mod tally;
 mod verdict;
@@ -60,6 +61,7 @@ mod stop;
 mod units;
 
 pub use address::{Address, AddressError};
+pub use interval::Interval;
 pub use latency::{Latency, Percentiles};
 pub use mismatch::Mismatch;
 pub use plan::{Plan, PlanError, Problem};

@@ -41,7 +41,8 @@ pub(crate) struct Desk<'run> {
     pub(crate) timeout: Option<Duration>,
     pub(crate) registry: Registry,
     pub(crate) schedule: Schedule,
-    pub(crate) tally: Tally,
+    /// What happened since the last report.
+    pub(crate) tally: Box<Tally>,
     /// The last look at the clock.
     pub(crate) now: u64,
     /// Requests of all links that have been queued and not echoed.
@@ -261,13 +262,17 @@ impl Link {
         let completed = self.connection.receive(&mut desk.source, &desk.read_buffer[..len]);
         desk.in_flight -= completed;
         let (tally, now) = (&mut desk.tally, desk.now);
+        let is_warming_up = desk.schedule.phase() == Phase::WarmUp;
         self.connection.settle(completed, |batch| {
             if batch.is_measured {
-                tally.latency.record(now - batch.sent_at, batch.count);
+                tally.times.latency.record(now - batch.sent_at, batch.count);
                 tally.counts.requests += batch.count;
                 tally.last_echo_at = now;
             } else {
                 tally.counts.warm_up_requests += batch.count;
+                if is_warming_up {
+                    tally.warm_up_times.latency.record(now - batch.sent_at, batch.count);
+                }
             }
         });
         match self.connection.mismatch(desk.source.payloads) {

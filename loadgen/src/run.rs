@@ -13,9 +13,9 @@ use std::{
     io,
     net::SocketAddr,
     ops::Range,
-    sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    sync::mpsc::{self, Receiver, RecvTimeoutError},
     thread,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use thiserror::Error;
@@ -23,7 +23,8 @@ use thiserror::Error;
 use crate::{
     address::Address,
     clock::{self, Clock},
-    latency::Percentiles,
+    interval::{Assembly, Cuts, Interval},
+    latency::Latency,
     payload::Payloads,
     plan::{Plan, PlanError},
     report::{ClientUsage, Report, ServerUsage},
@@ -33,7 +34,7 @@ use crate::{
     stop::{Stop, Urgency},
     tally::Tally,
     verdict::{Load, Verdict},
-    worker::{self, Effort, Job, News},
+    worker::{self, Effort, Job, Lines, News, Start},
 };
 
 /// How often the orchestrating thread looks up while nothing happens.
@@ -80,21 +81,13 @@ pub enum RunError {
     Stopped,
 }
 
-/// What happened in one interval, over all threads.
-#[derive(Clone, Copy, Debug)]
+/// What is told while a run goes on: the interval that has just ended.
+#[derive(Clone, Debug)]
 pub struct Progress {
     /// Time since the load began.
     pub elapsed: Duration,
-    /// How long the interval was.
-    pub interval: Duration,
-    /// Requests that were answered in it, whether measured or not.
-    pub requests: u64,
-    /// Whether none of them was measured.
-    pub is_warm_up: bool,
-    /// How long the measured ones took.
-    pub latency: Percentiles,
-    /// Errors and mismatches in it.
-    pub failures: u64,
+    /// What happened in the interval. It will be the last one in [`Report::intervals`] so far.
+    pub interval: Interval,
 }
 
 /// Runs a plan and reports. It blocks until all is over.
@@ -170,10 +163,8 @@ struct Site<'run> {
 #[derive(Debug)]
 struct Gathered {
     total: Tally,
-    /// What came in since progress was last reported, and from how many threads.
-    interval: Tally,
-    intervals: usize,
-    observed_until: u64,
+    assembly: Assembly,
+    intervals: Vec<Interval>,
     loading: usize,
     efforts: Vec<Effort>,
     costs: [Option<Cost>; 2],
@@ -194,10 +185,11 @@ impl Site<'_> {
         let payloads = Payloads::new(plan.seed, plan.connections, plan.payload_bytes);
         thread::scope(|scope| {
             let (news, received) = mpsc::channel();
-            let mut signals = Vec::new();
-            for thread in 0..plan.threads_used() {
+            let mut lines = Vec::new();
+            for (thread, number) in (0..plan.threads_used()).zip(0..) {
                 let (signal, go) = mpsc::channel();
-                signals.push(signal);
+                let (used, spares) = mpsc::channel();
+                lines.push(Lines { go: signal, spares: used });
                 let job = Job {
                     plan,
                     addresses: &self.addresses,
@@ -206,6 +198,8 @@ impl Site<'_> {
                     stop,
                     connections: connections_of(thread, plan),
                     go,
+                    spares,
+                    number,
                     news: news.clone(),
                 };
                 thread::Builder::new()
@@ -214,20 +208,20 @@ impl Site<'_> {
             }
             // Now the news end when the last thread does.
             drop(news);
-            self.wait_for_connections(&received, signals.len(), stop)?;
-            self.conduct(&clock, &signals, &received, stop, observe)
+            self.wait_for_connections(&received, lines.len(), stop)?;
+            self.conduct(&clock, &lines, &received, stop, observe)
         })
     }
 
     fn wait_for_connections(
         &self,
-        received: &Receiver<News>,
+        received: &Receiver<(usize, News)>,
         threads: usize,
         stop: &Stop,
     ) -> Result<(), RunError> {
         let mut connections = 0;
         let mut error = None;
-        for news in received.iter().take(threads) {
+        for (_, news) in received.iter().take(threads) {
             match news {
                 News::Connected { open, first_error } => {
                     connections += open;
@@ -255,18 +249,21 @@ impl Site<'_> {
     fn conduct(
         &self,
         clock: &Clock,
-        signals: &[Sender<Bounds>],
-        received: &Receiver<News>,
+        lines: &[Lines],
+        received: &Receiver<(usize, News)>,
         stop: &Stop,
         observe: &mut dyn FnMut(&Progress),
     ) -> Result<Report, RunError> {
         let started_at = clock.now();
         let measured_from = clock.after(started_at, self.plan.warm_up);
-        let mut gathered = Gathered::new(signals.len(), started_at);
+        let wall_clock = SystemTime::now();
+        let length = u64::try_from(self.plan.interval.as_nanos()).unwrap_or(u64::MAX);
+        let cuts = Cuts { load_begins_at: started_at, measuring_begins_at: measured_from, length };
+        let mut gathered = Gathered::new(lines.len(), cuts);
         if self.plan.warm_up.is_zero() {
             gathered.costs[0] = Some(self.cost(clock));
         }
-        for (signal, thread) in signals.iter().zip(0..) {
+        for (line, thread) in lines.iter().zip(0..) {
             let share = |requests| {
                 let share = share(requests, thread, self.plan.threads_used());
                 share.end - share.start
@@ -277,20 +274,20 @@ impl Site<'_> {
                 remaining: self.plan.requests.map(share),
             };
             // A thread that is gone has told why: its news are next.
-            let _ = signal.send(bounds);
+            let _ = line.go.send(Start { bounds, cuts });
         }
-        while gathered.efforts.len() < signals.len() {
+        while gathered.efforts.len() < lines.len() {
             if gathered.costs[0].is_none() && clock.now() >= measured_from {
                 gathered.costs[0] = Some(self.cost(clock));
             }
             match received.recv_timeout(gathered.patience(clock, measured_from)) {
-                Ok(News::Failed(error)) => {
+                Ok((_, News::Failed(error))) => {
                     // The other threads end at once, and with them the scope.
                     stop.request();
                     stop.request();
                     return Err(RunError::System(error));
                 }
-                Ok(News::LoadEnded) => {
+                Ok((_, News::LoadEnded)) => {
                     gathered.loading -= 1;
                     // Requests that time ends are in flight for a moment; a number of them may be,
                     // for long.
@@ -298,13 +295,13 @@ impl Site<'_> {
                         gathered.costs[1] = Some(self.cost(clock));
                     }
                 }
-                Ok(news) => gathered.take_in(news, clock, started_at, observe),
+                Ok((thread, news)) => gathered.take_in(thread, news, lines, observe),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
         gathered.costs[1].get_or_insert_with(|| self.cost(clock));
-        Ok(self.report(gathered, stop.urgency() != Urgency::None))
+        Ok(self.report(gathered, wall_clock, stop.urgency() != Urgency::None))
     }
 
     fn cost(&self, clock: &Clock) -> Cost {
@@ -312,8 +309,8 @@ impl Site<'_> {
         Cost { at: clock.now(), client: clock::process_cpu(), server }
     }
 
-    fn report(&self, gathered: Gathered, was_stopped: bool) -> Report {
-        let Gathered { total, efforts, costs, .. } = gathered;
+    fn report(&self, gathered: Gathered, started_at: SystemTime, was_stopped: bool) -> Report {
+        let Gathered { total, intervals, efforts, costs, .. } = gathered;
         let from = efforts.iter().map(|effort| effort.window.0).min().unwrap_or_default();
         let until = efforts.iter().map(|effort| effort.window.1).max().unwrap_or_default();
         let until = until.max(total.last_echo_at);
@@ -326,13 +323,19 @@ impl Site<'_> {
             client: client.busy_share.filter(|_| is_telling).unwrap_or_default(),
             server: server.busy_share,
         };
+        let latency = total.times.latency.latency();
         Report {
+            started_at,
             plan: self.plan.clone(),
             target: self.target.clone(),
             verdict: Verdict::of(&total.counts, load),
             duration,
             counts: total.counts,
-            latency: total.latency,
+            // In closed loop a request is due when it is sent.
+            service: latency.clone(),
+            send_lag: Latency::default(),
+            latency,
+            intervals,
             client,
             server,
             first_error: total.first_error,
@@ -342,12 +345,11 @@ impl Site<'_> {
 }
 
 impl Gathered {
-    fn new(threads: usize, started_at: u64) -> Self {
+    fn new(threads: usize, cuts: Cuts) -> Self {
         Self {
             total: Tally::new(),
-            interval: Tally::new(),
-            intervals: 0,
-            observed_until: started_at,
+            assembly: Assembly::new(cuts, threads, false),
+            intervals: Vec::new(),
             loading: threads,
             efforts: Vec::with_capacity(threads),
             costs: [None; 2],
@@ -364,38 +366,31 @@ impl Gathered {
 
     fn take_in(
         &mut self,
+        thread: usize,
         news: News,
-        clock: &Clock,
-        started_at: u64,
+        lines: &[Lines],
         observe: &mut dyn FnMut(&Progress),
     ) {
         match news {
-            News::Interval(tally) => {
-                self.total.add(&tally);
-                self.interval.add(&tally);
-                self.intervals += 1;
+            News::Interval(piece) => {
+                self.total.add(&piece.tally);
+                self.assembly.add(thread, piece);
             }
-            News::Finished(effort) => self.efforts.push(effort),
+            News::Finished(effort) => {
+                self.efforts.push(effort);
+                self.assembly.finish(thread);
+            }
             News::Connected { .. } | News::LoadEnded | News::Failed(_) => {}
         }
-        // While draining, threads end at different times: what they still tell is in the report.
-        let threads = self.loading;
-        if threads == 0 || self.intervals < threads {
-            return;
+        while let Some(interval) = self.assembly.next() {
+            let progress = Progress { elapsed: interval.end(), interval };
+            observe(&progress);
+            self.intervals.push(progress.interval);
         }
-        let now = clock.now();
-        let counts = &self.interval.counts;
-        observe(&Progress {
-            elapsed: Duration::from_nanos(now - started_at),
-            interval: Duration::from_nanos(now - self.observed_until),
-            requests: counts.requests + counts.warm_up_requests,
-            is_warm_up: counts.requests == 0 && counts.warm_up_requests > 0,
-            latency: self.interval.latency.percentiles(),
-            failures: counts.errors.total() + counts.mismatches.total(),
-        });
-        self.interval.clear();
-        self.intervals = 0;
-        self.observed_until = now;
+        for (owner, tally) in self.assembly.spares() {
+            // A thread that has finished needs none.
+            let _ = lines[owner].spares.send(tally);
+        }
     }
 }
 

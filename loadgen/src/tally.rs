@@ -14,7 +14,7 @@ use std::ops::AddAssign;
 
 use serde::Serialize;
 
-use crate::{latency::Latency, mismatch::Mismatch};
+use crate::{latency::Recorder, mismatch::Mismatch};
 
 /// The counts of a run.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -48,11 +48,27 @@ pub struct Errors {
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Mismatches([u64; Mismatch::ALL.len()]);
 
+/// How long requests took, in three parts that are kept apart.
+#[derive(Clone, Debug)]
+pub(crate) struct Times {
+    /// From when they were due until their echo was read.
+    pub(crate) latency: Recorder,
+    /// From when they were sent. Empty in closed loop, where a request is due when it is sent.
+    pub(crate) service: Recorder,
+    /// How late they were sent, through the generator's fault. Empty in closed loop.
+    pub(crate) send_lag: Recorder,
+}
+
 /// What one thread did since its last report.
 #[derive(Clone, Debug)]
 pub(crate) struct Tally {
     pub(crate) counts: Counts,
-    pub(crate) latency: Latency,
+    /// The times of measured requests.
+    pub(crate) times: Times,
+    /// The times of requests that were answered while warming up. They are shown and forgotten.
+    pub(crate) warm_up_times: Times,
+    /// Requests in flight when the tally was taken.
+    pub(crate) in_flight: u64,
     /// The first error in words, so that a report can say more than a number.
     pub(crate) first_error: Option<String>,
     /// When the last measured request was answered.
@@ -114,11 +130,31 @@ impl AddAssign<&Self> for Counts {
     }
 }
 
+impl Times {
+    fn new() -> Self {
+        Self { latency: Recorder::new(), service: Recorder::new(), send_lag: Recorder::new() }
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.latency.add(&other.latency);
+        self.service.add(&other.service);
+        self.send_lag.add(&other.send_lag);
+    }
+
+    fn clear(&mut self) {
+        self.latency.clear();
+        self.service.clear();
+        self.send_lag.clear();
+    }
+}
+
 impl Tally {
     pub(crate) fn new() -> Self {
         Self {
             counts: Counts::default(),
-            latency: Latency::new(),
+            times: Times::new(),
+            warm_up_times: Times::new(),
+            in_flight: 0,
             first_error: None,
             last_echo_at: 0,
         }
@@ -131,7 +167,9 @@ impl Tally {
     /// Adds all of `other`.
     pub(crate) fn add(&mut self, other: &Self) {
         self.counts += &other.counts;
-        self.latency.add(&other.latency);
+        self.times.add(&other.times);
+        self.warm_up_times.add(&other.warm_up_times);
+        self.in_flight += other.in_flight;
         self.last_echo_at = self.last_echo_at.max(other.last_echo_at);
         if let Some(error) = &other.first_error {
             self.note(|| error.clone());
@@ -141,7 +179,9 @@ impl Tally {
     /// Starts again from zero, in the same memory.
     pub(crate) fn clear(&mut self) {
         self.counts = Counts::default();
-        self.latency.clear();
+        self.times.clear();
+        self.warm_up_times.clear();
+        self.in_flight = 0;
         self.first_error = None;
     }
 }
@@ -163,7 +203,7 @@ mod tests {
         one.counts.requests = 3;
         one.counts.errors = Errors { timeouts: 1, lost: 2, connect: 4 };
         one.counts.mismatches.count(Mismatch::Stale);
-        one.latency.record(1_000, 3);
+        one.times.latency.record(1_000, 3);
         one.note(|| "first".to_owned());
         let mut sum = one.clone();
         one.note(|| "second".to_owned());
@@ -172,7 +212,7 @@ mod tests {
         assert_eq!(sum.counts.errors.total(), 14);
         assert_eq!(sum.counts.mismatches.of(Mismatch::Stale), 2);
         assert_eq!(sum.counts.mismatches.total(), 2);
-        assert_eq!(sum.latency.count(), 6);
+        assert_eq!(sum.times.latency.latency().count(), 6);
         assert_eq!(sum.first_error.as_deref(), Some("first"));
     }
 }

@@ -5,7 +5,7 @@
 //! and the report it talks to nobody, except that it sends a tally once per interval.
 
 use std::{
-    io,
+    io, mem,
     net::SocketAddr,
     ops::Range,
     sync::mpsc::{Receiver, Sender},
@@ -17,6 +17,7 @@ use mio::{Events, Poll, Token};
 use crate::{
     clock::{self, Clock},
     connection::Source,
+    interval::{Cuts, Piece},
     link::{Desk, Link, Turn},
     payload::Payloads,
     plan::Plan,
@@ -47,8 +48,26 @@ pub(crate) struct Job<'run> {
     /// The connections of this thread.
     pub(crate) connections: Range<u32>,
     /// The signal to go. If it never comes, the thread ends.
-    pub(crate) go: Receiver<Bounds>,
-    pub(crate) news: Sender<News>,
+    pub(crate) go: Receiver<Start>,
+    pub(crate) spares: Receiver<Box<Tally>>,
+    /// Who tells what is said there.
+    pub(crate) number: usize,
+    pub(crate) news: Sender<(usize, News)>,
+}
+
+/// The signal to go.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Start {
+    pub(crate) bounds: Bounds,
+    pub(crate) cuts: Cuts,
+}
+
+/// The other ends of what a thread listens to.
+#[derive(Debug)]
+pub(crate) struct Lines {
+    pub(crate) go: Sender<Start>,
+    /// Empty tallies, to be filled.
+    pub(crate) spares: Sender<Box<Tally>>,
 }
 
 /// What a thread tells.
@@ -56,8 +75,8 @@ pub(crate) struct Job<'run> {
 pub(crate) enum News {
     /// Every connection is made or has failed.
     Connected { open: usize, first_error: Option<String> },
-    /// What happened since the last tally.
-    Interval(Box<Tally>),
+    /// What happened since the last cut.
+    Interval(Piece),
     /// No more requests are sent.
     LoadEnded,
     /// All is over.
@@ -81,10 +100,11 @@ struct Worker<'run> {
     links: Vec<Link>,
     desk: Desk<'run>,
     stop: &'run Stop,
-    news: Sender<News>,
+    number: usize,
+    news: Sender<(usize, News)>,
+    spares: &'run Receiver<Box<Tally>>,
     drain_timeout: Duration,
     silence_max: Duration,
-    interval: Duration,
     /// Links that wait for nothing.
     eager: Vec<usize>,
 }
@@ -97,18 +117,18 @@ pub(crate) fn run(job: Job<'_>) {
     let outcome = Worker::new(&job).and_then(|mut worker| {
         worker.connect()?;
         match go.recv() {
-            Ok(bounds) => worker.load(bounds),
+            Ok(start) => worker.load(start),
             Err(_) => Ok(()),
         }
     });
     if let Err(error) = outcome {
         // Nobody listens only if the run has failed for another reason.
-        let _ = news.send(News::Failed(error));
+        let _ = news.send((job.number, News::Failed(error)));
     }
 }
 
 impl<'run> Worker<'run> {
-    fn new(job: &Job<'run>) -> io::Result<Self> {
+    fn new(job: &'run Job<'run>) -> io::Result<Self> {
         let poll = Poll::new()?;
         let links =
             job.connections.clone().enumerate().map(|(index, id)| Link::new(Token(index), id));
@@ -122,7 +142,7 @@ impl<'run> Worker<'run> {
             timeout,
             registry: poll.registry().try_clone()?,
             schedule: Schedule::closed(),
-            tally: Tally::new(),
+            tally: Box::new(Tally::new()),
             now: job.clock.now(),
             in_flight: 0,
             last_arrival_at: 0,
@@ -133,10 +153,11 @@ impl<'run> Worker<'run> {
             poll,
             desk,
             stop: job.stop,
+            number: job.number,
             news: job.news.clone(),
+            spares: &job.spares,
             drain_timeout: timeout.unwrap_or(DRAIN_TIMEOUT),
             silence_max: SILENCE_MAX.max(timeout.unwrap_or_default().saturating_mul(2)),
-            interval: job.plan.interval,
             eager: Vec::new(),
         })
     }
@@ -164,35 +185,39 @@ impl<'run> Worker<'run> {
         Ok(())
     }
 
-    fn load(&mut self, bounds: Bounds) -> io::Result<()> {
+    fn load(&mut self, Start { bounds, cuts }: Start) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS_PER_POLL);
         self.desk.schedule = Schedule::new(bounds);
         self.desk.now = self.desk.clock.now();
         self.desk.last_arrival_at = self.desk.now;
         let mut meter = Meter::start();
         let mut next_check = self.desk.now;
-        let mut next_interval = self.desk.clock.after(self.desk.now, self.interval);
+        let mut interval = cuts.number_at(self.desk.now);
+        let mut next_cut = cuts.start_of(interval + 1);
         self.links.iter_mut().for_each(|link| link.send(&mut self.desk));
         loop {
-            self.wait(&mut events, self.patience())?;
+            self.wait(&mut events, self.patience(next_cut))?;
             self.desk.schedule.advance(self.desk.now);
             if meter.follow(self.desk.schedule.phase(), self.desk.now) {
                 self.tell(News::LoadEnded);
+                // What is in flight now belongs to this interval, unless it stays for long.
+                next_cut = next_cut.max(self.desk.now.saturating_add(cuts.length));
             }
             if self.desk.now >= next_check {
                 next_check = self.desk.clock.after(self.desk.now, TICK);
                 self.look_after_links();
             }
-            if self.desk.now >= next_interval {
-                next_interval = self.desk.clock.after(next_interval, self.interval);
-                self.report();
+            if self.desk.now >= next_cut {
+                self.report(interval);
+                interval = cuts.number_at(self.desk.now).max(interval + 1);
+                next_cut = cuts.start_of(interval + 1);
             }
             if meter.drained_since.is_some_and(|since| self.is_drained(since)) {
                 break;
             }
         }
         self.links.iter_mut().for_each(|link| link.finish(&mut self.desk));
-        self.report();
+        self.report(interval);
         let window = self.desk.schedule.measured_window();
         self.tell(News::Finished(Effort { window, cpu: meter.cpu() }));
         Ok(())
@@ -207,7 +232,7 @@ impl<'run> Worker<'run> {
         if events.is_empty() {
             self.desk.now = self.desk.clock.now();
         }
-        let mut eager = std::mem::take(&mut self.eager);
+        let mut eager = mem::take(&mut self.eager);
         eager.retain(|&index| self.links[index].go_on(&mut self.desk) == Turn::HasMore);
         for event in events.iter() {
             let index = event.token().0;
@@ -221,12 +246,12 @@ impl<'run> Worker<'run> {
         Ok(())
     }
 
-    fn patience(&self) -> Duration {
+    fn patience(&self, next_cut: u64) -> Duration {
         if !self.eager.is_empty() {
             return Duration::ZERO;
         }
-        let next_change_at = self.desk.schedule.next_change_at().unwrap_or(u64::MAX);
-        TICK.min(Duration::from_nanos(next_change_at.saturating_sub(self.desk.now)))
+        let next_change = self.desk.schedule.next_change_at().unwrap_or(u64::MAX).min(next_cut);
+        TICK.min(Duration::from_nanos(next_change.saturating_sub(self.desk.now)))
     }
 
     fn look_after_links(&mut self) {
@@ -259,15 +284,18 @@ impl<'run> Worker<'run> {
             || self.stop.urgency() == Urgency::AtOnce
     }
 
-    fn report(&mut self) {
-        self.tell(News::Interval(Box::new(self.desk.tally.clone())));
-        self.desk.tally.clear();
+    fn report(&mut self, number: u64) {
+        self.desk.tally.in_flight = self.desk.in_flight;
+        // Whoever reads the tallies sends them back, so that there is nothing to allocate or copy.
+        let spare = self.spares.try_recv().unwrap_or_else(|_| Box::new(Tally::new()));
+        let tally = mem::replace(&mut self.desk.tally, spare);
+        self.tell(News::Interval(Piece { number, until: self.desk.now, tally }));
     }
 
     fn tell(&self, news: News) {
         // Nobody listens only if the run has failed for another reason; then there is nobody to
         // tell.
-        let _ = self.news.send(news);
+        let _ = self.news.send((self.number, news));
     }
 }
 

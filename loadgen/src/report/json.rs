@@ -78,7 +78,6 @@ struct Config<'a> {
 pub(super) fn write(report: &Report) -> String {
     let Counts { requests, unanswered, errors, mismatches, reconnects, warm_up_requests } =
         report.counts;
-    let latency = report.latency.percentiles();
     let plan = &report.plan;
     let document = Document {
         schema: SCHEMA,
@@ -93,9 +92,9 @@ pub(super) fn write(report: &Report) -> String {
         duration_s: report.duration.as_secs_f64(),
         rate: report.rate(),
         mib_per_s: report.mebibytes_per_second(),
-        latency_ns: latency,
-        service_ns: latency,
-        send_lag_ns: Percentiles::default(),
+        latency_ns: report.latency.percentiles(),
+        service_ns: report.service.percentiles(),
+        send_lag_ns: report.send_lag.percentiles(),
         client: Client {
             cpu_us_per_request: report.client.cpu_us_per_request,
             busy_share: report.client.busy_share,

@@ -5,15 +5,18 @@
 pub(crate) mod json;
 pub(crate) mod text;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::{
-    address::Address, latency::Latency, plan::Plan, tally::Counts, units, verdict::Verdict,
+    address::Address, interval::Interval, latency::Latency, plan::Plan, tally::Counts, units,
+    verdict::Verdict,
 };
 
 /// What a run found.
 #[derive(Clone, Debug)]
 pub struct Report {
+    /// When the load began. The times of `intervals` count from here.
+    pub started_at: SystemTime,
     /// What was asked for.
     pub plan: Plan,
     /// The server that was loaded.
@@ -26,6 +29,12 @@ pub struct Report {
     pub counts: Counts,
     /// How long measured requests took, from when they were due until their echo was read.
     pub latency: Latency,
+    /// How long they took from when they were sent. In closed loop the same as `latency`.
+    pub service: Latency,
+    /// How late they were sent, through the generator's own fault. Empty in closed loop.
+    pub send_lag: Latency,
+    /// The same over time, also while warming up, in order and without a gap.
+    pub intervals: Vec<Interval>,
     /// What the generator itself used.
     pub client: ClientUsage,
     /// What the server used. All unknown without its process.

@@ -24,19 +24,19 @@ pub(super) fn write(report: &Report) -> String {
 }
 
 /// One interval in one line, without a line end.
-pub(crate) fn progress(progress: &Progress) -> String {
-    let rate = progress.requests as f64 / progress.interval.as_secs_f64();
-    let mut line =
-        format!("{:>5.0} s  {:>11} requests/s", progress.elapsed.as_secs_f64(), units::rate(rate));
-    if progress.is_warm_up {
+pub(crate) fn progress(Progress { elapsed, interval }: &Progress) -> String {
+    let rate = units::rate(interval.rate());
+    let mut line = format!("{:>5.0} s  {rate:>11} requests/s", elapsed.as_secs_f64());
+    if interval.is_warm_up {
         line.push_str("  warming up");
     } else {
-        let (p50, p99) = (units::time(progress.latency.p50), units::time(progress.latency.p99));
+        let percentiles = interval.latency.percentiles();
+        let (p50, p99) = (units::time(percentiles.p50), units::time(percentiles.p99));
         write!(line, "  p50 {p50:>8}  p99 {p99:>8}").expect("a string takes everything");
     }
-    if progress.failures > 0 {
-        write!(line, "  {} failures", units::grouped(progress.failures))
-            .expect("a string takes everything");
+    let failures = interval.errors + interval.mismatches;
+    if failures > 0 {
+        write!(line, "  {} failures", units::grouped(failures)).expect("a string takes everything");
     }
     line
 }

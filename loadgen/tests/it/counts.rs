@@ -102,7 +102,7 @@ fn a_stop_ends_a_run_with_what_was_measured() {
     let load =
         Plan { duration: Some(Duration::from_secs(3600)), interval, ..plan(server, u64::MAX) };
     let report = loadgen::run(&load, &stop, &mut |progress| {
-        if !progress.is_warm_up && progress.requests > 0 {
+        if !progress.interval.is_warm_up && progress.interval.requests > 0 {
             stop.request();
         }
     })
@@ -110,4 +110,36 @@ fn a_stop_ends_a_run_with_what_was_measured() {
     assert!(report.was_stopped);
     assert!(report.counts.requests > 0);
     assert_eq!(report.counts.unanswered, 0);
+}
+
+#[test]
+fn intervals_follow_each_other_and_add_up_to_the_whole() {
+    let server = servers::start(|_, stream| echo(stream));
+    let load = Plan {
+        duration: Some(Duration::from_millis(250)),
+        warm_up: Duration::from_millis(70),
+        interval: Duration::from_millis(50),
+        requests: None,
+        connections: 4,
+        threads: 2,
+        ..plan(server, 1)
+    };
+    let mut told = Vec::new();
+    let report = loadgen::run(&load, &Stop::new(), &mut |progress| {
+        told.push((progress.interval.start, progress.interval.requests));
+    })
+    .unwrap();
+    let intervals = &report.intervals;
+    assert_eq!(intervals.iter().map(|i| (i.start, i.requests)).collect::<Vec<_>>(), told);
+    assert_eq!(intervals[0].start, Duration::ZERO);
+    assert!(intervals.windows(2).all(|pair| pair[0].end() == pair[1].start));
+    let sum: u64 = intervals.iter().map(|interval| interval.requests).sum();
+    assert_eq!(sum, report.counts.requests + report.counts.warm_up_requests);
+    let (warm_up, measured): (Vec<_>, Vec<_>) = intervals.iter().partition(|i| i.is_warm_up);
+    assert!(warm_up.iter().any(|interval| interval.latency.count() > 0));
+    let mut sum = report.latency.histogram();
+    sum.reset();
+    measured.iter().for_each(|interval| sum.add(interval.latency.histogram()).unwrap());
+    assert_eq!(sum, report.latency.histogram());
+    assert_eq!(intervals.last().unwrap().in_flight, 0);
 }
