@@ -12,11 +12,10 @@
 #![allow(rustdoc::broken_intra_doc_links, reason = "the comments of flags are help texts")]
 
 use std::{
-    fs::{self, File, OpenOptions},
     hash::{BuildHasher, RandomState},
     io::{self, IsTerminal, Write},
     num::NonZero,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::ExitCode,
     str::FromStr,
     thread,
@@ -30,8 +29,14 @@ use signal_hook::{
 };
 
 use crate::{
+    metrics_probe::MetricsUrlError,
     plan::{DEFAULT_DURATION, DEFAULT_WARM_UP, Plan, Problem},
-    report::{Report, text},
+    report::{
+        Report,
+        json::Document,
+        output::{Format, Output},
+        text,
+    },
     run::{self, Progress},
     stop::Stop,
     units,
@@ -111,7 +116,10 @@ struct RunArguments {
     /// Report CPU time and memory of this process
     #[arg(long, value_name = "PID")]
     server_pid: Option<String>,
-    /// Write the report to FILE as well, in the format of its extension (.json); repeatable
+    /// Read the server's arena metrics, such as http://127.0.0.1:9100/metrics
+    #[arg(long, value_name = "URL")]
+    metrics: Option<String>,
+    /// Write the report to FILE too: .html .json .csv .md .hlog .hgrm; repeatable
     #[arg(short, long, value_name = "FILE")]
     output: Vec<PathBuf>,
     /// How often to show progress
@@ -186,13 +194,16 @@ impl RunArguments {
             interval: judge
                 .time("--interval", Some(&self.interval))
                 .unwrap_or(Duration::from_secs(1)),
+            metrics: judge.value("--metrics", self.metrics.as_deref(), |text| {
+                text.parse().map_err(|error: MetricsUrlError| error.to_string())
+            }),
         };
         judge.value("--verify", Some(&self.verify), |what| match what {
             "full" => Ok(()),
             _ => Err(format!("is `{what}`; only `full` is supported")),
         });
         for path in &self.output {
-            judge.value("--output", path.to_str().or(Some("")), |_| check_format(path));
+            judge.value("--output", Some(""), |_| Format::of(path));
         }
         let known: Vec<_> = judge.problems.iter().map(|problem| problem.flag).collect();
         if let Err(error) = plan.check() {
@@ -254,9 +265,7 @@ impl Order {
             eprintln!("loadgen: {note}");
         }
         // Before the run: a file that cannot be written must not cost its result.
-        let outputs: Result<Vec<_>, _> =
-            self.outputs.iter().map(|path| Output::open(path)).collect();
-        let outcome = outputs.and_then(|outputs| {
+        let outcome = Output::open_all(&self.outputs).and_then(|outputs| {
             let report = self.run()?;
             Ok((outputs, report))
         });
@@ -268,9 +277,9 @@ impl Order {
             }
         };
         let mut exit_code = report.verdict.exit_code();
-        let json = report.to_json();
+        let document = Document::of(&report);
         for output in outputs {
-            if let Err(error) = output.write(&json) {
+            if let Err(error) = output.write(&document) {
                 eprintln!("loadgen: {error}");
                 exit_code = exit_code.max(COULD_NOT_RUN);
             }
@@ -318,50 +327,6 @@ impl Live {
             let _ = write!(io::stderr(), "\r\x1b[2K");
         }
     }
-}
-
-/// A file for a report, opened before the run. Dropped without a report, it disappears again if it
-/// was not there.
-#[derive(Debug)]
-struct Output<'a> {
-    path: &'a Path,
-    file: File,
-    is_new: bool,
-}
-
-impl<'a> Output<'a> {
-    fn open(path: &'a Path) -> Result<Self, String> {
-        let is_new = !path.exists();
-        let file = OpenOptions::new().write(true).create(true).truncate(false).open(path);
-        let file = file.map_err(|error| describe(path, &error))?;
-        Ok(Self { path, file, is_new })
-    }
-
-    fn write(mut self, text: &str) -> Result<(), String> {
-        let written = self.file.set_len(0).and_then(|()| self.file.write_all(text.as_bytes()));
-        self.is_new &= written.is_err();
-        written.map_err(|error| describe(self.path, &error))
-    }
-}
-
-impl Drop for Output<'_> {
-    fn drop(&mut self) {
-        if self.is_new {
-            // It is empty: nothing is lost if it stays.
-            let _ = fs::remove_file(self.path);
-        }
-    }
-}
-
-fn describe(path: &Path, error: &io::Error) -> String {
-    format!("cannot write {} (--output): {error}; choose another file", path.display())
-}
-
-fn check_format(path: &Path) -> Result<(), String> {
-    if path.extension().is_some_and(|extension| extension == "json") {
-        return Ok(());
-    }
-    Err(format!("is `{}`; the name must end in .json, the only format", path.display()))
 }
 
 fn payload_bytes(text: &str) -> Result<u32, String> {
@@ -474,25 +439,8 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_format_says_which_are_known() {
-        let problems = judge("-o run.txt :9000").unwrap_err();
-        assert!(problems[0].to_string().contains(".json"), "{problems:?}");
-    }
-
-    #[test]
     fn help_fits_a_screen() {
         let help = Cli::try_parse_from(["loadgen", "-h"]).unwrap_err().to_string();
         assert!(help.lines().count() <= 50, "{help}");
-    }
-
-    #[test]
-    fn an_output_that_is_never_written_leaves_no_file() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("run.json");
-        drop(Output::open(&path).unwrap());
-        assert!(!path.exists());
-        Output::open(&path).unwrap().write("new").unwrap();
-        drop(Output::open(&path).unwrap());
-        assert_eq!(fs::read_to_string(&path).unwrap(), "new");
     }
 }

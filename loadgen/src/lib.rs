@@ -52,6 +52,9 @@ mod verdict;
 
 mod report;
 
+mod bootstrap;
+
+mod metrics_probe;
 mod server_command;
 mod server_probe;
 
@@ -63,6 +66,7 @@ mod units;
 pub use address::{Address, AddressError};
 pub use interval::Interval;
 pub use latency::{Latency, Percentiles};
+pub use metrics_probe::{MetricsUrl, MetricsUrlError, Sample};
 pub use mismatch::Mismatch;
 pub use plan::{Plan, PlanError, Problem};
 pub use report::{ClientUsage, Report, ServerUsage};

@@ -9,6 +9,7 @@ use thiserror::Error;
 
 use crate::{
     address::Address,
+    metrics_probe::MetricsUrl,
     payload::{CONNECTIONS_MAX, PAYLOAD_BYTES_MAX},
 };
 
@@ -58,6 +59,8 @@ pub struct Plan {
     pub server_pid: Option<u32>,
     /// How often progress is reported.
     pub interval: Duration,
+    /// The page on which the server tells of its arena.
+    pub metrics: Option<MetricsUrl>,
 }
 
 /// One thing that is wrong with a plan.
@@ -172,6 +175,7 @@ impl Default for Plan {
             timeout: None,
             server_pid: None,
             interval: Duration::from_secs(1),
+            metrics: None,
         }
     }
 }

@@ -25,6 +25,7 @@ use crate::{
     clock::{self, Clock},
     interval::{Assembly, Cuts, Interval},
     latency::Latency,
+    metrics_probe::{MetricsProbe, Sample},
     payload::Payloads,
     plan::{Plan, PlanError},
     report::{ClientUsage, Report, ServerUsage},
@@ -88,6 +89,8 @@ pub struct Progress {
     pub elapsed: Duration,
     /// What happened in the interval. It will be the last one in [`Report::intervals`] so far.
     pub interval: Interval,
+    /// What the server told last of its arena.
+    pub arena: Option<Sample>,
 }
 
 /// Runs a plan and reports. It blocks until all is over.
@@ -165,6 +168,7 @@ struct Gathered {
     total: Tally,
     assembly: Assembly,
     intervals: Vec<Interval>,
+    arena: Option<MetricsProbe>,
     loading: usize,
     efforts: Vec<Effort>,
     costs: [Option<Cost>; 2],
@@ -260,6 +264,10 @@ impl Site<'_> {
         let length = u64::try_from(self.plan.interval.as_nanos()).unwrap_or(u64::MAX);
         let cuts = Cuts { load_begins_at: started_at, measuring_begins_at: measured_from, length };
         let mut gathered = Gathered::new(lines.len(), cuts);
+        if let Some(url) = &self.plan.metrics {
+            let probe = MetricsProbe::start(url, self.plan.interval, *clock, started_at)?;
+            gathered.arena = Some(probe);
+        }
         if self.plan.warm_up.is_zero() {
             gathered.costs[0] = Some(self.cost(clock));
         }
@@ -310,7 +318,7 @@ impl Site<'_> {
     }
 
     fn report(&self, gathered: Gathered, started_at: SystemTime, was_stopped: bool) -> Report {
-        let Gathered { total, intervals, efforts, costs, .. } = gathered;
+        let Gathered { total, intervals, arena, efforts, costs, .. } = gathered;
         let from = efforts.iter().map(|effort| effort.window.0).min().unwrap_or_default();
         let until = efforts.iter().map(|effort| effort.window.1).max().unwrap_or_default();
         let until = until.max(total.last_echo_at);
@@ -336,6 +344,7 @@ impl Site<'_> {
             send_lag: Latency::default(),
             latency,
             intervals,
+            arena: arena.map(MetricsProbe::finish).unwrap_or_default(),
             client,
             server,
             first_error: total.first_error,
@@ -350,6 +359,7 @@ impl Gathered {
             total: Tally::new(),
             assembly: Assembly::new(cuts, threads, false),
             intervals: Vec::new(),
+            arena: None,
             loading: threads,
             efforts: Vec::with_capacity(threads),
             costs: [None; 2],
@@ -383,7 +393,8 @@ impl Gathered {
             News::Connected { .. } | News::LoadEnded | News::Failed(_) => {}
         }
         while let Some(interval) = self.assembly.next() {
-            let progress = Progress { elapsed: interval.end(), interval };
+            let arena = self.arena.as_ref().and_then(MetricsProbe::latest);
+            let progress = Progress { elapsed: interval.end(), interval, arena };
             observe(&progress);
             self.intervals.push(progress.interval);
         }

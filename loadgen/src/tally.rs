@@ -12,7 +12,7 @@
 
 use std::ops::AddAssign;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{latency::Recorder, mismatch::Mismatch};
 
@@ -34,7 +34,7 @@ pub struct Counts {
 }
 
 /// Errors by kind.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Errors {
     /// Requests that took longer than the timeout.
     pub timeouts: u64,

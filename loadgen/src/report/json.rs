@@ -1,13 +1,20 @@
 //! The report as JSON. The names are an interface: scripts read them.
+//!
+//! A [`Document`] is a run that was saved. Every other file is written from one, so `report`,
+//! `compare` and `merge` need nothing but the JSON.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fs, path::Path, time::UNIX_EPOCH};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 
-use super::Report;
+use super::{Report, encoded::Encoded};
 use crate::{
-    latency::Percentiles,
+    interval::Interval,
+    latency::{Latency, Percentiles},
+    metrics_probe::Sample,
     mismatch::Mismatch,
+    plan::Plan,
     tally::{Counts, Errors},
     verdict::Verdict,
 };
@@ -15,122 +22,247 @@ use crate::{
 /// Grows when a name changes its meaning or goes away, not when one is added.
 const SCHEMA: u32 = 1;
 
-#[derive(Serialize)]
-struct Document<'a> {
-    schema: u32,
-    version: &'static str,
-    target: String,
-    verdict: Verdict,
-    stopped: bool,
-    requests: u64,
-    errors: u64,
-    mismatches: u64,
-    unanswered: u64,
-    duration_s: f64,
-    rate: f64,
-    mib_per_s: f64,
-    latency_ns: Percentiles,
-    service_ns: Percentiles,
-    send_lag_ns: Percentiles,
-    client: Client,
-    server: Server,
-    reconnects: u64,
-    warm_up: WarmUp,
-    errors_by_kind: Errors,
-    mismatches_by_class: BTreeMap<String, u64>,
-    first_error: Option<&'a str>,
-    config: Config<'a>,
+/// A run, as it is saved.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Document {
+    pub(crate) schema: u32,
+    pub(crate) version: String,
+    pub(crate) target: String,
+    /// When the load began, warm-up included, in seconds since 1970.
+    pub(crate) started_at_unix_s: f64,
+    pub(crate) verdict: Verdict,
+    pub(crate) stopped: bool,
+    pub(crate) requests: u64,
+    pub(crate) errors: u64,
+    pub(crate) mismatches: u64,
+    pub(crate) unanswered: u64,
+    pub(crate) duration_s: f64,
+    pub(crate) rate: f64,
+    pub(crate) mib_per_s: f64,
+    pub(crate) latency_ns: Percentiles,
+    pub(crate) service_ns: Percentiles,
+    pub(crate) send_lag_ns: Percentiles,
+    pub(crate) client: Client,
+    pub(crate) server: Server,
+    pub(crate) reconnects: u64,
+    pub(crate) warm_up: WarmUp,
+    pub(crate) errors_by_kind: Errors,
+    pub(crate) mismatches_by_class: BTreeMap<String, u64>,
+    pub(crate) first_error: Option<String>,
+    pub(crate) config: Map<String, Value>,
+    /// The whole distributions, of measured requests only.
+    pub(crate) histograms: Histograms,
+    pub(crate) intervals: Vec<SavedInterval>,
+    /// What the server told of its arena. Empty without `--metrics`.
+    #[serde(default)]
+    pub(crate) arena: Vec<Sample>,
 }
 
-#[derive(Serialize)]
-struct Client {
-    cpu_us_per_request: Option<f64>,
-    busy_share: Option<f64>,
+/// What the generator used.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+pub(crate) struct Client {
+    pub(crate) cpu_us_per_request: Option<f64>,
+    pub(crate) busy_share: Option<f64>,
 }
 
-#[derive(Serialize)]
-struct Server {
-    cpu_us_per_request: Option<f64>,
-    rss_peak_bytes: Option<u64>,
-    busy_share: Option<f64>,
+/// What the server used.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+pub(crate) struct Server {
+    pub(crate) cpu_us_per_request: Option<f64>,
+    pub(crate) rss_peak_bytes: Option<u64>,
+    pub(crate) busy_share: Option<f64>,
 }
 
-#[derive(Serialize)]
-struct WarmUp {
-    requests: u64,
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+pub(crate) struct WarmUp {
+    pub(crate) requests: u64,
 }
 
-#[derive(Serialize)]
-struct Config<'a> {
-    connections: u32,
-    threads: u32,
-    pipeline: u32,
-    duration_s: Option<f64>,
-    requests: Option<u64>,
-    warm_up_s: f64,
-    payload_bytes: u32,
-    seed: u64,
-    timeout_s: Option<f64>,
-    verify: &'static str,
-    command: &'a [String],
+/// Response time, service time and send lag in nanoseconds.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Histograms {
+    pub(crate) latency: Encoded,
+    pub(crate) service: Encoded,
+    pub(crate) send_lag: Encoded,
 }
 
-pub(super) fn write(report: &Report) -> String {
-    let Counts { requests, unanswered, errors, mismatches, reconnects, warm_up_requests } =
-        report.counts;
-    let plan = &report.plan;
-    let document = Document {
-        schema: SCHEMA,
-        version: env!("CARGO_PKG_VERSION"),
-        target: report.target.to_string(),
-        verdict: report.verdict,
-        stopped: report.was_stopped,
-        requests,
-        errors: errors.total(),
-        mismatches: mismatches.total(),
-        unanswered,
-        duration_s: report.duration.as_secs_f64(),
-        rate: report.rate(),
-        mib_per_s: report.mebibytes_per_second(),
-        latency_ns: report.latency.percentiles(),
-        service_ns: report.service.percentiles(),
-        send_lag_ns: report.send_lag.percentiles(),
-        client: Client {
-            cpu_us_per_request: report.client.cpu_us_per_request,
-            busy_share: report.client.busy_share,
-        },
-        server: Server {
-            cpu_us_per_request: report.server.cpu_us_per_request,
-            rss_peak_bytes: report.server.rss_peak_bytes,
-            busy_share: report.server.busy_share,
-        },
-        reconnects,
-        warm_up: WarmUp { requests: warm_up_requests },
-        errors_by_kind: errors,
-        mismatches_by_class: mismatches.iter().map(|(class, count)| (key(class), count)).collect(),
-        first_error: report.first_error.as_deref(),
-        config: Config {
-            connections: plan.connections,
-            threads: plan.threads_used(),
-            pipeline: plan.pipeline,
-            duration_s: plan.duration.map(|duration| duration.as_secs_f64()),
-            requests: plan.requests,
-            warm_up_s: plan.warm_up.as_secs_f64(),
-            payload_bytes: plan.payload_bytes,
-            seed: plan.seed,
-            timeout_s: plan.timeout.map(|timeout| timeout.as_secs_f64()),
-            verify: "full",
-            command: &plan.command,
-        },
-    };
-    let mut text = serde_json::to_string_pretty(&document).expect("plain data can be written");
-    text.push('\n');
-    text
+/// What happened in one interval.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct SavedInterval {
+    /// When it began, in seconds since the load began.
+    pub(crate) start_s: f64,
+    pub(crate) length_s: f64,
+    /// Whether it lies before what is measured.
+    pub(crate) is_warm_up: bool,
+    pub(crate) requests: u64,
+    pub(crate) errors: u64,
+    pub(crate) mismatches: u64,
+    /// How many requests were in flight at its end.
+    pub(crate) in_flight: u64,
+    pub(crate) latency_ns: Percentiles,
+    pub(crate) service_ns: Percentiles,
+    pub(crate) send_lag_ns: Percentiles,
+    pub(crate) histograms: Histograms,
+}
+
+impl Document {
+    pub(crate) fn of(report: &Report) -> Self {
+        let Counts { requests, unanswered, errors, mismatches, reconnects, warm_up_requests } =
+            report.counts;
+        let since_1970 = report.started_at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self {
+            schema: SCHEMA,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            target: report.target.to_string(),
+            started_at_unix_s: since_1970.as_secs_f64(),
+            verdict: report.verdict,
+            stopped: report.was_stopped,
+            requests,
+            errors: errors.total(),
+            mismatches: mismatches.total(),
+            unanswered,
+            duration_s: report.duration.as_secs_f64(),
+            rate: report.rate(),
+            mib_per_s: report.mebibytes_per_second(),
+            latency_ns: report.latency.percentiles(),
+            service_ns: report.service.percentiles(),
+            send_lag_ns: report.send_lag.percentiles(),
+            client: Client {
+                cpu_us_per_request: report.client.cpu_us_per_request,
+                busy_share: report.client.busy_share,
+            },
+            server: Server {
+                cpu_us_per_request: report.server.cpu_us_per_request,
+                rss_peak_bytes: report.server.rss_peak_bytes,
+                busy_share: report.server.busy_share,
+            },
+            reconnects,
+            warm_up: WarmUp { requests: warm_up_requests },
+            errors_by_kind: errors,
+            mismatches_by_class: mismatches
+                .iter()
+                .map(|(class, count)| (key(class), count))
+                .collect(),
+            first_error: report.first_error.clone(),
+            config: config(&report.plan),
+            histograms: Histograms::of(&report.latency, &report.service, &report.send_lag),
+            intervals: report.intervals.iter().map(SavedInterval::of).collect(),
+            arena: report.arena.clone(),
+        }
+    }
+
+    /// Reads a saved run.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that names the file, if it cannot be read or is no run of this schema.
+    pub(crate) fn read(path: &Path) -> Result<Self, String> {
+        let name = path.display();
+        let text =
+            fs::read_to_string(path).map_err(|error| format!("cannot read {name}: {error}"))?;
+        let document: Self = serde_json::from_str(&text).map_err(|error| {
+            format!("{name} is not a run that loadgen has saved with `-o FILE.json`: {error}")
+        })?;
+        match document.schema {
+            SCHEMA => Ok(document),
+            schema => Err(format!(
+                "{name} has schema {schema}, and this loadgen reads schema {SCHEMA}: use the \
+                 loadgen that wrote it"
+            )),
+        }
+    }
+
+    pub(crate) fn to_json(&self) -> String {
+        let mut text = serde_json::to_string_pretty(self).expect("plain data can be written");
+        text.push('\n');
+        text
+    }
+
+    /// The intervals that are measured, which are those of the sums.
+    pub(crate) fn measured(&self) -> impl Iterator<Item = &SavedInterval> {
+        self.intervals.iter().filter(|interval| !interval.is_warm_up)
+    }
+
+    /// The configuration as pairs of a name and a text.
+    pub(crate) fn config_texts(&self) -> impl Iterator<Item = (&str, String)> {
+        self.config.iter().map(|(name, value)| (name.as_str(), in_words(value)))
+    }
+}
+
+impl Histograms {
+    fn of(latency: &Latency, service: &Latency, send_lag: &Latency) -> Self {
+        let encoded = |latency: &Latency| Encoded::of(&latency.histogram());
+        Self {
+            latency: encoded(latency),
+            service: encoded(service),
+            send_lag: encoded(send_lag),
+        }
+    }
+}
+
+impl SavedInterval {
+    fn of(interval: &Interval) -> Self {
+        let Interval { latency, service, send_lag, .. } = interval;
+        Self {
+            start_s: interval.start.as_secs_f64(),
+            length_s: interval.length.as_secs_f64(),
+            is_warm_up: interval.is_warm_up,
+            requests: interval.requests,
+            errors: interval.errors,
+            mismatches: interval.mismatches,
+            in_flight: interval.in_flight,
+            latency_ns: latency.percentiles(),
+            service_ns: service.percentiles(),
+            send_lag_ns: send_lag.percentiles(),
+            histograms: Histograms::of(latency, service, send_lag),
+        }
+    }
+
+    pub(crate) fn rate(&self) -> f64 {
+        if self.length_s > 0.0 { self.requests as f64 / self.length_s } else { 0.0 }
+    }
+
+    pub(crate) fn end_s(&self) -> f64 {
+        self.start_s + self.length_s
+    }
+}
+
+/// What of the plan says how the run was made.
+fn config(plan: &Plan) -> Map<String, Value> {
+    let config = json!({
+        "connections": plan.connections,
+        "threads": plan.threads_used(),
+        "pipeline": plan.pipeline,
+        "duration_s": plan.duration.map(|duration| duration.as_secs_f64()),
+        "requests": plan.requests,
+        "warm_up_s": plan.warm_up.as_secs_f64(),
+        "payload_bytes": plan.payload_bytes,
+        "seed": plan.seed,
+        "timeout_s": plan.timeout.map(|timeout| timeout.as_secs_f64()),
+        "verify": "full",
+        "interval_s": plan.interval.as_secs_f64(),
+        "metrics": plan.metrics.as_ref().map(ToString::to_string),
+        "command": plan.command,
+    });
+    match config {
+        Value::Object(config) => config,
+        other => unreachable!("the configuration is an object, not {other:?}"),
+    }
+}
+
+fn in_words(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Array(parts) if parts.is_empty() => "-".to_owned(),
+        Value::Array(parts) => parts.iter().map(in_words).collect::<Vec<_>>().join(" "),
+        other => other.to_string(),
+    }
 }
 
 fn key(class: Mismatch) -> String {
     match serde_json::to_value(class) {
-        Ok(serde_json::Value::String(key)) => key,
+        Ok(Value::String(key)) => key,
         other => unreachable!("a class is written as a string, not as {other:?}"),
     }
 }

@@ -2,13 +2,20 @@
 //!
 //! [`Report`] is complete: the forms below only choose and format.
 
+mod csv;
+mod encoded;
+pub(crate) mod facts;
+mod hlog;
+mod html;
 pub(crate) mod json;
+pub(crate) mod markdown;
+pub(crate) mod output;
 pub(crate) mod text;
 
 use std::time::{Duration, SystemTime};
 
 use crate::{
-    address::Address, interval::Interval, latency::Latency, plan::Plan, tally::Counts, units,
+    address::Address, interval::Interval, latency::Latency, metrics_probe::Sample, plan::Plan, tally::Counts, units,
     verdict::Verdict,
 };
 
@@ -35,6 +42,8 @@ pub struct Report {
     pub send_lag: Latency,
     /// The same over time, also while warming up, in order and without a gap.
     pub intervals: Vec<Interval>,
+    /// What the server's arena looked like meanwhile. Empty without [`Plan::metrics`].
+    pub arena: Vec<Sample>,
     /// What the generator itself used.
     pub client: ClientUsage,
     /// What the server used. All unknown without its process.
@@ -93,7 +102,7 @@ impl Report {
     /// `send_lag_ns` is zero.
     #[must_use]
     pub fn to_json(&self) -> String {
-        json::write(self)
+        json::Document::of(self).to_json()
     }
 }
 

@@ -24,7 +24,7 @@ pub(super) fn write(report: &Report) -> String {
 }
 
 /// One interval in one line, without a line end.
-pub(crate) fn progress(Progress { elapsed, interval }: &Progress) -> String {
+pub(crate) fn progress(Progress { elapsed, interval, .. }: &Progress) -> String {
     let rate = units::rate(interval.rate());
     let mut line = format!("{:>5.0} s  {rate:>11} requests/s", elapsed.as_secs_f64());
     if interval.is_warm_up {

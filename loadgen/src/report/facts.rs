@@ -1,0 +1,86 @@
+//! What a saved run says in words, for every form that people read.
+
+use super::json::Document;
+use crate::{latency::Percentiles, units};
+
+/// The figures of a run, each with its name. What is unknown is left out.
+pub(super) fn figures(document: &Document) -> Vec<(&'static str, String)> {
+    let mut figures = vec![
+        ("requests", units::grouped(document.requests)),
+        ("rate", format!("{}/s", units::rate(document.rate))),
+        ("payload each way", format!("{:.1} MiB/s", document.mib_per_s)),
+        ("measured", format!("{:.3} s", document.duration_s)),
+        ("warm-up", format!("{} requests", units::grouped(document.warm_up.requests))),
+        ("errors", counted(document.errors, kinds(document))),
+        ("mismatches", counted(document.mismatches, classes(document))),
+        ("unanswered", units::grouped(document.unanswered)),
+        ("reconnects", units::grouped(document.reconnects)),
+    ];
+    let mut add = |name, value: Option<String>| figures.extend(value.map(|value| (name, value)));
+    add("first error", document.first_error.clone());
+    add("client CPU per request", document.client.cpu_us_per_request.map(micros));
+    add("client busy", document.client.busy_share.map(percent));
+    add("server CPU per request", document.server.cpu_us_per_request.map(micros));
+    add("server busy", document.server.busy_share.map(percent));
+    add("server peak memory", document.server.rss_peak_bytes.map(units::bytes));
+    figures
+}
+
+/// The distributions of a run, each with its name and what its times are.
+pub(super) fn distributions(document: &Document) -> [(&'static str, &'static str, Percentiles); 3] {
+    [
+        ("latency", "from when a request was due until its echo was read", document.latency_ns),
+        ("service", "from when it was sent until its echo was read", document.service_ns),
+        ("send lag", "how late it was sent, by the generator's own fault", document.send_lag_ns),
+    ]
+}
+
+/// Percentiles in the order of [`PERCENTILE_NAMES`].
+pub(super) fn percentile_times(percentiles: Percentiles) -> [String; 5] {
+    let Percentiles { p50, p90, p99, p99_9, max } = percentiles;
+    [p50, p90, p99, p99_9, max].map(units::time)
+}
+
+pub(super) const PERCENTILE_NAMES: [&str; 5] = ["p50", "p90", "p99", "p99.9", "max"];
+
+/// When the run began, in UTC.
+pub(crate) fn started_at(document: &Document) -> String {
+    use std::time::{Duration, SystemTime};
+
+    let since_1970 = Duration::try_from_secs_f64(document.started_at_unix_s).unwrap_or_default();
+    let started_at = SystemTime::UNIX_EPOCH.checked_add(since_1970);
+    let started_at = started_at.unwrap_or(SystemTime::UNIX_EPOCH);
+    humantime::format_rfc3339_seconds(started_at).to_string().replace('T', " ").replace('Z', " UTC")
+}
+
+fn counted(count: u64, parts: Vec<(String, u64)>) -> String {
+    let parts: Vec<String> = parts
+        .into_iter()
+        .filter(|(_, count)| *count > 0)
+        .map(|(name, count)| format!("{name}: {}", units::grouped(count)))
+        .collect();
+    match parts.as_slice() {
+        [] => units::grouped(count),
+        parts => format!("{} ({})", units::grouped(count), parts.join(", ")),
+    }
+}
+
+fn kinds(document: &Document) -> Vec<(String, u64)> {
+    let errors = &document.errors_by_kind;
+    [("timed out", errors.timeouts), ("lost", errors.lost), ("refused", errors.connect)]
+        .map(|(name, count)| (name.to_owned(), count))
+        .into()
+}
+
+fn classes(document: &Document) -> Vec<(String, u64)> {
+    let named = |(class, count): (&String, &u64)| (class.replace('_', " "), *count);
+    document.mismatches_by_class.iter().map(named).collect()
+}
+
+fn micros(micros: f64) -> String {
+    format!("{micros:.3} us")
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.0} %", share * 100.0)
+}
