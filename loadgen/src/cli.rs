@@ -13,7 +13,7 @@
 
 use std::{
     hash::{BuildHasher, RandomState},
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
     num::NonZero,
     path::PathBuf,
     process::ExitCode,
@@ -22,28 +22,36 @@ use std::{
     time::Duration,
 };
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
     iterator::Signals,
 };
 
 use crate::{
+    ab::{Contest, Sides},
+    compare,
+    completions::{Completions, ManPage},
+    live::Live,
+    merge,
     metrics_probe::MetricsUrlError,
     plan::{DEFAULT_DURATION, DEFAULT_WARM_UP, Plan, Problem},
     report::{
         Report,
         json::Document,
-        output::{Format, Output},
-        text,
+        output::{self, Format, Output},
     },
-    run::{self, Progress},
+    run,
     stop::Stop,
     units,
 };
 
 const COULD_NOT_RUN: u8 = 1;
 const USAGE: u8 = 2;
+
+/// How long each of the many runs of `ab` lasts, unless it is said.
+const AB_DURATION: &str = "3s";
+const AB_WARM_UP: &str = "1s";
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -74,6 +82,23 @@ enum Action {
     /// Run a load (the default)
     #[command(after_help = AFTER_HELP)]
     Run(RunArguments),
+    /// Compare two saved runs
+    Compare(compare::Arguments),
+    /// Start two servers in turn, load them alike, and compare them
+    Ab {
+        #[command(flatten)]
+        sides: Sides,
+        #[command(flatten)]
+        load: RunArguments,
+    },
+    /// Add up saved runs that several machines made at the same time
+    Merge(merge::Arguments),
+    /// Write a saved run in other forms
+    Report(output::Arguments),
+    /// Print completions for a shell
+    Completions(Completions),
+    /// Print the man page
+    Man(ManPage),
 }
 
 #[derive(Args, Debug)]
@@ -140,12 +165,20 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { USAGE.into() } else { ExitCode::SUCCESS };
         }
     };
-    let arguments = match cli.action {
-        Some(Action::Run(arguments)) => arguments,
-        None => cli.run,
+    let outcome = match cli.action {
+        None => cli.run.judge().map(|order| order.carry_out()),
+        Some(Action::Run(arguments)) => arguments.judge().map(|order| order.carry_out()),
+        Some(Action::Ab { sides, load }) => {
+            load.judge_ab(&sides).map(|contest| carry_out(&contest))
+        }
+        Some(Action::Compare(arguments)) => Ok(print(arguments.carry_out())),
+        Some(Action::Merge(arguments)) => Ok(print(arguments.carry_out())),
+        Some(Action::Report(arguments)) => Ok(print(arguments.carry_out().map(|()| String::new()))),
+        Some(Action::Completions(shell)) => Ok(print(Ok(shell.text(Cli::command())))),
+        Some(Action::Man(page)) => Ok(print(page.text(Cli::command()))),
     };
-    match arguments.judge() {
-        Ok(order) => order.carry_out().into(),
+    match outcome {
+        Ok(exit_code) => exit_code.into(),
         Err(problems) => {
             for problem in problems {
                 eprintln!("loadgen: {problem}");
@@ -153,6 +186,36 @@ pub fn main() -> ExitCode {
             eprintln!("Try `loadgen --help`.");
             USAGE.into()
         }
+    }
+}
+
+/// Prints what there is to say, and returns the exit code.
+fn print(outcome: Result<String, String>) -> u8 {
+    match outcome {
+        Ok(text) => {
+            // A reader that has gone has read what it wanted.
+            let _ = io::stdout().write_all(text.as_bytes());
+            0
+        }
+        Err(error) => {
+            eprintln!("loadgen: {error}");
+            COULD_NOT_RUN
+        }
+    }
+}
+
+/// Runs all rounds, prints what came of them, and returns the exit code.
+fn carry_out(contest: &Contest) -> u8 {
+    let stop = Stop::new();
+    let outcome = stop_on_signals(&stop)
+        .map_err(|error| format!("cannot catch signals: {error}"))
+        .and_then(|()| {
+            let mut tell = |line: &str| eprintln!("{line}");
+            contest.carry_out(&stop, &mut tell).map_err(|error| error.to_string())
+        });
+    match outcome {
+        Ok(outcome) => print(Ok(outcome.to_text())).max(outcome.exit_code()),
+        Err(error) => print(Err(error)),
     }
 }
 
@@ -226,6 +289,39 @@ impl RunArguments {
     }
 }
 
+impl RunArguments {
+    /// Judges the arguments of `ab`, whose servers are commands of their own.
+    fn judge_ab(mut self, sides: &Sides) -> Result<Contest, Vec<Problem>> {
+        let commands = sides.commands().map_err(|(flag, reason)| vec![Problem { flag, reason }])?;
+        let unused = [
+            ("TARGET", self.target.is_some()),
+            ("COMMAND", !self.command.is_empty()),
+            ("--server-pid", self.server_pid.is_some()),
+            ("--metrics", self.metrics.is_some()),
+            ("--output", !self.output.is_empty()),
+        ];
+        let problems: Vec<Problem> = unused
+            .into_iter()
+            .filter(|(_, is_given)| *is_given)
+            .map(|(flag, _)| Problem {
+                flag,
+                reason: "has no meaning here: --a and --b name the servers".to_owned(),
+            })
+            .collect();
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        // Many short runs tell more than few long ones.
+        if self.requests.is_none() {
+            self.duration.get_or_insert_with(|| AB_DURATION.to_owned());
+            self.warm_up.get_or_insert_with(|| AB_WARM_UP.to_owned());
+        }
+        self.command.clone_from(&commands[0]);
+        let order = self.judge()?;
+        Ok(sides.contest(&order.plan, commands))
+    }
+}
+
 /// Reads values and remembers what is wrong with them.
 #[derive(Debug, Default)]
 struct Judge {
@@ -292,40 +388,10 @@ impl Order {
     fn run(&self) -> Result<Report, String> {
         let stop = Stop::new();
         stop_on_signals(&stop).map_err(|error| format!("cannot catch signals: {error}"))?;
-        let mut live = Live::new(self.is_plain);
+        let mut live = Live::start(&self.plan, self.is_plain, &stop);
         let report = run::run(&self.plan, &stop, &mut |progress| live.show(progress));
-        live.finish();
+        drop(live);
         report.map_err(|error| error.to_string())
-    }
-}
-
-/// Progress on standard error: one line that is rewritten on a terminal, else a line each time.
-#[derive(Debug)]
-struct Live {
-    is_rewriting: bool,
-    has_line: bool,
-}
-
-impl Live {
-    fn new(is_plain: bool) -> Self {
-        Self { is_rewriting: !is_plain && io::stderr().is_terminal(), has_line: false }
-    }
-
-    fn show(&mut self, progress: &Progress) {
-        let line = text::progress(progress);
-        let mut stderr = io::stderr().lock();
-        // Progress that nobody can see is no reason to end the run.
-        let _ = match self.is_rewriting {
-            true => write!(stderr, "\r\x1b[2K{line}"),
-            false => writeln!(stderr, "{line}"),
-        };
-        self.has_line = self.is_rewriting;
-    }
-
-    fn finish(&mut self) {
-        if self.has_line {
-            let _ = write!(io::stderr(), "\r\x1b[2K");
-        }
     }
 }
 
@@ -361,6 +427,7 @@ mod tests {
         match cli.action {
             Some(Action::Run(arguments)) => arguments.judge(),
             None => cli.run.judge(),
+            other => panic!("{other:?} is no run"),
         }
     }
 

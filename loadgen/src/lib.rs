@@ -52,7 +52,12 @@ mod verdict;
 
 mod report;
 
+mod ab;
 mod bootstrap;
+mod compare;
+mod completions;
+mod live;
+mod merge;
 
 mod metrics_probe;
 mod server_command;

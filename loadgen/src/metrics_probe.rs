@@ -128,9 +128,8 @@ impl FromStr for MetricsUrl {
     type Err = MetricsUrlError;
 
     fn from_str(text: &str) -> Result<Self, MetricsUrlError> {
-        let rest = text
-            .strip_prefix("http://")
-            .ok_or_else(|| MetricsUrlError::Scheme(text.to_owned()))?;
+        let rest =
+            text.strip_prefix("http://").ok_or_else(|| MetricsUrlError::Scheme(text.to_owned()))?;
         let (authority, path) = match rest.find('/') {
             Some(slash) if &rest[slash..] != "/" => rest.split_at(slash),
             Some(slash) => (&rest[..slash], "/metrics"),
@@ -361,7 +360,8 @@ mod tests {
                 "{text}"
             );
         }
-        for text in ["http://", "http://:80", "http://a:b", "http://a:0", "http://::1", "http://a b"]
+        for text in
+            ["http://", "http://:80", "http://a:b", "http://a:0", "http://::1", "http://a b"]
         {
             assert_eq!(
                 text.parse::<MetricsUrl>(),
@@ -378,8 +378,7 @@ mod tests {
                     arena_bytes_live{pool=\"a } b\"} 1.5e3 1700000000\n\
                     arena_bytes_live{pool=\"c\"} 500\narena_bytes_reserved NaN\n";
         let found = parse(page).unwrap();
-        let expected =
-            Sample { waiters: Some(3), bytes_live: Some(2_000), ..Sample::default() };
+        let expected = Sample { waiters: Some(3), bytes_live: Some(2_000), ..Sample::default() };
         assert_eq!(found, expected);
     }
 

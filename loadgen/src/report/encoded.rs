@@ -38,7 +38,8 @@ impl<'de> Deserialize<'de> for Encoded {
 }
 
 fn decode(text: &str) -> Result<Histogram<u64>, String> {
-    let bytes = STANDARD.decode(text).map_err(|error| format!("a histogram is damaged: {error}"))?;
+    let bytes =
+        STANDARD.decode(text).map_err(|error| format!("a histogram is damaged: {error}"))?;
     Deserializer::new()
         .deserialize(&mut bytes.as_slice())
         .map_err(|error| format!("a histogram is damaged: {error}"))

@@ -86,14 +86,16 @@ fn keys(document: &Document) -> String {
 }
 
 fn percentiles(document: &Document) -> String {
-    let rows = facts::distributions(document).map(|(name, meaning, percentiles)| {
-        let mut row = vec![format!("{name}, {meaning}")];
-        row.extend(facts::percentile_times(percentiles));
-        row
+    let distributions = facts::distributions(document);
+    let rows = distributions.iter().map(|(name, _, percentiles)| {
+        let name = [(*name).to_owned()];
+        name.into_iter().chain(facts::percentile_times(*percentiles)).collect()
     });
-    let mut heading = vec!["distribution"];
+    let mut heading = vec![""];
     heading.extend(PERCENTILE_NAMES);
-    table("numbers", "Percentiles", &heading, rows)
+    let meanings = distributions.map(|(name, meaning, _)| format!("<b>{name}</b>: {meaning}"));
+    let table = table("numbers", "Percentiles", &heading, rows);
+    format!("{table}<p class=\"hint\">{}.</p>", meanings.join("; "))
 }
 
 fn configuration(document: &Document) -> String {
@@ -102,7 +104,7 @@ fn configuration(document: &Document) -> String {
         ("started", facts::started_at(document)),
         ("loadgen", document.version.clone()),
     ];
-    pairs(facts.into_iter().chain(document.config_texts()))
+    pairs(facts.into_iter().chain(document.config.texts()))
 }
 
 fn pairs<'a>(rows: impl Iterator<Item = (&'a str, String)>) -> String {
@@ -227,10 +229,13 @@ struct Distribution<'a> {
 fn data(document: &Document) -> String {
     let encoded = &document.histograms;
     let mut distributions = Vec::new();
-    for (look, (name, histogram)) in
-        [("latency", &encoded.latency), ("service", &encoded.service), ("send lag", &encoded.send_lag)]
-            .into_iter()
-            .enumerate()
+    for (look, (name, histogram)) in [
+        ("latency", &encoded.latency),
+        ("service", &encoded.service),
+        ("send lag", &encoded.send_lag),
+    ]
+    .into_iter()
+    .enumerate()
     {
         // In closed loop service time is latency: one line says it.
         if name == "service" && encoded.service == encoded.latency {

@@ -49,7 +49,7 @@ pub(crate) struct Document {
     pub(crate) errors_by_kind: Errors,
     pub(crate) mismatches_by_class: BTreeMap<String, u64>,
     pub(crate) first_error: Option<String>,
-    pub(crate) config: Map<String, Value>,
+    pub(crate) config: Config,
     /// The whole distributions, of measured requests only.
     pub(crate) histograms: Histograms,
     pub(crate) intervals: Vec<SavedInterval>,
@@ -57,6 +57,10 @@ pub(crate) struct Document {
     #[serde(default)]
     pub(crate) arena: Vec<Sample>,
 }
+
+/// How the run was made: settings by name, in the order in which they are shown.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct Config(Map<String, Value>);
 
 /// What the generator used.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
@@ -79,7 +83,7 @@ pub(crate) struct WarmUp {
 }
 
 /// Response time, service time and send lag in nanoseconds.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) struct Histograms {
     pub(crate) latency: Encoded,
     pub(crate) service: Encoded,
@@ -144,7 +148,7 @@ impl Document {
                 .map(|(class, count)| (key(class), count))
                 .collect(),
             first_error: report.first_error.clone(),
-            config: config(&report.plan),
+            config: Config::of(&report.plan),
             histograms: Histograms::of(&report.latency, &report.service, &report.send_lag),
             intervals: report.intervals.iter().map(SavedInterval::of).collect(),
             arena: report.arena.clone(),
@@ -182,21 +186,12 @@ impl Document {
     pub(crate) fn measured(&self) -> impl Iterator<Item = &SavedInterval> {
         self.intervals.iter().filter(|interval| !interval.is_warm_up)
     }
-
-    /// The configuration as pairs of a name and a text.
-    pub(crate) fn config_texts(&self) -> impl Iterator<Item = (&str, String)> {
-        self.config.iter().map(|(name, value)| (name.as_str(), in_words(value)))
-    }
 }
 
 impl Histograms {
-    fn of(latency: &Latency, service: &Latency, send_lag: &Latency) -> Self {
+    pub(crate) fn of(latency: &Latency, service: &Latency, send_lag: &Latency) -> Self {
         let encoded = |latency: &Latency| Encoded::of(&latency.histogram());
-        Self {
-            latency: encoded(latency),
-            service: encoded(service),
-            send_lag: encoded(send_lag),
-        }
+        Self { latency: encoded(latency), service: encoded(service), send_lag: encoded(send_lag) }
     }
 }
 
@@ -227,26 +222,49 @@ impl SavedInterval {
     }
 }
 
-/// What of the plan says how the run was made.
-fn config(plan: &Plan) -> Map<String, Value> {
-    let config = json!({
-        "connections": plan.connections,
-        "threads": plan.threads_used(),
-        "pipeline": plan.pipeline,
-        "duration_s": plan.duration.map(|duration| duration.as_secs_f64()),
-        "requests": plan.requests,
-        "warm_up_s": plan.warm_up.as_secs_f64(),
-        "payload_bytes": plan.payload_bytes,
-        "seed": plan.seed,
-        "timeout_s": plan.timeout.map(|timeout| timeout.as_secs_f64()),
-        "verify": "full",
-        "interval_s": plan.interval.as_secs_f64(),
-        "metrics": plan.metrics.as_ref().map(ToString::to_string),
-        "command": plan.command,
-    });
-    match config {
-        Value::Object(config) => config,
-        other => unreachable!("the configuration is an object, not {other:?}"),
+impl Config {
+    pub(crate) fn of(plan: &Plan) -> Self {
+        let config = json!({
+            "connections": plan.connections,
+            "threads": plan.threads_used(),
+            "pipeline": plan.pipeline,
+            "duration_s": plan.duration.map(|duration| duration.as_secs_f64()),
+            "requests": plan.requests,
+            "warm_up_s": plan.warm_up.as_secs_f64(),
+            "payload_bytes": plan.payload_bytes,
+            "seed": plan.seed,
+            "timeout_s": plan.timeout.map(|timeout| timeout.as_secs_f64()),
+            "verify": "full",
+            "interval_s": plan.interval.as_secs_f64(),
+            "metrics": plan.metrics.as_ref().map(ToString::to_string),
+            "command": plan.command,
+        });
+        match config {
+            Value::Object(config) => Self(config),
+            other => unreachable!("the configuration is an object, not {other:?}"),
+        }
+    }
+
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
+    /// A setting in words, which are `-` if it is not set.
+    pub(crate) fn text(&self, name: &str) -> String {
+        self.0.get(name).map_or("-".to_owned(), in_words)
+    }
+
+    /// All settings in words.
+    pub(crate) fn texts(&self) -> impl Iterator<Item = (&str, String)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), in_words(value)))
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<&Value> {
+        self.0.get(name)
+    }
+
+    pub(crate) fn set(&mut self, name: &str, value: Value) {
+        self.0.insert(name.to_owned(), value);
     }
 }
 

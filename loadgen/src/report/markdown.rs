@@ -24,7 +24,7 @@ pub(crate) fn write(document: &Document) -> String {
         ("started", facts::started_at(document)),
         ("loadgen", document.version.clone()),
     ];
-    let rows = facts.into_iter().chain(document.config_texts());
+    let rows = facts.into_iter().chain(document.config.texts());
     let rows = rows.map(|(name, value)| vec![name.to_owned(), value]);
     table(&mut text, ["setting", "value"].map(str::to_owned).into(), rows);
     text.push_str("</details>\n");

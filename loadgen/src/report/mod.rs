@@ -3,7 +3,7 @@
 //! [`Report`] is complete: the forms below only choose and format.
 
 mod csv;
-mod encoded;
+pub(crate) mod encoded;
 pub(crate) mod facts;
 mod hlog;
 mod html;
@@ -15,8 +15,8 @@ pub(crate) mod text;
 use std::time::{Duration, SystemTime};
 
 use crate::{
-    address::Address, interval::Interval, latency::Latency, metrics_probe::Sample, plan::Plan, tally::Counts, units,
-    verdict::Verdict,
+    address::Address, interval::Interval, latency::Latency, metrics_probe::Sample, plan::Plan,
+    tally::Counts, units, verdict::Verdict,
 };
 
 /// What a run found.

@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use clap::Args;
+
 use super::{csv, hlog, html, json::Document, markdown};
 
 /// The forms, with their extensions.
@@ -53,6 +55,25 @@ impl Format {
             Self::IntervalLog => hlog::write_log(document),
             Self::Distribution => hlog::write_distribution(document),
         }
+    }
+}
+
+/// Writes a saved run in other forms
+#[derive(Args, Debug)]
+pub(crate) struct Arguments {
+    /// The run, saved with -o FILE.json
+    #[arg(value_name = "RUN.json")]
+    run: PathBuf,
+    /// Write the report to FILE, in the format of its extension; repeatable
+    #[arg(short, long, value_name = "FILE", required = true)]
+    output: Vec<PathBuf>,
+}
+
+impl Arguments {
+    pub(crate) fn carry_out(&self) -> Result<(), String> {
+        let run = Document::read(&self.run)?;
+        let outputs = Output::open_all(&self.output)?;
+        outputs.into_iter().try_for_each(|output| output.write(&run))
     }
 }
 

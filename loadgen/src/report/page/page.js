@@ -47,7 +47,7 @@
   };
   const decades = (from, to) => {
     const ticks = [];
-    const factors = to / from < 30 ? [1, 2, 5] : [1];
+    const factors = to / from < 300 ? [1, 2, 5] : [1];
     for (let power = Math.floor(Math.log10(from)); power <= Math.log10(to); power += 1) {
       for (const factor of factors) {
         const tick = factor * 10 ** power;
@@ -127,7 +127,7 @@
       for (const [value, name] of x.ticks(inner.width)) {
         if (toX(value) < free) continue;
         free = toX(value) + 8 * name.length + 10;
-        element(plot, "line", { class: "grid", x1: toX(value), x2: toX(value), y1: bottom, y2: bottom + 4 });
+        element(plot, "line", { class: "grid", x1: toX(value), x2: toX(value), y1: MARGIN.top, y2: bottom + 4 });
         element(plot, "text", { x: toX(value), y: bottom + 16, "text-anchor": "middle" }, name);
       }
       element(plot, "text", { x: MARGIN.left + inner.width / 2, y: height - 5, "text-anchor": "middle" }, x.title);

@@ -1,0 +1,307 @@
+//! One run out of several that loaded at the same time from several machines.
+//!
+//! Histograms are added, and percentiles come from the sum. Nothing is averaged. Runs that do not
+//! fit together are refused, with the reason: a sum of unlike runs would describe none of them.
+//!
+//! The times of all runs are taken from the clocks of their machines, which should agree to much
+//! less than an interval.
+
+use std::{collections::BTreeSet, path::PathBuf};
+
+use clap::Args;
+use serde_json::Value;
+
+use crate::{
+    latency::Latency,
+    metrics_probe::Sample,
+    report::{
+        encoded::Encoded,
+        json::{Client, Config, Document, Histograms, SavedInterval, Server, WarmUp},
+        markdown,
+        output::Output,
+    },
+    tally::Errors,
+    verdict::Verdict,
+};
+
+/// Settings of one machine each, which are added up.
+const ADDED: [&str; 3] = ["connections", "threads", "requests"];
+/// Settings of one machine each, which are kept side by side.
+const LISTED: [&str; 3] = ["seed", "metrics", "command"];
+/// How much of the time in which any of them measured all of them must have measured.
+const SHARED_TIME_MIN: f64 = 0.5;
+
+/// Adds up runs that several machines made at the same time
+#[derive(Args, Debug)]
+pub(crate) struct Arguments {
+    /// The runs, saved with -o FILE.json
+    #[arg(value_name = "RUN.json", required = true, num_args = 2..)]
+    runs: Vec<PathBuf>,
+    /// Write the sum to FILE, in the format of its extension; repeatable
+    #[arg(short, long, value_name = "FILE", required = true)]
+    output: Vec<PathBuf>,
+}
+
+/// A run and the name by which people know it.
+#[derive(Debug)]
+struct Named {
+    name: String,
+    run: Document,
+}
+
+/// A stretch of time in seconds.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    from: f64,
+    to: f64,
+}
+
+/// An interval of one of the runs.
+#[derive(Clone, Copy, Debug)]
+struct Part<'a> {
+    run: usize,
+    interval: &'a SavedInterval,
+}
+
+/// All that was recorded of one kind of time.
+type Pick = fn(&Histograms) -> &Encoded;
+
+impl Arguments {
+    pub(crate) fn carry_out(&self) -> Result<String, String> {
+        let read = |path: &PathBuf| {
+            let run = Document::read(path)?;
+            Ok(Named { name: path.display().to_string(), run })
+        };
+        let runs: Vec<Named> = self.runs.iter().map(read).collect::<Result<_, String>>()?;
+        let outputs = Output::open_all(&self.output)?;
+        let sum = merge(&runs)?;
+        for output in outputs {
+            output.write(&sum)?;
+        }
+        Ok(markdown::write(&sum))
+    }
+}
+
+/// Adds up runs that fit together.
+fn merge(runs: &[Named]) -> Result<Document, String> {
+    let (first, others) = runs.split_first().expect("the command line asks for two or more");
+    for (index, other) in others.iter().enumerate() {
+        fits(first, other)?;
+        for earlier in &runs[..=index] {
+            are_different(earlier, other)?;
+        }
+    }
+    let measured = together(runs)?;
+    let all = || runs.iter().map(|named| &named.run);
+    let began_at = all().map(|run| run.started_at_unix_s).fold(f64::INFINITY, f64::min);
+    let requests: u64 = all().map(|run| run.requests).sum();
+    let duration_s = measured.to - measured.from;
+    let sums = |pick: Pick| sum(all().map(|run| &run.histograms), pick);
+    let [latency, service, send_lag] = PICKS.map(sums);
+    let intervals = intervals(runs, began_at);
+    let mut targets: Vec<&str> = all().map(|run| run.target.as_str()).collect();
+    targets.dedup();
+    let mut merged = Document {
+        target: targets.join(", "),
+        started_at_unix_s: began_at,
+        verdict: worst(all().map(|run| run.verdict)),
+        stopped: all().any(|run| run.stopped),
+        requests,
+        errors: all().map(|run| run.errors).sum(),
+        mismatches: all().map(|run| run.mismatches).sum(),
+        unanswered: all().map(|run| run.unanswered).sum(),
+        duration_s,
+        rate: requests as f64 / duration_s,
+        mib_per_s: all().map(|run| run.mib_per_s * run.duration_s).sum::<f64>() / duration_s,
+        latency_ns: latency.percentiles(),
+        service_ns: service.percentiles(),
+        send_lag_ns: send_lag.percentiles(),
+        histograms: Histograms::of(&latency, &service, &send_lag),
+        client: client(runs, requests),
+        // Each run would count the whole server against its own requests alone.
+        server: Server::default(),
+        reconnects: all().map(|run| run.reconnects).sum(),
+        warm_up: WarmUp { requests: all().map(|run| run.warm_up.requests).sum() },
+        intervals,
+        ..first.run.clone()
+    };
+    for Named { run, .. } in others {
+        let Errors { timeouts, lost, connect } = run.errors_by_kind;
+        merged.errors_by_kind.timeouts += timeouts;
+        merged.errors_by_kind.lost += lost;
+        merged.errors_by_kind.connect += connect;
+        for (class, count) in &run.mismatches_by_class {
+            *merged.mismatches_by_class.entry(class.clone()).or_default() += count;
+        }
+    }
+    let first_error =
+        runs.iter().find_map(|Named { name, run }| Some((name, run.first_error.as_ref()?)));
+    merged.first_error = first_error.map(|(name, error)| format!("{name}: {error}"));
+    // Several pages tell of the same server, or of several that cannot be added: the first stands.
+    if let Some(run) = all().find(|run| !run.arena.is_empty()) {
+        let shift = run.started_at_unix_s - began_at;
+        let shifted = |sample: &Sample| Sample { at_s: sample.at_s + shift, ..*sample };
+        merged.arena = run.arena.iter().map(shifted).collect();
+    }
+    combine_settings(&mut merged.config, runs);
+    Ok(merged)
+}
+
+/// Whether two runs were made in the same way.
+fn fits(first: &Named, other: &Named) -> Result<(), String> {
+    let (a, b) = (&first.run.config, &other.run.config);
+    let names: BTreeSet<&str> = a.names().chain(b.names()).collect();
+    let alike = |name: &&str| {
+        LISTED.contains(name)
+            || a.get(name) == b.get(name)
+            || (ADDED.contains(name) && is_number(a.get(name)) == is_number(b.get(name)))
+    };
+    match names.into_iter().find(|name| !alike(name)) {
+        None => Ok(()),
+        Some(name) => Err(format!(
+            "{} and {} do not fit together: {name} is {} and {}; merge adds up runs that were made in \
+             the same way, on several machines",
+            first.name,
+            other.name,
+            a.text(name),
+            b.text(name)
+        )),
+    }
+}
+
+/// Whether two files hold two runs, and not one of them twice.
+fn are_different(one: &Named, other: &Named) -> Result<(), String> {
+    let is_same = one.run.started_at_unix_s == other.run.started_at_unix_s
+        && one.run.histograms == other.run.histograms;
+    match is_same {
+        true => Err(format!("{} and {} are one and the same run", one.name, other.name)),
+        false => Ok(()),
+    }
+}
+
+/// The time in which any of the runs measured, if most of it they share.
+fn together(runs: &[Named]) -> Result<Span, String> {
+    let spans: Vec<Span> = runs.iter().map(|named| measured(&named.run)).collect();
+    let latest = |of: fn(&Span) -> f64| spans.iter().map(of).fold(f64::NEG_INFINITY, f64::max);
+    let earliest = |of: fn(&Span) -> f64| spans.iter().map(of).fold(f64::INFINITY, f64::min);
+    let any = Span { from: earliest(|span| span.from), to: latest(|span| span.to) };
+    let shared = earliest(|span| span.to) - latest(|span| span.from);
+    if shared >= SHARED_TIME_MIN * (any.to - any.from) && any.to > any.from {
+        return Ok(any);
+    }
+    let times = runs.iter().zip(&spans).map(|(Named { name, .. }, span)| {
+        let (from, to) = (span.from - any.from, span.to - any.from);
+        format!("{name} from {from:.1} s to {to:.1} s")
+    });
+    Err(format!(
+        "the runs did not measure at the same time: {}; merge adds up load, and loadgen compare is \
+         for runs one after the other",
+        times.collect::<Vec<_>>().join(", ")
+    ))
+}
+
+/// When a run measured, in seconds since 1970.
+fn measured(run: &Document) -> Span {
+    let after = run.measured().next().map_or(0.0, |interval| interval.start_s);
+    let from = run.started_at_unix_s + after;
+    Span { from, to: from + run.duration_s }
+}
+
+/// Adds up what happened at the same time, on the grid of the first run that began.
+fn intervals(runs: &[Named], began_at: f64) -> Vec<SavedInterval> {
+    let mut order: Vec<&Document> = runs.iter().map(|named| &named.run).collect();
+    order.sort_by(|a, b| a.started_at_unix_s.total_cmp(&b.started_at_unix_s));
+    // The intervals of all runs that fall into each stretch of time.
+    let mut grid: Vec<(Span, Vec<Part<'_>>)> = Vec::new();
+    for (number, run) in order.into_iter().enumerate() {
+        let shift = run.started_at_unix_s - began_at;
+        for interval in &run.intervals {
+            let end = shift + interval.end_s();
+            let middle = end - interval.length_s / 2.0;
+            let place = grid.partition_point(|(span, _)| span.to <= middle);
+            if place == grid.len() {
+                let from = grid.last().map_or(shift + interval.start_s, |(span, _)| span.to);
+                grid.push((Span { from, to: end }, Vec::new()));
+            }
+            grid[place].1.push(Part { run: number, interval });
+        }
+    }
+    grid.into_iter().map(|(span, parts)| add_up(span, &parts)).collect()
+}
+
+fn add_up(span: Span, parts: &[Part<'_>]) -> SavedInterval {
+    let [latency, service, send_lag] =
+        PICKS.map(|pick| sum(parts.iter().map(|part| &part.interval.histograms), pick));
+    let total = |of: fn(&SavedInterval) -> u64| parts.iter().map(|part| of(part.interval)).sum();
+    // Of each run what was in flight at the end.
+    let ends = parts.chunk_by(|one, next| one.run == next.run).filter_map(<[Part<'_>]>::last);
+    SavedInterval {
+        start_s: span.from,
+        length_s: span.to - span.from,
+        is_warm_up: parts.iter().any(|part| part.interval.is_warm_up),
+        requests: total(|part| part.requests),
+        errors: total(|part| part.errors),
+        mismatches: total(|part| part.mismatches),
+        in_flight: ends.map(|part| part.interval.in_flight).sum(),
+        latency_ns: latency.percentiles(),
+        service_ns: service.percentiles(),
+        send_lag_ns: send_lag.percentiles(),
+        histograms: Histograms::of(&latency, &service, &send_lag),
+    }
+}
+
+const PICKS: [Pick; 3] = [|all| &all.latency, |all| &all.service, |all| &all.send_lag];
+
+fn sum<'a>(all: impl Iterator<Item = &'a Histograms>, pick: Pick) -> Latency {
+    let mut decoded = all.map(|histograms| pick(histograms).decode());
+    let mut sum = decoded.next().expect("there is something to add up");
+    for histogram in decoded {
+        sum.add(histogram).expect("all runs use the same bounds");
+    }
+    Latency::from(&sum)
+}
+
+/// What all generators used for each of all requests.
+fn client(runs: &[Named], requests: u64) -> Client {
+    let micros =
+        |Named { run, .. }: &Named| Some(run.client.cpu_us_per_request? * run.requests as f64);
+    let cpu: Option<f64> = runs.iter().map(micros).sum();
+    let busiest = runs.iter().filter_map(|named| named.run.client.busy_share).reduce(f64::max);
+    Client { cpu_us_per_request: cpu.map(|cpu| cpu / requests.max(1) as f64), busy_share: busiest }
+}
+
+fn worst(verdicts: impl Iterator<Item = Verdict>) -> Verdict {
+    let rank = |verdict: &Verdict| match verdict {
+        Verdict::Mismatch => 4,
+        Verdict::Failed => 3,
+        Verdict::Errors => 2,
+        Verdict::ClientLimited => 1,
+        Verdict::Ok => 0,
+    };
+    verdicts.max_by_key(rank).expect("there is at least one run")
+}
+
+/// Says of the sum how its parts were made.
+fn combine_settings(config: &mut Config, runs: &[Named]) {
+    let values = |name: &str| -> Vec<Value> {
+        runs.iter().map(|named| named.run.config.get(name).cloned().unwrap_or_default()).collect()
+    };
+    for name in ADDED {
+        if let Some(sum) = values(name).iter().map(Value::as_u64).sum::<Option<u64>>() {
+            config.set(name, sum.into());
+        }
+    }
+    for name in LISTED {
+        let mut values = values(name);
+        values.dedup();
+        if let (Some(_), 2..) = (values.first(), values.len()) {
+            config.set(name, values.into());
+        }
+    }
+    let names: Vec<Value> = runs.iter().map(|named| named.name.clone().into()).collect();
+    config.set("merged_from", names.into());
+}
+
+fn is_number(value: Option<&Value>) -> bool {
+    value.is_some_and(Value::is_number)
+}
