@@ -188,3 +188,50 @@ fn describe(run: &Document) -> String {
     let [p50, p99] = [run.latency_ns.p50, run.latency_ns.p99].map(units::time);
     format!("{:>11}/s  p50 {p50:>8}  p99 {p99:>8}  {}", units::rate(run.rate), run.verdict.word())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::json::samples;
+
+    fn outcome(ratio_percent: u64) -> Outcome {
+        let round = |noise: u64| {
+            let a = 1_000 + noise * 37 % 50;
+            let b = a * ratio_percent / 100 + noise * 13 % 5 - 2;
+            [a, b].map(|rate| samples::run(&[rate; 2], 50_000_000 / rate))
+        };
+        Outcome { rounds: (0..10).map(round).collect(), spoiler: None }
+    }
+
+    #[test]
+    fn the_same_on_both_sides_is_no_difference() {
+        let text = outcome(100).to_text();
+        assert!(text.contains("no difference detected"), "{text}");
+        assert!(!text.contains("better") && !text.contains("worse"), "{text}");
+    }
+
+    #[test]
+    fn noise_that_both_sides_share_hides_nothing() {
+        // Rates differ by five percent from round to round, and by three within each.
+        let text = outcome(103).to_text();
+        assert!(text.contains("better"), "{text}");
+    }
+
+    #[test]
+    fn few_rounds_tell_nothing_and_say_so() {
+        let mut outcome = outcome(150);
+        outcome.rounds.truncate(SAMPLES_MIN - 1);
+        let text = outcome.to_text();
+        assert!(text.contains("cannot tell") && text.contains("7 complete rounds"), "{text}");
+    }
+
+    #[test]
+    fn commands_are_split_like_a_shell_does() {
+        let sides = |a: &str| Sides { a: a.to_owned(), b: "b".to_owned(), rounds: 1 };
+        let [a, b] = sides("server --name 'two words'").commands().unwrap();
+        assert_eq!(a, ["server", "--name", "two words"]);
+        assert_eq!(b, ["b"]);
+        assert_eq!(sides("").commands().unwrap_err().0, "--a");
+        assert_eq!(sides("'open").commands().unwrap_err().0, "--a");
+    }
+}

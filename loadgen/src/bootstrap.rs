@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn chance_alone_is_seldom_taken_for_a_difference() {
         let mut random = Xoshiro256PlusPlus::seed_from_u64(1);
-        let experiments = 300;
+        let experiments = 200;
         let misled = (0..experiments)
             .filter(|_| {
                 let samples: [f64; 10] = std::array::from_fn(|_| normal(&mut random));

@@ -7,6 +7,7 @@
 //! | 0         | the run is good                                              |
 //! | 1         | it could not run, or not every request was answered          |
 //! | 2         | the command line is wrong                                    |
+//! | 3         | the run is worse than its baseline                           |
 //! | 4         | the server sent wrong bytes                                  |
 
 #![allow(rustdoc::broken_intra_doc_links, reason = "the comments of flags are help texts")]
@@ -30,7 +31,7 @@ use signal_hook::{
 
 use crate::{
     ab::{Contest, Sides},
-    compare,
+    compare::{self, Baseline},
     completions::{Completions, ManPage},
     live::Live,
     merge,
@@ -60,7 +61,7 @@ Examples:
   loadgen -n 100000 -s 4k --server-pid 123 :9000
 
 Exit codes: 0 good, 1 could not run or not every request was answered, 2 usage,
-            4 the server sent wrong bytes";
+            3 worse than the baseline, 4 the server sent wrong bytes";
 
 /// Loads a server that echoes length-prefixed frames, and checks every byte of every reply.
 #[derive(Debug, Parser)]
@@ -147,6 +148,20 @@ struct RunArguments {
     /// Write the report to FILE too: .html .json .csv .md .hlog .hgrm; repeatable
     #[arg(short, long, value_name = "FILE")]
     output: Vec<PathBuf>,
+    /// Compare with this run afterwards, which was saved with -o FILE.json
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
+    baseline: Option<PathBuf>,
+    /// Exit with 3 if any figure is clearly worse than in the baseline, by more than PERCENT
+    /// [default: 5]
+    #[arg(
+        long,
+        value_name = "PERCENT",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "5",
+        hide_short_help = true
+    )]
+    fail_on_regression: Option<String>,
     /// How often to show progress
     #[arg(short, long, value_name = "TIME", default_value = "1s")]
     interval: String,
@@ -225,6 +240,7 @@ struct Order {
     plan: Plan,
     outputs: Vec<PathBuf>,
     is_plain: bool,
+    baseline: Option<Baseline>,
     /// What was changed, in words.
     notes: Vec<String>,
 }
@@ -275,6 +291,18 @@ impl RunArguments {
             let is_news = |problem: &Problem| !known.contains(&problem.flag);
             judge.problems.extend(error.problems.into_iter().filter(is_news));
         }
+        let tolerance = judge.value(
+            "--fail-on-regression",
+            self.fail_on_regression.as_deref(),
+            compare::parse_tolerance,
+        );
+        if tolerance.is_some() && self.baseline.is_none() {
+            judge.refuse("--fail-on-regression", "needs a --baseline to compare with".to_owned());
+        }
+        let baseline = self.baseline.and_then(|path| {
+            let baseline = Baseline::read(&path, tolerance, &plan);
+            baseline.map_err(|reason| judge.refuse("--baseline", reason)).ok()
+        });
         if !judge.problems.is_empty() {
             return Err(judge.problems);
         }
@@ -285,7 +313,7 @@ impl RunArguments {
                 "--threads {threads} is reduced to {used}: a thread without a connection is idle"
             ));
         }
-        Ok(Order { plan, outputs: self.output, is_plain: self.plain, notes })
+        Ok(Order { plan, outputs: self.output, is_plain: self.plain, baseline, notes })
     }
 }
 
@@ -299,6 +327,7 @@ impl RunArguments {
             ("--server-pid", self.server_pid.is_some()),
             ("--metrics", self.metrics.is_some()),
             ("--output", !self.output.is_empty()),
+            ("--baseline", self.baseline.is_some()),
         ];
         let problems: Vec<Problem> = unused
             .into_iter()
@@ -344,6 +373,10 @@ impl Judge {
         }
     }
 
+    fn refuse(&mut self, flag: &'static str, reason: String) {
+        self.problems.push(Problem { flag, reason });
+    }
+
     fn number<T: FromStr>(&mut self, flag: &'static str, text: Option<&str>) -> Option<T> {
         self.value(flag, text, |text| {
             text.parse().map_err(|_| format!("is not a whole number in range: `{text}`"))
@@ -380,8 +413,15 @@ impl Order {
                 exit_code = exit_code.max(COULD_NOT_RUN);
             }
         }
+        let mut text = report.to_text();
+        if let Some(baseline) = &self.baseline {
+            let (comparison, code) = baseline.judge(&document);
+            text += &comparison;
+            // Wrong replies come before a regression, which comes before missing replies.
+            exit_code = exit_code.max(code);
+        }
         // A reader that has gone is no reason to lose the exit code.
-        let _ = io::stdout().write_all(report.to_text().as_bytes());
+        let _ = io::stdout().write_all(text.as_bytes());
         exit_code
     }
 
@@ -473,7 +513,7 @@ mod tests {
     #[test]
     fn every_wrong_value_is_named_at_once() {
         let line = "-c x -t 0 -p 1.5 -d soon -n -w 1 -s big --seed z --timeout 0s --server-pid a \
-                    --verify none -o run.csv nowhere";
+                    --verify none -o run.txt nowhere";
         let line = line.replace("-n ", "");
         let flags = [
             "--connections",

@@ -7,18 +7,25 @@
 //! What such intervals cannot know is how much one run differs from the next, because of where
 //! memory lies or what else the machine does. The text says so; `loadgen ab` is the answer.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
 
 use crate::{
     bootstrap::{self, Bounds, CONFIDENCE_PERCENT, SAMPLES_MIN},
+    plan::Plan,
     report::{
         facts,
         json::{Config, Document, SavedInterval},
     },
     units,
 };
+
+const COULD_NOT_TELL: u8 = 1;
+const REGRESSION: u8 = 3;
 
 /// More batches would be shorter than what neighbouring intervals have in common.
 const BATCHES_MAX: usize = 30;
@@ -37,6 +44,14 @@ pub(crate) struct Arguments {
     /// The run that may be better or worse
     #[arg(value_name = "B.json")]
     b: PathBuf,
+}
+
+/// A saved run that a new one is held against.
+#[derive(Debug)]
+pub(crate) struct Baseline {
+    run: Document,
+    /// By which share a figure may be worse. `None`: by any.
+    tolerance: Option<f64>,
 }
 
 /// What is compared.
@@ -74,6 +89,80 @@ impl Arguments {
         let (a, b) = (Document::read(&self.a)?, Document::read(&self.b)?);
         Ok(compare_runs(&a, &b))
     }
+}
+
+impl Baseline {
+    /// Reads a baseline for a run of this plan.
+    ///
+    /// # Errors
+    ///
+    /// Why it can be no baseline: a sentence whose subject is the flag. Where a regression is to be
+    /// found, the loads must be alike and the baseline must know its own spread.
+    pub(crate) fn read(path: &Path, tolerance: Option<f64>, plan: &Plan) -> Result<Self, String> {
+        let run = Document::read(path).map_err(|error| format!("cannot be used: {error}"))?;
+        if tolerance.is_some() {
+            let differences = differences(&run.config, &Config::of(plan));
+            if !differences.is_empty() {
+                let differences = differences.join(", ");
+                return Err(format!("(A) has another load than this run (B): {differences}"));
+            }
+            if !has_spread(&run) {
+                return Err(format!(
+                    "has {} measured intervals; {SAMPLES_MIN} are needed to find a regression: save \
+                     one that is longer, or has a shorter --interval",
+                    run.measured().count()
+                ));
+            }
+        }
+        Ok(Self { run, tolerance })
+    }
+
+    /// Compares a run with this one: the text, and the exit code.
+    pub(crate) fn judge(&self, run: &Document) -> (String, u8) {
+        let figures = compare(&self.run, run);
+        let mut text = format!(
+            "\nA: the baseline, {}\nB: this run\n\n{}\n",
+            facts::started_at(&self.run),
+            table(&figures)
+        );
+        for difference in differences(&self.run.config, &run.config) {
+            text += &format!("The loads differ: {difference}.\n");
+        }
+        text += &explain(&self.run, run);
+        let Some(tolerance) = self.tolerance else {
+            return (text, 0);
+        };
+        let percent = tolerance * 100.0;
+        let is_regression = |compared: &&Compared| compared.is_regression(tolerance);
+        let worse: Vec<&str> =
+            figures.iter().filter(is_regression).map(|compared| compared.figure.name()).collect();
+        let (verdict, exit_code) = match worse.as_slice() {
+            _ if !has_spread(run) => {
+                ("cannot tell: this run has too few intervals".to_owned(), COULD_NOT_TELL)
+            }
+            [] => (format!("nothing is clearly worse by more than {percent} %"), 0),
+            worse => {
+                let worse = worse.join(", ");
+                (format!("clearly worse by more than {percent} %: {worse}"), REGRESSION)
+            }
+        };
+        text += &format!("Regression: {verdict}.\n");
+        (text, exit_code)
+    }
+}
+
+/// Reads a tolerance such as `5` or `2.5%` as a share.
+///
+/// # Errors
+///
+/// A sentence whose subject is the flag.
+pub(crate) fn parse_tolerance(text: &str) -> Result<f64, String> {
+    let number = text.trim().trim_end_matches('%').trim_end().parse::<f64>();
+    number
+        .ok()
+        .filter(|percent| (0.0..100.0).contains(percent))
+        .map(|percent| percent / 100.0)
+        .ok_or_else(|| format!("is `{text}`; write a share in percent, such as 5%"))
 }
 
 impl Figure {
@@ -124,7 +213,7 @@ impl Compared {
         }
     }
 
-    /// Whether this figure is for certain worse by more than `tolerance`, which is a share.
+    /// Whether all that this figure may be is worse by more than `tolerance`, which is a share.
     pub(crate) fn is_regression(&self, tolerance: f64) -> bool {
         self.bounds.is_some_and(|Bounds { low, high }| match self.figure.is_better_when_higher() {
             true => high.exp() < 1.0 - tolerance,
@@ -358,5 +447,94 @@ impl Batches {
             }
         }
         self.values[low] as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{latency::Latency, report::json::samples};
+
+    /// Requests per interval that scatter around `rate`.
+    fn around(rate: u64) -> Vec<u64> {
+        (0..20).map(|index| rate + index * 7 % 20).collect()
+    }
+
+    #[track_caller]
+    fn finding(figures: &[Compared], figure: Figure) -> Finding {
+        figures.iter().find(|compared| compared.figure == figure).unwrap().finding()
+    }
+
+    #[test]
+    fn a_run_does_not_differ_from_itself() {
+        let run = samples::run(&around(1_000), 50_000);
+        for compared in compare(&run, &run) {
+            assert_eq!(compared.finding(), Finding::NoDifference, "{compared:?}");
+            assert!(!compared.is_regression(0.0));
+        }
+    }
+
+    #[test]
+    fn more_requests_are_better_and_longer_ones_are_worse() {
+        let (slow, fast) =
+            (samples::run(&around(1_000), 60_000), samples::run(&around(1_200), 50_000));
+        let figures = compare(&slow, &fast);
+        for figure in [Figure::Rate, Figure::P50, Figure::P99] {
+            assert_eq!(finding(&figures, figure), Finding::Better);
+        }
+        let figures = compare(&fast, &slow);
+        for figure in [Figure::Rate, Figure::P50, Figure::P99] {
+            assert_eq!(finding(&figures, figure), Finding::Worse);
+        }
+        assert!(figures.iter().all(|compared| compared.is_regression(0.05)));
+        assert!(!figures.iter().any(|compared| compared.is_regression(0.50)));
+    }
+
+    #[test]
+    fn too_few_intervals_cannot_tell() {
+        let run = samples::run(&around(1_000)[..SAMPLES_MIN - 1], 50_000);
+        assert!(compare(&run, &run).iter().all(|compared| compared.finding() == Finding::Unknown));
+        assert!(explain(&run, &run).contains("too few intervals"));
+    }
+
+    #[test]
+    fn what_only_one_run_knows_is_not_compared() {
+        let (a, mut b) =
+            (samples::run(&around(1_000), 50_000), samples::run(&around(1_000), 50_000));
+        b.server.cpu_us_per_request = Some(1.0);
+        assert!(compare(&a, &b).iter().all(|compared| compared.figure != Figure::ServerCpu));
+    }
+
+    #[test]
+    fn a_percentile_of_all_batches_is_that_of_the_whole_run() {
+        let run = samples::run(&around(1_000), 50_000);
+        let batches = Batches::of(&run);
+        let all: Vec<usize> = (0..batches.len()).collect();
+        let mut whole = Latency::default().histogram();
+        for interval in run.measured() {
+            whole.add(interval.histograms.latency.decode()).unwrap();
+        }
+        for quantile in [0.5, 0.99] {
+            let expected = whole.value_at_quantile(quantile) as f64;
+            assert_eq!(batches.quantile(&all, quantile), expected);
+        }
+    }
+
+    #[test]
+    fn loads_that_differ_are_named() {
+        let run = samples::run(&around(1_000), 50_000);
+        let mut other = run.config.clone();
+        other.set("pipeline", 7.into());
+        other.set("seed", 7.into());
+        assert_eq!(differences(&run.config, &other), ["pipeline is 1 in A and 7 in B"]);
+    }
+
+    #[test]
+    fn tolerances_are_percent() {
+        assert_eq!(parse_tolerance("5"), Ok(0.05));
+        assert_eq!(parse_tolerance("2.5 %"), Ok(0.025));
+        for text in ["", "much", "-1", "100", "NaN"] {
+            assert!(parse_tolerance(text).is_err(), "{text}");
+        }
     }
 }

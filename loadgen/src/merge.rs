@@ -305,3 +305,95 @@ fn combine_settings(config: &mut Config, runs: &[Named]) {
 fn is_number(value: Option<&Value>) -> bool {
     value.is_some_and(Value::is_number)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::json::samples::{self, BEGAN_AT};
+
+    fn named(name: &str, run: Document) -> Named {
+        Named { name: name.to_owned(), run }
+    }
+
+    /// Two runs of five seconds that began 100 ms apart.
+    fn pair() -> [Named; 2] {
+        let mut late = samples::run(&[3_000; 5], 80_000);
+        late.started_at_unix_s += 0.1;
+        [named("one", samples::run(&[1_000; 5], 20_000)), named("other", late)]
+    }
+
+    #[test]
+    fn histograms_are_added_and_percentiles_come_from_the_sum() {
+        let merged = merge(&pair()).unwrap();
+        let sum = merged.histograms.latency.decode();
+        assert_eq!((merged.requests, sum.len()), (20_000, 20_000));
+        // Three of four requests are slow: the middle of all is the first third of the slow ones.
+        // An average of both medians would be 75 us.
+        assert!(merged.latency_ns.p50.abs_diff(106_600) < 200, "{:?}", merged.latency_ns);
+        assert_eq!(merged.latency_ns.p50, sum.value_at_quantile(0.5));
+    }
+
+    #[test]
+    fn time_is_that_in_which_any_run_measured() {
+        let merged = merge(&pair()).unwrap();
+        assert!((merged.duration_s - 5.1).abs() < 1e-6, "{}", merged.duration_s);
+        assert_eq!(merged.started_at_unix_s, BEGAN_AT);
+        assert!((merged.rate - 20_000.0 / merged.duration_s).abs() < 1e-6);
+    }
+
+    #[test]
+    fn intervals_at_the_same_time_are_added() {
+        let merged = merge(&pair()).unwrap();
+        assert_eq!(merged.intervals.len(), 6);
+        assert!(merged.intervals[0].is_warm_up);
+        for interval in merged.measured() {
+            assert_eq!((interval.requests, interval.in_flight), (4_000, 20));
+            assert_eq!(interval.histograms.latency.decode().len(), 4_000);
+        }
+    }
+
+    #[test]
+    fn settings_of_one_machine_are_added_or_kept_side_by_side() {
+        let [one, mut other] = pair();
+        other.run.config.set("connections", 30.into());
+        other.run.config.set("seed", 9.into());
+        let merged = merge(&[one, other]).unwrap();
+        assert_eq!(merged.config.text("connections"), "40");
+        assert!(merged.config.text("seed").ends_with(" 9"), "{:?}", merged.config);
+        assert_eq!(merged.config.text("merged_from"), "one other");
+    }
+
+    #[test]
+    fn the_worst_verdict_stands() {
+        let [one, mut other] = pair();
+        other.run.verdict = Verdict::Mismatch;
+        assert_eq!(merge(&[one, other]).unwrap().verdict, Verdict::Mismatch);
+    }
+
+    #[track_caller]
+    fn refuses(runs: &[Named], words: &str) {
+        let error = merge(runs).unwrap_err();
+        assert!(error.contains(words), "{error}");
+    }
+
+    #[test]
+    fn runs_of_different_loads_are_refused() {
+        let [one, mut other] = pair();
+        other.run.config.set("payload_bytes", 4096.into());
+        refuses(&[one, other], "payload_bytes is 64 and 4096");
+    }
+
+    #[test]
+    fn runs_one_after_the_other_are_refused() {
+        let [one, mut other] = pair();
+        other.run.started_at_unix_s += 60.0;
+        refuses(&[one, other], "did not measure at the same time");
+    }
+
+    #[test]
+    fn the_same_run_twice_is_refused() {
+        let [one, _] = pair();
+        let again = named("again", one.run.clone());
+        refuses(&[one, again], "one and the same run");
+    }
+}

@@ -354,3 +354,114 @@ fn printable(line: &str) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use ratatui::{Terminal, backend::TestBackend};
+
+    use super::*;
+    use crate::{interval::Interval, latency::Latency};
+
+    fn screen() -> Screen {
+        let mut plan = Plan::for_target("server.test:9000".parse().unwrap());
+        plan.metrics = Some("http://server.test:9100".parse().unwrap());
+        Screen::new(Setting::of(&plan), None)
+    }
+
+    fn progress(second: u64, errors: u64) -> Progress {
+        let mut histogram = Latency::default().histogram();
+        histogram.record_n(120_000, 99).unwrap();
+        histogram.record_n(45_000_000, 1).unwrap();
+        let latency = Latency::from(&histogram);
+        let interval = Interval {
+            start: Duration::from_secs(second),
+            length: Duration::from_secs(1),
+            is_warm_up: second < 2,
+            requests: 12_345,
+            errors,
+            mismatches: 0,
+            in_flight: 640,
+            service: latency.clone(),
+            send_lag: Latency::default(),
+            latency,
+        };
+        let arena = Sample {
+            bytes_reserved: Some(64 << 20),
+            bytes_live: Some(3 << 20),
+            spills_total: Some(100 + second),
+            waiters: Some(7),
+            ..Sample::default()
+        };
+        Progress { elapsed: interval.end(), interval, arena: Some(arena) }
+    }
+
+    fn drawn(screen: &Screen, width: u16, height: u16) -> String {
+        let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+        terminal.draw(|frame| screen.draw(frame)).unwrap();
+        terminal.backend().to_string()
+    }
+
+    #[test]
+    fn every_figure_is_shown() {
+        let mut screen = screen();
+        (0..5).for_each(|second| screen.add(&progress(second, second)));
+        let picture = drawn(&screen, 100, 30);
+        for words in [
+            "server.test:9000",
+            "measuring, 5 s of 12 s",
+            "12,345 requests/s",
+            "p50 120 us",
+            "max 45",
+            "640 in flight",
+            "10 failures",
+            "3.00 MiB of 64.0 MiB",
+            "7 waiters",
+            "4 spills",
+            "q ends the run",
+        ] {
+            assert!(picture.contains(words), "{words} is not in:\n{picture}");
+        }
+    }
+
+    #[test]
+    fn it_can_be_drawn_at_any_size_and_before_anything_is_known() {
+        let mut screen = screen();
+        for _ in 0..2 {
+            for (width, height) in [(1, 1), (5, 40), (200, 3), (40, 11), (40, 17), (300, 90)] {
+                drawn(&screen, width, height);
+            }
+            screen.add(&progress(0, 0));
+        }
+    }
+
+    #[test]
+    fn without_room_for_charts_the_figures_remain() {
+        let mut screen = screen();
+        screen.add(&progress(3, 0));
+        let picture = drawn(&screen, 60, 8);
+        assert!(picture.contains("12,345 requests/s"), "{picture}");
+        assert!(picture.contains("p99"), "{picture}");
+    }
+
+    #[test]
+    fn a_long_run_keeps_no_more_points_than_it_can_show() {
+        let mut screen = screen();
+        (0..3_000).for_each(|second| screen.add(&progress(second, 0)));
+        assert_eq!(screen.points.len(), POINTS_MAX);
+        drawn(&screen, 100, 30);
+    }
+
+    #[test]
+    fn codes_of_a_server_do_not_reach_the_terminal() {
+        assert_eq!(printable("\x1b[1;31mred\x1b[0m\tend"), "red end");
+    }
+
+    #[test]
+    fn an_axis_ends_at_a_round_number() {
+        for (number, round) in [(1.0, 1.0), (1.1, 2.0), (3.0, 5.0), (71_000.0, 100_000.0)] {
+            assert_eq!(round_up(number), round);
+        }
+    }
+}

@@ -284,3 +284,85 @@ fn key(class: Mismatch) -> String {
         other => unreachable!("a class is written as a string, not as {other:?}"),
     }
 }
+
+/// Runs that nobody made, for tests.
+#[cfg(test)]
+pub(crate) mod samples {
+    use hdrhistogram::Histogram;
+
+    use super::*;
+
+    /// When every sample began.
+    pub(crate) const BEGAN_AT: f64 = 1_700_000_000.0;
+
+    /// A run with one measured interval of a second for each number of requests, all of which took
+    /// about as long, after one interval of warm-up.
+    pub(crate) fn run(requests: &[u64], nanos: u64) -> Document {
+        let warm_up = [100].iter().map(|&requests| interval(requests, nanos, true));
+        let measured = requests.iter().map(|&requests| interval(requests, nanos, false));
+        let mut intervals: Vec<SavedInterval> = warm_up.chain(measured).collect();
+        for (interval, start_s) in intervals.iter_mut().zip(0_u32..) {
+            interval.start_s = start_s.into();
+        }
+        let total: u64 = requests.iter().sum();
+        let duration_s = requests.len() as f64;
+        let latency = Latency::from(&histogram(total, nanos));
+        let nothing = Latency::default();
+        Document {
+            schema: SCHEMA,
+            version: "0.0.0".to_owned(),
+            target: "127.0.0.1:9000".to_owned(),
+            started_at_unix_s: BEGAN_AT,
+            verdict: Verdict::Ok,
+            stopped: false,
+            requests: total,
+            errors: 0,
+            mismatches: 0,
+            unanswered: 0,
+            duration_s,
+            rate: total as f64 / duration_s,
+            mib_per_s: 1.0,
+            latency_ns: latency.percentiles(),
+            service_ns: latency.percentiles(),
+            send_lag_ns: nothing.percentiles(),
+            client: Client { cpu_us_per_request: Some(1.0), busy_share: Some(0.5) },
+            server: Server::default(),
+            reconnects: 0,
+            warm_up: WarmUp { requests: 100 },
+            errors_by_kind: Errors::default(),
+            mismatches_by_class: BTreeMap::new(),
+            first_error: None,
+            config: Config::of(&Plan::for_target("127.0.0.1:9000".parse().unwrap())),
+            histograms: Histograms::of(&latency, &latency, &nothing),
+            intervals,
+            arena: Vec::new(),
+        }
+    }
+
+    fn interval(requests: u64, nanos: u64, is_warm_up: bool) -> SavedInterval {
+        let latency = Latency::from(&histogram(requests, nanos));
+        let nothing = Latency::default();
+        SavedInterval {
+            start_s: 0.0,
+            length_s: 1.0,
+            is_warm_up,
+            requests,
+            errors: 0,
+            mismatches: 0,
+            in_flight: 10,
+            latency_ns: latency.percentiles(),
+            service_ns: latency.percentiles(),
+            send_lag_ns: nothing.percentiles(),
+            histograms: Histograms::of(&latency, &latency, &nothing),
+        }
+    }
+
+    /// Times from `nanos` to twice as much, evenly.
+    fn histogram(count: u64, nanos: u64) -> Histogram<u64> {
+        let mut histogram = Latency::default().histogram();
+        for index in 0..count {
+            histogram.record(nanos + nanos * index / count.max(1)).unwrap();
+        }
+        histogram
+    }
+}

@@ -88,7 +88,7 @@ fn nobody_listening_exits_with_1_and_says_what_to_do() {
 
 #[test]
 fn every_wrong_value_exits_with_2_and_is_named() {
-    let output = loadgen("-c none -s huge -d 0s -o run.csv :x").output().unwrap();
+    let output = loadgen("-c none -s huge -d 0s -o run.txt :x").output().unwrap();
     exits_with(2, &output);
     let message = text(&output.stderr);
     for flag in ["--connections", "--size", "--duration", "--output", ".json", "TARGET"] {

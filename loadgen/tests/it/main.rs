@@ -1,8 +1,14 @@
 //! Runs of the generator against servers that these tests write themselves, honest ones and others.
 
+mod ab;
 mod command_line;
 mod counts;
+mod forms;
 mod lies;
+mod live;
 mod losses;
+mod metrics;
+mod saved_runs;
 mod server_command;
 mod servers;
+mod shell;
