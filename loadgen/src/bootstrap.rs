@@ -15,6 +15,8 @@ use rand_xoshiro::{
     rand_core::{Rng, SeedableRng},
 };
 
+use crate::units;
+
 /// How often an interval covers the truth. Four figures are judged together, so that one of them
 /// misleads in at most four of 100 comparisons.
 pub(crate) const CONFIDENCE_PERCENT: u32 = 99;
@@ -52,7 +54,8 @@ pub(crate) fn bounds<const GROUPS: usize>(
         })
         .collect();
     values.sort_by(f64::total_cmp);
-    let cut = (tail(smallest) * RESAMPLES as f64) as usize;
+    let cut = units::whole(tail(smallest) * RESAMPLES as f64);
+    let cut = usize::try_from(cut).expect("it is less than there are resamples");
     Some(Bounds { low: values[cut], high: values[RESAMPLES - 1 - cut] })
 }
 

@@ -191,7 +191,7 @@ impl Figure {
     pub(crate) fn in_words(self, value: f64) -> String {
         match self {
             Self::Rate => format!("{}/s", units::rate(value)),
-            Self::P50 | Self::P99 => units::time(value as u64),
+            Self::P50 | Self::P99 => units::time(units::whole(value)),
             Self::ServerCpu => format!("{value:.3} us"),
         }
     }
@@ -437,7 +437,7 @@ impl Batches {
         let Some(last) = self.values.len().checked_sub(1) else {
             return f64::NAN;
         };
-        let wanted = ((at_most(last) as f64 * quantile).ceil() as u64).max(1);
+        let wanted = units::whole((at_most(last) as f64 * quantile).ceil()).max(1);
         let (mut low, mut high) = (0, last);
         while low < high {
             let middle = low.midpoint(high);

@@ -17,7 +17,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::clock::Clock;
+use crate::{clock::Clock, units};
 
 /// How often the page is read, whatever the interval of progress.
 const PERIOD_MIN: Duration = Duration::from_millis(100);
@@ -324,7 +324,7 @@ fn parse(page: &str) -> io::Result<Sample> {
         let rest = rest.rfind('}').map_or(rest, |brace| &rest[brace + 1..]);
         let value = rest.split_ascii_whitespace().next().and_then(|value| value.parse().ok());
         if let Some(value @ 0.0..=1.8e19) = value {
-            *figure = Some(figure.unwrap_or_default() + value as u64);
+            *figure = Some(figure.unwrap_or_default() + units::whole(value));
         }
     }
     if sample == Sample::default() {

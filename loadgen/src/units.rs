@@ -38,6 +38,12 @@ pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
         .map_err(|_| format!("is not a time: `{text}`; write for example 500ms, 10s or 1m"))
 }
 
+/// The whole part of a number, or the nearest whole number that there is.
+#[expect(clippy::cast_possible_truncation, reason = "a cast saturates, as this does")]
+pub(crate) fn whole(number: f64) -> u64 {
+    number as u64
+}
+
 /// Writes a whole number with a comma between groups of three digits.
 pub(crate) fn grouped(number: u64) -> String {
     group(&number.to_string())

@@ -34,12 +34,20 @@ const CHART_COLUMNS_MIN: u16 = 40;
 
 const QUIET: Style = Style::new().fg(Color::DarkGray);
 /// The percentiles that are drawn, with their colours.
-const LINES: [(&str, Color, fn(&Percentiles) -> u64); 4] = [
-    ("p50", Color::Green, |percentiles| percentiles.p50),
-    ("p90", Color::Cyan, |percentiles| percentiles.p90),
-    ("p99", Color::Yellow, |percentiles| percentiles.p99),
-    ("max", Color::Red, |percentiles| percentiles.max),
+const LINES: [Percentile; 4] = [
+    Percentile { name: "p50", colour: Color::Green, of: |percentiles| percentiles.p50 },
+    Percentile { name: "p90", colour: Color::Cyan, of: |percentiles| percentiles.p90 },
+    Percentile { name: "p99", colour: Color::Yellow, of: |percentiles| percentiles.p99 },
+    Percentile { name: "max", colour: Color::Red, of: |percentiles| percentiles.max },
 ];
+
+/// A line of the chart of latencies.
+#[derive(Clone, Copy, Debug)]
+struct Percentile {
+    name: &'static str,
+    colour: Color,
+    of: fn(&Percentiles) -> u64,
+}
 
 /// What is known before the run.
 #[derive(Debug)]
@@ -194,7 +202,7 @@ impl Screen {
     }
 
     fn draw_latency(&self, frame: &mut Frame<'_>, area: Rect) {
-        let lines = LINES.map(|(_, colour, of)| {
+        let lines = LINES.map(|Percentile { colour, of, .. }| {
             let known = |point: &Point| Some(of(&point.latency)).filter(|&nanos| nanos > 0);
             (self.window(area, |point| known(point).map(|nanos| (nanos as f64).log10())), colour)
         });
@@ -206,11 +214,11 @@ impl Screen {
             None => [3.0, 6.0],
         };
         let bounds = [bounds[0], bounds[1].max(bounds[0] + 1.0)];
-        let decades = (bounds[1] - bounds[0]) as u16;
+        let decades = units::whole(bounds[1] - bounds[0]);
         // Labels stand at even distances: all of them, or those at the ends.
-        let has_room = area.height.saturating_sub(3) > 2 * decades;
-        let labelled = (0..=decades).step_by(if has_room { 1 } else { decades.into() });
-        let labels = labelled.map(|decade| power_of_ten(bounds[0] + f64::from(decade)));
+        let has_room = u64::from(area.height.saturating_sub(3)) > 2 * decades;
+        let labelled = (0..=decades).filter(|decade| has_room || [0, decades].contains(decade));
+        let labels = labelled.map(|decade| power_of_ten(bounds[0] + decade as f64));
         let mut title = vec![" latency ".bold()];
         if let Some(last) = self.points.back() {
             title.extend(percentiles(last));
@@ -313,7 +321,7 @@ impl Screen {
 /// The percentiles in the colours of their lines.
 fn percentiles(point: &Point) -> Vec<Span<'static>> {
     let latency = &point.latency;
-    let texts = LINES.map(|(name, colour, of)| {
+    let texts = LINES.map(|Percentile { name, colour, of }| {
         Span::styled(format!("{name} {} ", units::time(of(latency))), colour)
     });
     texts.into()
@@ -329,7 +337,7 @@ fn dataset(points: &[(f64, f64)], colour: Color) -> Dataset<'_> {
 
 /// A time that is a power of ten, without the digits that say so.
 fn power_of_ten(exponent: f64) -> String {
-    units::time(10_f64.powf(exponent).round() as u64).replace(".00", "").replace(".0", "")
+    units::time(units::whole(10_f64.powf(exponent).round())).replace(".00", "").replace(".0", "")
 }
 
 /// The next number that is 1, 2 or 5 times a power of ten.

@@ -113,7 +113,7 @@ fn the_percentile_distribution_has_the_columns_that_plotters_read() {
         let [millis, percentile, count, inverse] = row[..] else {
             panic!("{row:?} has other columns");
         };
-        let nanos = (millis * 1e6).round() as u64;
+        let nanos: u64 = format!("{millis:.6}").replace('.', "").parse().unwrap();
         assert_eq!(histogram.count_between(0, nanos) as f64, count, "{row:?}");
         assert!(count >= percentile * histogram.len() as f64 - 1e-3, "{row:?}");
         assert!((inverse - 1.0 / (1.0 - percentile)).abs() <= 0.005 + inverse * 1e-9, "{row:?}");
