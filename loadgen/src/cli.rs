@@ -33,6 +33,7 @@ use crate::{
     plan::{DEFAULT_DURATION, DEFAULT_WARM_UP, Plan, Problem},
     report::{Report, text},
     run::{self, Progress},
+    size::Sizes,
     stop::Stop,
     units,
 };
@@ -179,7 +180,7 @@ impl RunArguments {
             duration: judge.time("--duration", self.duration.as_deref()).or(default_duration),
             requests,
             warm_up: judge.time("--warm-up", self.warm_up.as_deref()).unwrap_or(default_warm_up),
-            payload_bytes: judge.value("--size", Some(&self.size), payload_bytes).unwrap_or(0),
+            sizes: judge.value("--size", Some(&self.size), str::parse).unwrap_or(Sizes::Fixed(0)),
             seed: judge.number("--seed", self.seed.as_deref()).unwrap_or_else(any_seed),
             timeout: judge.time("--timeout", self.timeout.as_deref()),
             server_pid: judge.number("--server-pid", self.server_pid.as_deref()),
@@ -364,11 +365,6 @@ fn check_format(path: &Path) -> Result<(), String> {
     Err(format!("is `{}`; the name must end in .json, the only format", path.display()))
 }
 
-fn payload_bytes(text: &str) -> Result<u32, String> {
-    // What is too large for its type is too large for a plan, which knows the limit.
-    units::parse_size(text).map(|size| u32::try_from(size).unwrap_or(u32::MAX))
-}
-
 fn available_threads() -> u32 {
     let cores = thread::available_parallelism().map_or(1, NonZero::get);
     u32::try_from(cores).unwrap_or(u32::MAX)
@@ -409,7 +405,7 @@ mod tests {
     fn a_target_is_enough() {
         let Order { plan, .. } = judge(":9000").unwrap();
         assert_eq!(plan.target, Some(":9000".parse().unwrap()));
-        assert_eq!((plan.connections, plan.pipeline, plan.payload_bytes), (10, 1, 64));
+        assert_eq!((plan.connections, plan.pipeline, plan.sizes), (10, 1, Sizes::Fixed(64)));
         assert_eq!((plan.duration, plan.requests), (Some(Duration::from_secs(10)), None));
         assert_eq!(plan.warm_up, Duration::from_secs(2));
     }

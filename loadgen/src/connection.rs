@@ -62,6 +62,8 @@ pub(crate) struct Batch {
 struct Position {
     sequence: u64,
     offset: usize,
+    /// All bytes before it.
+    bytes: u64,
 }
 
 impl Connection {
@@ -115,7 +117,7 @@ impl Connection {
             }
             None => self.write_in_place(source.payloads, socket)?,
         };
-        self.written = self.written.after(taken, source.payloads);
+        self.written = self.written.after(taken, self.id, source.payloads);
         Ok(taken == offered)
     }
 
@@ -132,7 +134,7 @@ impl Connection {
             };
             match expected {
                 Some(len) => {
-                    self.echoed = self.echoed.after(len, source.payloads);
+                    self.echoed = self.echoed.after(len, self.id, source.payloads);
                     bytes = &bytes[len..];
                 }
                 None => {
@@ -186,7 +188,7 @@ impl Connection {
     /// Forgets what is outstanding, for a new socket. Sequence numbers go on, so that late frames
     /// stay recognisable.
     pub(crate) fn abandon(&mut self) -> impl Iterator<Item = Batch> + '_ {
-        let next = Position { sequence: self.queued, offset: 0 };
+        let next = Position { sequence: self.queued, offset: 0, bytes: self.written.bytes };
         self.echoed = next;
         self.written = next;
         self.evidence = None;
@@ -226,8 +228,8 @@ impl Connection {
         template: &mut Template,
         bytes: &[u8],
     ) -> Option<usize> {
-        let len = bytes.len().min(self.owed_bytes(payloads));
-        let frames = (self.echoed.offset + len).div_ceil(payloads.frame_bytes());
+        let len = bytes.len().min(self.owed_bytes());
+        let frames = (self.echoed.offset + len).div_ceil(template.frame_bytes());
         let batch = template.batch(payloads, self.origin(self.echoed.sequence), frames as u64);
         let expected = &batch[self.echoed.offset..];
         let len = len.min(expected.len());
@@ -236,9 +238,10 @@ impl Connection {
 
     /// The same within the frame that is due.
     fn compare_frame(&self, payloads: &Payloads, bytes: &[u8]) -> Option<usize> {
-        let frame = payloads.frame(self.origin(self.echoed.sequence));
-        let due = payloads.frame_bytes() - self.echoed.offset;
-        let len = bytes.len().min(self.owed_bytes(payloads)).min(due);
+        let origin = self.origin(self.echoed.sequence);
+        let frame = payloads.frame(origin);
+        let due = payloads.frame_bytes(origin) - self.echoed.offset;
+        let len = bytes.len().min(self.owed_bytes()).min(due);
         let is_right = frame.common_bytes(self.echoed.offset, &bytes[..len]) == len;
         (len > 0 && is_right).then_some(len)
     }
@@ -251,10 +254,10 @@ impl Connection {
         mut bytes: &'b [u8],
     ) -> &'b [u8] {
         while let Some(len) = self.compare_frame(payloads, bytes) {
-            self.echoed = self.echoed.after(len, payloads);
+            self.echoed = self.echoed.after(len, self.id, payloads);
             bytes = &bytes[len..];
         }
-        let len = bytes.len().min(self.owed_bytes(payloads));
+        let len = bytes.len().min(self.owed_bytes());
         let frame = payloads.frame(self.origin(self.echoed.sequence));
         let matched = frame.common_bytes(self.echoed.offset, &bytes[..len]);
         self.echoed.offset += matched;
@@ -263,15 +266,14 @@ impl Connection {
 
     /// How many bytes the server can have seen and not sent back.
     #[inline]
-    fn owed_bytes(&self, payloads: &Payloads) -> usize {
-        let frames = usize::try_from(self.written.sequence - self.echoed.sequence)
-            .expect("a pipeline is no longer than memory");
-        frames * payloads.frame_bytes() + self.written.offset - self.echoed.offset
+    fn owed_bytes(&self) -> usize {
+        usize::try_from(self.written.bytes - self.echoed.bytes)
+            .expect("a pipeline is no longer than memory")
     }
 
     /// Whether all that was written has come back: anything more was not asked for.
     fn is_ahead(&self) -> bool {
-        self.echoed >= self.written
+        self.echoed.bytes >= self.written.bytes
     }
 
     #[inline]
@@ -282,11 +284,21 @@ impl Connection {
 
 impl Position {
     #[inline]
-    fn after(self, bytes: usize, payloads: &Payloads) -> Self {
-        let end = self.offset + bytes;
-        Self {
-            sequence: self.sequence + (end / payloads.frame_bytes()) as u64,
-            offset: end % payloads.frame_bytes(),
+    fn after(self, bytes: usize, connection: u32, payloads: &Payloads) -> Self {
+        let all = self.bytes + bytes as u64;
+        let mut offset = self.offset + bytes;
+        if let Some(frame_bytes) = payloads.common_frame_bytes() {
+            let sequence = self.sequence + (offset / frame_bytes) as u64;
+            return Self { sequence, offset: offset % frame_bytes, bytes: all };
+        }
+        let mut sequence = self.sequence;
+        loop {
+            let frame_bytes = payloads.frame_bytes(Origin { connection, sequence });
+            if offset < frame_bytes {
+                return Self { sequence, offset, bytes: all };
+            }
+            offset -= frame_bytes;
+            sequence += 1;
         }
     }
 }

@@ -43,6 +43,7 @@ mod connection;
 mod mismatch;
 mod payload;
 mod schedule;
+mod size;
 mod template;
 
 mod interval;
@@ -68,6 +69,7 @@ pub use plan::{Plan, PlanError, Problem};
 pub use report::{ClientUsage, Report, ServerUsage};
 pub use run::{Progress, RunError, run};
 pub use server_command::ServerCommandError;
+pub use size::Sizes;
 pub use stop::Stop;
 pub use tally::{Counts, Errors, Mismatches};
 pub use verdict::Verdict;

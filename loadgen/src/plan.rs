@@ -7,10 +7,7 @@ use std::{fmt, time::Duration};
 
 use thiserror::Error;
 
-use crate::{
-    address::Address,
-    payload::{CONNECTIONS_MAX, PAYLOAD_BYTES_MAX},
-};
+use crate::{address::Address, payload::CONNECTIONS_MAX, size::Sizes};
 
 /// How many connections there are unless the plan says otherwise.
 pub(crate) const DEFAULT_CONNECTIONS: u32 = 10;
@@ -47,8 +44,8 @@ pub struct Plan {
     pub requests: Option<u64>,
     /// How long to load before measuring begins.
     pub warm_up: Duration,
-    /// Payload size in bytes, without the length in front.
-    pub payload_bytes: u32,
+    /// Payload sizes, without the length in front.
+    pub sizes: Sizes,
     /// What all payloads follow from.
     pub seed: u64,
     /// After this long a request counts as an error and its connection is closed.
@@ -123,11 +120,8 @@ impl Plan {
             "--pipeline",
             format!("is {}; it must be 1 to {PIPELINE_MAX}", self.pipeline),
         );
-        rule(
-            self.payload_bytes <= PAYLOAD_BYTES_MAX,
-            "--size",
-            format!("is {} bytes; it must be at most {PAYLOAD_BYTES_MAX}", self.payload_bytes),
-        );
+        let problem = self.sizes.problem();
+        rule(problem.is_none(), "--size", problem.unwrap_or_default());
         rule(
             self.duration.is_some() || self.requests.is_some(),
             "--duration",
@@ -167,7 +161,7 @@ impl Default for Plan {
             duration: Some(DEFAULT_DURATION),
             requests: None,
             warm_up: DEFAULT_WARM_UP,
-            payload_bytes: DEFAULT_PAYLOAD_BYTES,
+            sizes: Sizes::Fixed(DEFAULT_PAYLOAD_BYTES),
             seed: 0,
             timeout: None,
             server_pid: None,
@@ -214,7 +208,7 @@ mod tests {
             connections: 0,
             threads: 0,
             pipeline: 0,
-            payload_bytes: u32::MAX,
+            sizes: Sizes::Fixed(u32::MAX),
             duration: Some(Duration::ZERO),
             requests: Some(0),
             timeout: Some(Duration::ZERO),

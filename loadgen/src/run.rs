@@ -146,7 +146,8 @@ pub fn run(
     let addresses =
         target.resolve().map_err(|error| RunError::Lookup { target: target.clone(), error })?;
     let pid = server.as_ref().map(ServerCommand::pid).or(plan.server_pid);
-    let site = Site { plan, target, addresses, probe: pid.map(ServerProbe::new) };
+    let payloads = Payloads::new(plan.seed, plan.connections, plan.sizes.clone());
+    let site = Site { plan, target, payloads, addresses, probe: pid.map(ServerProbe::new) };
     site.run(stop, observe)
 }
 
@@ -156,6 +157,7 @@ struct Site<'run> {
     plan: &'run Plan,
     target: Address,
     addresses: Vec<SocketAddr>,
+    payloads: Payloads,
     probe: Option<ServerProbe>,
 }
 
@@ -182,7 +184,6 @@ impl Site<'_> {
     fn run(&self, stop: &Stop, observe: &mut dyn FnMut(&Progress)) -> Result<Report, RunError> {
         let plan = self.plan;
         let clock = Clock::start();
-        let payloads = Payloads::new(plan.seed, plan.connections, plan.payload_bytes);
         thread::scope(|scope| {
             let (news, received) = mpsc::channel();
             let mut lines = Vec::new();
@@ -193,7 +194,7 @@ impl Site<'_> {
                 let job = Job {
                     plan,
                     addresses: &self.addresses,
-                    payloads: &payloads,
+                    payloads: &self.payloads,
                     clock: &clock,
                     stop,
                     connections: connections_of(thread, plan),
@@ -336,6 +337,7 @@ impl Site<'_> {
             send_lag: Latency::default(),
             latency,
             intervals,
+            mean_payload_bytes: self.payloads.mean_payload_bytes(),
             client,
             server,
             first_error: total.first_error,

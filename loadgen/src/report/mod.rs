@@ -35,6 +35,8 @@ pub struct Report {
     pub send_lag: Latency,
     /// The same over time, also while warming up, in order and without a gap.
     pub intervals: Vec<Interval>,
+    /// How large payloads were on average.
+    pub mean_payload_bytes: f64,
     /// What the generator itself used.
     pub client: ClientUsage,
     /// What the server used. All unknown without its process.
@@ -78,7 +80,7 @@ impl Report {
     /// Payload that came back, in MiB per second. As much went out.
     #[must_use]
     pub fn mebibytes_per_second(&self) -> f64 {
-        self.rate() * f64::from(self.plan.payload_bytes) / 1_048_576.0
+        self.rate() * self.mean_payload_bytes / 1_048_576.0
     }
 
     /// The report for people.
@@ -108,7 +110,10 @@ fn describe_load(plan: &Plan) -> String {
         plural(plan.connections, "connection"),
         plan.pipeline,
         plural(plan.threads_used(), "thread"),
-        units::bytes(u64::from(plan.payload_bytes)),
+        match plan.sizes.fixed() {
+            Some(bytes) => units::bytes(u64::from(bytes)),
+            None => plan.sizes.to_string(),
+        },
         plan.seed,
     )
 }
