@@ -31,6 +31,7 @@ use signal_hook::{
 
 use crate::{
     plan::{DEFAULT_DURATION, DEFAULT_WARM_UP, Plan, Problem},
+    rate::Rate,
     report::{Report, text},
     run::{self, Progress},
     size::Sizes,
@@ -88,6 +89,9 @@ struct RunArguments {
     /// Requests in flight per connection
     #[arg(short, long, value_name = "N", default_value = "1")]
     pipeline: String,
+    /// Total rate of requests: max, 20k per second, or a ramp 1k:20k
+    #[arg(short = 'R', long, value_name = "RATE", default_value = "max")]
+    rate: String,
     /// How long to measure [default: 10s, or as long as -n takes]
     #[arg(short, long, value_name = "TIME")]
     duration: Option<String>,
@@ -97,15 +101,27 @@ struct RunArguments {
     /// How long to load before measuring [default: 2s, with -n 0s]
     #[arg(short, long, value_name = "TIME")]
     warm_up: Option<String>,
-    /// Payload size, such as 0, 64, 4k or 1MiB
+    /// Payload size, such as 64, 4k or uniform:64..4k
     #[arg(short, long, value_name = "SIZE", default_value = "64")]
     size: String,
     /// What all payloads follow from [default: another one each time]
     #[arg(long, value_name = "N")]
     seed: Option<String>,
-    /// What of the replies is checked: full
+    /// What of the replies is checked: full, sample:N or none
     #[arg(long, value_name = "WHAT", default_value = "full")]
     verify: String,
+    /// How requests are spread over time with -R: fixed or poisson
+    #[arg(long, value_name = "HOW", default_value = "fixed")]
+    arrival: String,
+    /// Over how long to open the connections
+    #[arg(long, value_name = "TIME", default_value = "0s")]
+    ramp_up: String,
+    /// Change each connection for a new one after a time, or after N requests
+    #[arg(long, value_name = "TIME|N")]
+    reconnect_every: Option<String>,
+    /// Keep each thread on one CPU: auto (if one is left for the server), on or off
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    pin: String,
     /// Count a request that takes longer as an error and close its connection
     #[arg(long, value_name = "TIME")]
     timeout: Option<String>,
@@ -181,6 +197,16 @@ impl RunArguments {
             requests,
             warm_up: judge.time("--warm-up", self.warm_up.as_deref()).unwrap_or(default_warm_up),
             sizes: judge.value("--size", Some(&self.size), str::parse).unwrap_or(Sizes::Fixed(0)),
+            rate: judge.value("--rate", Some(&self.rate), str::parse).unwrap_or(Rate::Max),
+            arrival: judge.value("--arrival", Some(&self.arrival), str::parse).unwrap_or_default(),
+            ramp_up: judge.time("--ramp-up", Some(&self.ramp_up)).unwrap_or_default(),
+            reconnect_every: judge.value(
+                "--reconnect-every",
+                self.reconnect_every.as_deref(),
+                str::parse,
+            ),
+            verify: judge.value("--verify", Some(&self.verify), str::parse).unwrap_or_default(),
+            pin: judge.value("--pin", Some(&self.pin), str::parse).unwrap_or_default(),
             seed: judge.number("--seed", self.seed.as_deref()).unwrap_or_else(any_seed),
             timeout: judge.time("--timeout", self.timeout.as_deref()),
             server_pid: judge.number("--server-pid", self.server_pid.as_deref()),
@@ -188,10 +214,6 @@ impl RunArguments {
                 .time("--interval", Some(&self.interval))
                 .unwrap_or(Duration::from_secs(1)),
         };
-        judge.value("--verify", Some(&self.verify), |what| match what {
-            "full" => Ok(()),
-            _ => Err(format!("is `{what}`; only `full` is supported")),
-        });
         for path in &self.output {
             judge.value("--output", path.to_str().or(Some("")), |_| check_format(path));
         }
@@ -437,7 +459,7 @@ mod tests {
     #[test]
     fn every_wrong_value_is_named_at_once() {
         let line = "-c x -t 0 -p 1.5 -d soon -n -w 1 -s big --seed z --timeout 0s --server-pid a \
-                    --verify none -o run.csv nowhere";
+                    --verify some -o run.csv nowhere";
         let line = line.replace("-n ", "");
         let flags = [
             "--connections",
@@ -446,9 +468,9 @@ mod tests {
             "--duration",
             "--warm-up",
             "--size",
+            "--verify",
             "--seed",
             "--server-pid",
-            "--verify",
             "--output",
             "--threads",
             "--timeout",

@@ -22,6 +22,7 @@ use std::{
 use crate::{
     mismatch::{Evidence, Mismatch},
     payload::{Origin, Payloads},
+    plan::Verify,
     template::Template,
 };
 
@@ -32,8 +33,9 @@ const LONG_FRAMES_PER_WRITE: usize = 32;
 #[derive(Debug)]
 pub(crate) struct Source<'run> {
     pub(crate) payloads: &'run Payloads,
-    /// Present if the frames are short.
+    /// Present if the frames are short and all as long.
     pub(crate) template: Option<Template>,
+    pub(crate) verify: Verify,
 }
 
 /// Both directions of one connection.
@@ -48,10 +50,10 @@ pub(crate) struct Connection {
     evidence: Option<Box<Evidence>>,
 }
 
-/// Requests that were queued at the same moment.
+/// Requests that were due and queued at the same moments, in nanoseconds of the run's clock.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Batch {
-    /// When, in nanoseconds of the run's clock.
+    pub(crate) due_at: u64,
     pub(crate) sent_at: u64,
     pub(crate) count: u64,
     pub(crate) is_measured: bool,
@@ -82,6 +84,12 @@ impl Connection {
     #[inline]
     pub(crate) fn outstanding(&self) -> u64 {
         self.queued - self.echoed.sequence
+    }
+
+    /// How many requests have ever been queued.
+    #[inline]
+    pub(crate) fn queued(&self) -> u64 {
+        self.queued
     }
 
     #[inline]
@@ -128,9 +136,18 @@ impl Connection {
     pub(crate) fn receive(&mut self, source: &mut Source<'_>, mut bytes: &[u8]) -> u64 {
         let before = self.echoed.sequence;
         while !bytes.is_empty() && self.evidence.is_none() {
-            let expected = match &mut source.template {
-                Some(template) => self.compare_batch(source.payloads, template, bytes),
-                None => self.compare_frame(source.payloads, bytes),
+            let expected = match (source.verify, &mut source.template) {
+                (Verify::Full, Some(template)) => {
+                    self.compare_batch(source.payloads, template, bytes)
+                }
+                (Verify::Full, None) => self.compare_frame(source.payloads, bytes),
+                (Verify::Sample(one_in), _) => {
+                    match self.echoed.sequence.is_multiple_of(one_in.get()) {
+                        true => self.compare_frame(source.payloads, bytes),
+                        false => self.pass_over(source.payloads, bytes),
+                    }
+                }
+                (Verify::None, _) => self.pass_over(source.payloads, bytes),
             };
             match expected {
                 Some(len) => {
@@ -246,6 +263,13 @@ impl Connection {
         (len > 0 && is_right).then_some(len)
     }
 
+    /// How many bytes at the start of `bytes` belong to the frame that is due, whatever they are.
+    fn pass_over(&self, payloads: &Payloads, bytes: &[u8]) -> Option<usize> {
+        let due = payloads.frame_bytes(self.origin(self.echoed.sequence)) - self.echoed.offset;
+        let len = bytes.len().min(self.owed_bytes()).min(due);
+        (len > 0).then_some(len)
+    }
+
     /// Moves on to the first wrong byte and returns what comes from there on.
     #[cold]
     fn compare_to_the_wrong_byte<'b>(
@@ -306,6 +330,7 @@ impl Position {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::size::Sizes;
 
     /// A socket that takes a few bytes at a time.
     struct Reluctant {
@@ -326,11 +351,11 @@ mod tests {
     }
 
     fn batch(count: u64, sent_at: u64) -> Batch {
-        Batch { sent_at, count, is_measured: true }
+        Batch { due_at: sent_at, sent_at, count, is_measured: true }
     }
 
     fn source(payloads: &Payloads) -> Source<'_> {
-        Source { payloads, template: Template::new(payloads, 64) }
+        Source { payloads, template: Template::new(payloads, 64), verify: Verify::Full }
     }
 
     fn written(
@@ -404,6 +429,42 @@ mod tests {
                 assert!(connection.last_judgement(&payloads).is_some());
             }
         }
+    }
+
+    #[test]
+    fn of_replies_that_are_not_compared_only_the_bytes_are_counted() {
+        for (sizes, verify) in [
+            ("64", Verify::None),
+            ("uniform:0..200", Verify::None),
+            ("64", Verify::Sample(3.try_into().unwrap())),
+        ] {
+            let payloads = Payloads::new(1, 4, sizes.parse::<Sizes>().unwrap());
+            let mut source = Source { verify, ..source(&payloads) };
+            let mut connection = Connection::new(2);
+            connection.queue(batch(20, 0));
+            let mut bytes = written(&mut connection, &mut source, 1 << 20);
+            // In the second frame, which is not among every third.
+            let second = payloads.frame_bytes(Origin { connection: 2, sequence: 0 });
+            bytes[second + 2] ^= 1;
+            let pieces = bytes.chunks(33);
+            let completed: u64 = pieces.map(|piece| connection.receive(&mut source, piece)).sum();
+            assert_eq!((completed, connection.is_suspect()), (20, false), "{sizes} {verify:?}");
+            assert_eq!(connection.receive(&mut source, b"more"), 0);
+            assert_eq!(connection.mismatch(&payloads), Some(Mismatch::Unsolicited));
+        }
+    }
+
+    #[test]
+    fn a_wrong_byte_in_a_sample_is_noticed() {
+        let payloads = Payloads::new(1, 4, 64);
+        let mut source =
+            Source { verify: Verify::Sample(3.try_into().unwrap()), ..source(&payloads) };
+        let mut connection = Connection::new(2);
+        connection.queue(batch(20, 0));
+        let mut bytes = written(&mut connection, &mut source, 1 << 20);
+        bytes[3 * 68 + 40] ^= 1;
+        assert_eq!(connection.receive(&mut source, &bytes), 3);
+        assert!(connection.is_suspect());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The report as JSON. The names are an interface: scripts read them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::Serialize;
 
@@ -35,7 +35,12 @@ struct Document<'a> {
     send_lag_ns: Percentiles,
     client: Client,
     server: Server,
+    unanswered_age_ns: Percentiles,
+    unsent: u64,
+    unsent_age_ns: Age,
+    blocked: BlockedTime,
     reconnects: u64,
+    planned_reconnects: u64,
     warm_up: WarmUp,
     errors_by_kind: Errors,
     mismatches_by_class: BTreeMap<String, u64>,
@@ -57,6 +62,18 @@ struct Server {
 }
 
 #[derive(Serialize)]
+struct Age {
+    max: u64,
+}
+
+#[derive(Serialize)]
+struct BlockedTime {
+    requests: u64,
+    total_s: f64,
+    max_ns: u64,
+}
+
+#[derive(Serialize)]
 struct WarmUp {
     requests: u64,
 }
@@ -70,15 +87,19 @@ struct Config<'a> {
     requests: Option<u64>,
     warm_up_s: f64,
     size: String,
+    rate: String,
+    arrival: &'static str,
+    ramp_up_s: f64,
+    reconnect_every: Option<String>,
     seed: u64,
     timeout_s: Option<f64>,
-    verify: &'static str,
+    verify: String,
     command: &'a [String],
 }
 
 pub(super) fn write(report: &Report) -> String {
-    let Counts { requests, unanswered, errors, mismatches, reconnects, warm_up_requests } =
-        report.counts;
+    let counts = &report.counts;
+    let Counts { requests, unanswered, unsent, errors, mismatches, .. } = *counts;
     let plan = &report.plan;
     let document = Document {
         schema: SCHEMA,
@@ -106,8 +127,17 @@ pub(super) fn write(report: &Report) -> String {
             rss_peak_bytes: report.server.rss_peak_bytes,
             busy_share: report.server.busy_share,
         },
-        reconnects,
-        warm_up: WarmUp { requests: warm_up_requests },
+        unanswered_age_ns: report.unanswered_ages.percentiles(),
+        unsent,
+        unsent_age_ns: Age { max: nanos(report.unsent_age_max) },
+        blocked: BlockedTime {
+            requests: report.blocked.requests,
+            total_s: report.blocked.total.as_secs_f64(),
+            max_ns: nanos(report.blocked.max),
+        },
+        reconnects: counts.reconnects,
+        planned_reconnects: counts.planned_reconnects,
+        warm_up: WarmUp { requests: counts.warm_up_requests },
         errors_by_kind: errors,
         mismatches_by_class: mismatches.iter().map(|(class, count)| (key(class), count)).collect(),
         first_error: report.first_error.as_deref(),
@@ -119,15 +149,23 @@ pub(super) fn write(report: &Report) -> String {
             requests: plan.requests,
             warm_up_s: plan.warm_up.as_secs_f64(),
             size: plan.sizes.to_string(),
+            rate: plan.rate.to_string(),
+            arrival: plan.arrival.word(),
+            ramp_up_s: plan.ramp_up.as_secs_f64(),
+            reconnect_every: plan.reconnect_every.map(|every| every.to_string()),
             seed: plan.seed,
             timeout_s: plan.timeout.map(|timeout| timeout.as_secs_f64()),
-            verify: "full",
+            verify: plan.verify.words(),
             command: &plan.command,
         },
     };
     let mut text = serde_json::to_string_pretty(&document).expect("plain data can be written");
     text.push('\n');
     text
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn key(class: Mismatch) -> String {

@@ -8,7 +8,13 @@ pub(crate) mod text;
 use std::time::{Duration, SystemTime};
 
 use crate::{
-    address::Address, interval::Interval, latency::Latency, plan::Plan, tally::Counts, units,
+    address::Address,
+    interval::Interval,
+    latency::Latency,
+    plan::Plan,
+    rate::Rate,
+    tally::{Blocked, Counts},
+    units,
     verdict::Verdict,
 };
 
@@ -33,6 +39,12 @@ pub struct Report {
     pub service: Latency,
     /// How late they were sent, through the generator's own fault. Empty in closed loop.
     pub send_lag: Latency,
+    /// How long measured requests had been due that were never answered.
+    pub unanswered_ages: Latency,
+    /// How long the oldest request had been due that was never sent.
+    pub unsent_age_max: Duration,
+    /// How long requests had to wait until the server left room for them.
+    pub blocked: Blocked,
     /// The same over time, also while warming up, in order and without a gap.
     pub intervals: Vec<Interval>,
     /// How large payloads were on average.
@@ -105,8 +117,12 @@ fn describe_load(plan: &Plan) -> String {
         1 => format!("1 {noun}"),
         count => format!("{} {noun}s", units::grouped(u64::from(count))),
     };
+    let rate = match plan.rate {
+        Rate::Max => "closed loop".to_owned(),
+        rate => format!("{rate} requests/s, {} arrivals", plan.arrival.word()),
+    };
     format!(
-        "{} x {} in flight, {}, payloads of {}, seed {}",
+        "{rate}, {} x {} in flight, {}, payloads of {}, seed {}",
         plural(plan.connections, "connection"),
         plan.pipeline,
         plural(plan.threads_used(), "thread"),

@@ -4,5 +4,6 @@ mod command_line;
 mod counts;
 mod lies;
 mod losses;
+mod open_loop;
 mod server_command;
 mod servers;
