@@ -37,12 +37,14 @@ use crate::{
     merge,
     metrics_probe::MetricsUrlError,
     plan::{DEFAULT_DURATION, DEFAULT_WARM_UP, Plan, Problem},
+    rate::Rate,
     report::{
         Report,
         json::Document,
         output::{self, Format, Output},
     },
     run,
+    size::Sizes,
     stop::Stop,
     units,
 };
@@ -118,6 +120,9 @@ struct RunArguments {
     /// Requests in flight per connection
     #[arg(short, long, value_name = "N", default_value = "1")]
     pipeline: String,
+    /// Total rate of requests: max, 20k per second, or a ramp 1k:20k
+    #[arg(short = 'R', long, value_name = "RATE", default_value = "max")]
+    rate: String,
     /// How long to measure [default: 10s, or as long as -n takes]
     #[arg(short, long, value_name = "TIME")]
     duration: Option<String>,
@@ -127,22 +132,34 @@ struct RunArguments {
     /// How long to load before measuring [default: 2s, with -n 0s]
     #[arg(short, long, value_name = "TIME")]
     warm_up: Option<String>,
-    /// Payload size, such as 0, 64, 4k or 1MiB
+    /// Payload size, such as 64, 4k or uniform:64..4k
     #[arg(short, long, value_name = "SIZE", default_value = "64")]
     size: String,
     /// What all payloads follow from [default: another one each time]
     #[arg(long, value_name = "N")]
     seed: Option<String>,
-    /// What of the replies is checked: full
+    /// What of the replies is checked: full, sample:N or none
     #[arg(long, value_name = "WHAT", default_value = "full")]
     verify: String,
+    /// How requests are spread over time with -R: fixed or poisson
+    #[arg(long, value_name = "HOW", default_value = "fixed")]
+    arrival: String,
+    /// Over how long to open the connections
+    #[arg(long, value_name = "TIME", default_value = "0s", hide_short_help = true)]
+    ramp_up: String,
+    /// Change each connection for a new one after a time, or after N requests
+    #[arg(long, value_name = "TIME|N", hide_short_help = true)]
+    reconnect_every: Option<String>,
+    /// Keep each thread on one CPU: auto (if one is left for the server), on or off
+    #[arg(long, value_name = "WHEN", default_value = "auto", hide_short_help = true)]
+    pin: String,
     /// Count a request that takes longer as an error and close its connection
     #[arg(long, value_name = "TIME")]
     timeout: Option<String>,
     /// Report CPU time and memory of this process
     #[arg(long, value_name = "PID")]
     server_pid: Option<String>,
-    /// Read the server's arena metrics, such as http://127.0.0.1:9100/metrics
+    /// Read the server's arena metrics at http://HOST:PORT/metrics
     #[arg(long, value_name = "URL")]
     metrics: Option<String>,
     /// Write the report to FILE too: .html .json .csv .md .hlog .hgrm; repeatable
@@ -266,7 +283,17 @@ impl RunArguments {
             duration: judge.time("--duration", self.duration.as_deref()).or(default_duration),
             requests,
             warm_up: judge.time("--warm-up", self.warm_up.as_deref()).unwrap_or(default_warm_up),
-            payload_bytes: judge.value("--size", Some(&self.size), payload_bytes).unwrap_or(0),
+            sizes: judge.value("--size", Some(&self.size), str::parse).unwrap_or(Sizes::Fixed(0)),
+            rate: judge.value("--rate", Some(&self.rate), str::parse).unwrap_or(Rate::Max),
+            arrival: judge.value("--arrival", Some(&self.arrival), str::parse).unwrap_or_default(),
+            ramp_up: judge.time("--ramp-up", Some(&self.ramp_up)).unwrap_or_default(),
+            reconnect_every: judge.value(
+                "--reconnect-every",
+                self.reconnect_every.as_deref(),
+                str::parse,
+            ),
+            verify: judge.value("--verify", Some(&self.verify), str::parse).unwrap_or_default(),
+            pin: judge.value("--pin", Some(&self.pin), str::parse).unwrap_or_default(),
             seed: judge.number("--seed", self.seed.as_deref()).unwrap_or_else(any_seed),
             timeout: judge.time("--timeout", self.timeout.as_deref()),
             server_pid: judge.number("--server-pid", self.server_pid.as_deref()),
@@ -277,10 +304,6 @@ impl RunArguments {
                 text.parse().map_err(|error: MetricsUrlError| error.to_string())
             }),
         };
-        judge.value("--verify", Some(&self.verify), |what| match what {
-            "full" => Ok(()),
-            _ => Err(format!("is `{what}`; only `full` is supported")),
-        });
         for path in &self.output {
             judge.value("--output", Some(""), |_| Format::of(path));
         }
@@ -435,11 +458,6 @@ impl Order {
     }
 }
 
-fn payload_bytes(text: &str) -> Result<u32, String> {
-    // What is too large for its type is too large for a plan, which knows the limit.
-    units::parse_size(text).map(|size| u32::try_from(size).unwrap_or(u32::MAX))
-}
-
 fn available_threads() -> u32 {
     let cores = thread::available_parallelism().map_or(1, NonZero::get);
     u32::try_from(cores).unwrap_or(u32::MAX)
@@ -481,7 +499,7 @@ mod tests {
     fn a_target_is_enough() {
         let Order { plan, .. } = judge(":9000").unwrap();
         assert_eq!(plan.target, Some(":9000".parse().unwrap()));
-        assert_eq!((plan.connections, plan.pipeline, plan.payload_bytes), (10, 1, 64));
+        assert_eq!((plan.connections, plan.pipeline, plan.sizes), (10, 1, Sizes::Fixed(64)));
         assert_eq!((plan.duration, plan.requests), (Some(Duration::from_secs(10)), None));
         assert_eq!(plan.warm_up, Duration::from_secs(2));
     }
@@ -513,7 +531,7 @@ mod tests {
     #[test]
     fn every_wrong_value_is_named_at_once() {
         let line = "-c x -t 0 -p 1.5 -d soon -n -w 1 -s big --seed z --timeout 0s --server-pid a \
-                    --verify none -o run.txt nowhere";
+                    --verify some -o run.txt nowhere";
         let line = line.replace("-n ", "");
         let flags = [
             "--connections",
@@ -522,9 +540,9 @@ mod tests {
             "--duration",
             "--warm-up",
             "--size",
+            "--verify",
             "--seed",
             "--server-pid",
-            "--verify",
             "--output",
             "--threads",
             "--timeout",

@@ -37,12 +37,16 @@ mod run;
 
 mod worker;
 
+mod alarm;
 mod link;
+mod stream;
 
 mod connection;
 mod mismatch;
 mod payload;
+mod rate;
 mod schedule;
+mod size;
 mod template;
 
 mod interval;
@@ -73,10 +77,12 @@ pub use interval::Interval;
 pub use latency::{Latency, Percentiles};
 pub use metrics_probe::{MetricsUrl, MetricsUrlError, Sample};
 pub use mismatch::Mismatch;
-pub use plan::{Plan, PlanError, Problem};
+pub use plan::{Pin, Plan, PlanError, Problem, ReconnectEvery, Verify};
+pub use rate::{Arrival, Rate};
 pub use report::{ClientUsage, Report, ServerUsage};
 pub use run::{Progress, RunError, run};
 pub use server_command::ServerCommandError;
+pub use size::Sizes;
 pub use stop::Stop;
-pub use tally::{Counts, Errors, Mismatches};
+pub use tally::{Blocked, Counts, Errors, Mismatches};
 pub use verdict::Verdict;

@@ -14,9 +14,12 @@ use serde_json::Value;
 use crate::{
     latency::Latency,
     metrics_probe::Sample,
+    rate::Rate,
     report::{
         encoded::Encoded,
-        json::{Client, Config, Document, Histograms, SavedInterval, Server, WarmUp},
+        json::{
+            Age, BlockedTime, Client, Config, Document, Histograms, SavedInterval, Server, WarmUp,
+        },
         markdown,
         output::Output,
     },
@@ -28,6 +31,8 @@ use crate::{
 const ADDED: [&str; 3] = ["connections", "threads", "requests"];
 /// Settings of one machine each, which are kept side by side.
 const LISTED: [&str; 3] = ["seed", "metrics", "command"];
+/// The setting that says how often each machine sent.
+const RATE: &str = "rate";
 /// How much of the time in which any of them measured all of them must have measured.
 const SHARED_TIME_MIN: f64 = 0.5;
 
@@ -98,6 +103,7 @@ fn merge(runs: &[Named]) -> Result<Document, String> {
     let duration_s = measured.to - measured.from;
     let sums = |pick: Pick| sum(all().map(|run| &run.histograms), pick);
     let [latency, service, send_lag] = PICKS.map(sums);
+    let ages = add(all().map(|run| &run.unanswered_age_histogram));
     let intervals = intervals(runs, began_at);
     let mut targets: Vec<&str> = all().map(|run| run.target.as_str()).collect();
     targets.dedup();
@@ -112,6 +118,10 @@ fn merge(runs: &[Named]) -> Result<Document, String> {
         unanswered: all().map(|run| run.unanswered).sum(),
         duration_s,
         rate: requests as f64 / duration_s,
+        payload_bytes_mean: all()
+            .map(|run| run.payload_bytes_mean * run.requests as f64)
+            .sum::<f64>()
+            / requests.max(1) as f64,
         mib_per_s: all().map(|run| run.mib_per_s * run.duration_s).sum::<f64>() / duration_s,
         latency_ns: latency.percentiles(),
         service_ns: service.percentiles(),
@@ -120,7 +130,15 @@ fn merge(runs: &[Named]) -> Result<Document, String> {
         client: client(runs, requests),
         // Each run would count the whole server against its own requests alone.
         server: Server::default(),
+        unanswered_age_ns: ages.percentiles(),
+        unanswered_age_histogram: Encoded::of(&ages.histogram()),
+        unsent: all().map(|run| run.unsent).sum(),
+        unsent_age_ns: Age {
+            max: all().map(|run| run.unsent_age_ns.max).max().unwrap_or_default(),
+        },
+        blocked: blocked(all()),
         reconnects: all().map(|run| run.reconnects).sum(),
+        planned_reconnects: all().map(|run| run.planned_reconnects).sum(),
         warm_up: WarmUp { requests: all().map(|run| run.warm_up.requests).sum() },
         intervals,
         ..first.run.clone()
@@ -154,6 +172,7 @@ fn fits(first: &Named, other: &Named) -> Result<(), String> {
     let alike = |name: &&str| {
         LISTED.contains(name)
             || a.get(name) == b.get(name)
+            || (*name == RATE && is_open_loop(a) && is_open_loop(b))
             || (ADDED.contains(name) && is_number(a.get(name)) == is_number(b.get(name)))
     };
     match names.into_iter().find(|name| !alike(name)) {
@@ -253,7 +272,12 @@ fn add_up(span: Span, parts: &[Part<'_>]) -> SavedInterval {
 const PICKS: [Pick; 3] = [|all| &all.latency, |all| &all.service, |all| &all.send_lag];
 
 fn sum<'a>(all: impl Iterator<Item = &'a Histograms>, pick: Pick) -> Latency {
-    let mut decoded = all.map(|histograms| pick(histograms).decode());
+    add(all.map(pick))
+}
+
+/// Adds up histograms, of which there is at least one.
+fn add<'a>(all: impl Iterator<Item = &'a Encoded>) -> Latency {
+    let mut decoded = all.map(Encoded::decode);
     let mut sum = decoded.next().expect("there is something to add up");
     for histogram in decoded {
         sum.add(histogram).expect("all runs use the same bounds");
@@ -268,6 +292,14 @@ fn client(runs: &[Named], requests: u64) -> Client {
     let cpu: Option<f64> = runs.iter().map(micros).sum();
     let busiest = runs.iter().filter_map(|named| named.run.client.busy_share).reduce(f64::max);
     Client { cpu_us_per_request: cpu.map(|cpu| cpu / requests.max(1) as f64), busy_share: busiest }
+}
+
+fn blocked<'a>(all: impl Iterator<Item = &'a Document>) -> BlockedTime {
+    all.map(|run| run.blocked).fold(BlockedTime::default(), |sum, blocked| BlockedTime {
+        requests: sum.requests + blocked.requests,
+        total_s: sum.total_s + blocked.total_s,
+        max_ns: sum.max_ns.max(blocked.max_ns),
+    })
 }
 
 fn worst(verdicts: impl Iterator<Item = Verdict>) -> Verdict {
@@ -298,8 +330,17 @@ fn combine_settings(config: &mut Config, runs: &[Named]) {
             config.set(name, values.into());
         }
     }
+    if is_open_loop(config) {
+        let rates: Vec<String> = runs.iter().map(|named| named.run.config.text(RATE)).collect();
+        config.set(RATE, rates.join(" + ").into());
+    }
     let names: Vec<Value> = runs.iter().map(|named| named.name.clone().into()).collect();
     config.set("merged_from", names.into());
+}
+
+/// Whether requests were sent at a rate of their own.
+fn is_open_loop(config: &Config) -> bool {
+    config.text(RATE) != Rate::Max.to_string()
 }
 
 fn is_number(value: Option<&Value>) -> bool {
@@ -379,8 +420,8 @@ mod tests {
     #[test]
     fn runs_of_different_loads_are_refused() {
         let [one, mut other] = pair();
-        other.run.config.set("payload_bytes", 4096.into());
-        refuses(&[one, other], "payload_bytes is 64 and 4096");
+        other.run.config.set("size", "4096".into());
+        refuses(&[one, other], "size is 64 and 4096");
     }
 
     #[test]

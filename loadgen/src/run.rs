@@ -11,28 +11,29 @@
 
 use std::{
     io,
-    net::SocketAddr,
     ops::Range,
     sync::mpsc::{self, Receiver, RecvTimeoutError},
     thread,
     time::{Duration, SystemTime},
 };
 
+use rustix::thread::{CpuSet, sched_getaffinity};
 use thiserror::Error;
 
 use crate::{
     address::Address,
     clock::{self, Clock},
     interval::{Assembly, Cuts, Interval},
-    latency::Latency,
     metrics_probe::{MetricsProbe, Sample},
     payload::Payloads,
-    plan::{Plan, PlanError},
+    plan::{Pin, Plan, PlanError},
+    rate::{Rate, Timetable},
     report::{ClientUsage, Report, ServerUsage},
     schedule::Bounds,
     server_command::{ServerCommand, ServerCommandError},
     server_probe::{ServerProbe, Usage},
     stop::{Stop, Urgency},
+    stream::Endpoint,
     tally::Tally,
     verdict::{Load, Verdict},
     worker::{self, Effort, Job, Lines, News, Start},
@@ -146,10 +147,11 @@ pub fn run(
     };
     let announced = server.as_ref().map(|server| server.address().clone());
     let target = plan.target.clone().or(announced).expect("a checked plan has one of the two");
-    let addresses =
+    let endpoints =
         target.resolve().map_err(|error| RunError::Lookup { target: target.clone(), error })?;
     let pid = server.as_ref().map(ServerCommand::pid).or(plan.server_pid);
-    let site = Site { plan, target, addresses, probe: pid.map(ServerProbe::new) };
+    let payloads = Payloads::new(plan.seed, plan.connections, plan.sizes.clone());
+    let site = Site { plan, target, payloads, endpoints, probe: pid.map(ServerProbe::new) };
     site.run(stop, observe)
 }
 
@@ -158,7 +160,8 @@ pub fn run(
 struct Site<'run> {
     plan: &'run Plan,
     target: Address,
-    addresses: Vec<SocketAddr>,
+    endpoints: Vec<Endpoint>,
+    payloads: Payloads,
     probe: Option<ServerProbe>,
 }
 
@@ -186,9 +189,9 @@ impl Site<'_> {
     fn run(&self, stop: &Stop, observe: &mut dyn FnMut(&Progress)) -> Result<Report, RunError> {
         let plan = self.plan;
         let clock = Clock::start();
-        let payloads = Payloads::new(plan.seed, plan.connections, plan.payload_bytes);
         thread::scope(|scope| {
             let (news, received) = mpsc::channel();
+            let (cpus, allowed) = cpus_for(plan);
             let mut lines = Vec::new();
             for (thread, number) in (0..plan.threads_used()).zip(0..) {
                 let (signal, go) = mpsc::channel();
@@ -196,11 +199,13 @@ impl Site<'_> {
                 lines.push(Lines { go: signal, spares: used });
                 let job = Job {
                     plan,
-                    addresses: &self.addresses,
-                    payloads: &payloads,
+                    endpoints: &self.endpoints,
+                    payloads: &self.payloads,
                     clock: &clock,
                     stop,
                     connections: connections_of(thread, plan),
+                    cpu: cpus.as_ref().map(|cpus| cpus[number % cpus.len()]),
+                    may_spin: plan.threads_used() < allowed,
                     go,
                     spares,
                     number,
@@ -241,7 +246,7 @@ impl Site<'_> {
         if stop.is_requested() {
             return Err(RunError::Stopped);
         }
-        let tried: Vec<String> = self.addresses.iter().map(ToString::to_string).collect();
+        let tried: Vec<String> = self.endpoints.iter().map(ToString::to_string).collect();
         Err(RunError::NothingConnects {
             target: self.target.clone(),
             tried: tried.join(", "),
@@ -259,16 +264,20 @@ impl Site<'_> {
         observe: &mut dyn FnMut(&Progress),
     ) -> Result<Report, RunError> {
         let started_at = clock.now();
-        let measured_from = clock.after(started_at, self.plan.warm_up);
+        let warm_up = self.plan.ramp_up.saturating_add(self.plan.warm_up);
+        let measured_from = clock.after(started_at, warm_up);
+        let duration = self.plan.duration.unwrap_or(Duration::MAX);
+        let timetable = Timetable::new(self.plan.rate, warm_up, duration);
         let wall_clock = SystemTime::now();
         let length = u64::try_from(self.plan.interval.as_nanos()).unwrap_or(u64::MAX);
         let cuts = Cuts { load_begins_at: started_at, measuring_begins_at: measured_from, length };
-        let mut gathered = Gathered::new(lines.len(), cuts);
+        let mut gathered =
+            Gathered::new(Assembly::new(cuts, lines.len(), timetable.is_some()), lines.len());
         if let Some(url) = &self.plan.metrics {
             let probe = MetricsProbe::start(url, self.plan.interval, *clock, started_at)?;
             gathered.arena = Some(probe);
         }
-        if self.plan.warm_up.is_zero() {
+        if warm_up.is_zero() {
             gathered.costs[0] = Some(self.cost(clock));
         }
         for (line, thread) in lines.iter().zip(0..) {
@@ -282,7 +291,7 @@ impl Site<'_> {
                 remaining: self.plan.requests.map(share),
             };
             // A thread that is gone has told why: its news are next.
-            let _ = line.go.send(Start { bounds, cuts });
+            let _ = line.go.send(Start { bounds, cuts, timetable });
         }
         while gathered.efforts.len() < lines.len() {
             if gathered.costs[0].is_none() && clock.now() >= measured_from {
@@ -340,11 +349,18 @@ impl Site<'_> {
             duration,
             counts: total.counts,
             // In closed loop a request is due when it is sent.
-            service: latency.clone(),
-            send_lag: Latency::default(),
+            service: match self.plan.rate {
+                Rate::Max => latency.clone(),
+                _ => total.times.service.latency(),
+            },
+            send_lag: total.times.send_lag.latency(),
             latency,
+            unanswered_ages: total.unanswered_ages.map(|ages| ages.latency()).unwrap_or_default(),
+            unsent_age_max: Duration::from_nanos(total.unsent_age_max),
+            blocked: total.blocked,
             intervals,
             arena: arena.map(MetricsProbe::finish).unwrap_or_default(),
+            mean_payload_bytes: self.payloads.mean_payload_bytes(),
             client,
             server,
             first_error: total.first_error,
@@ -354,10 +370,10 @@ impl Site<'_> {
 }
 
 impl Gathered {
-    fn new(threads: usize, cuts: Cuts) -> Self {
+    fn new(assembly: Assembly, threads: usize) -> Self {
         Self {
             total: Tally::new(),
-            assembly: Assembly::new(cuts, threads, false),
+            assembly,
             intervals: Vec::new(),
             arena: None,
             loading: threads,
@@ -403,6 +419,22 @@ impl Gathered {
             let _ = lines[owner].spares.send(tally);
         }
     }
+}
+
+/// The CPUs to which threads are pinned, if they are, and how many there are that may be used.
+fn cpus_for(plan: &Plan) -> (Option<Vec<usize>>, u32) {
+    let Ok(allowed) = sched_getaffinity(None) else {
+        return (None, 1);
+    };
+    let count = allowed.count();
+    let is_pinned = match plan.pin {
+        Pin::Auto => plan.threads_used() < count,
+        Pin::On => count > 0,
+        Pin::Off => false,
+    };
+    // The last ones first: servers, and what interrupts, tend to be on the first.
+    let cpus = (0..CpuSet::MAX_CPU).rev().filter(|&cpu| allowed.is_set(cpu));
+    (is_pinned.then(|| cpus.collect()), count)
 }
 
 /// The connections of one thread.

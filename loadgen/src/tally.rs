@@ -6,11 +6,13 @@
 //! sent = requests + mismatches + timeouts + unanswered
 //! ```
 //!
+//! In open loop a request may also be due and never sent, which is counted apart.
+//!
 //! Unsolicited bytes are a mismatch, but the end of no request. Mismatches and errors are counted
 //! whenever they happen; the rest only for measured requests. So while warming up the sum does not
 //! hold, but nothing that is wrong goes unseen.
 
-use std::ops::AddAssign;
+use std::{ops::AddAssign, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -25,12 +27,17 @@ pub struct Counts {
     pub warm_up_requests: u64,
     /// Measured requests whose echo never came.
     pub unanswered: u64,
+    /// Requests that were due while measuring and were never sent, because the server left no room
+    /// for them until the load ended. Open loop only.
+    pub unsent: u64,
     /// What went wrong on the way.
     pub errors: Errors,
     /// Replies that were wrong, by class.
     pub mismatches: Mismatches,
-    /// How often a connection was made again.
+    /// How often a connection was made again after it was lost.
     pub reconnects: u64,
+    /// How often one was changed for another because the plan says so.
+    pub planned_reconnects: u64,
 }
 
 /// Errors by kind.
@@ -47,6 +54,28 @@ pub struct Errors {
 /// Mismatches by class.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Mismatches([u64; Mismatch::ALL.len()]);
+
+/// How long requests had to wait before they could be sent, because the server had left no room in
+/// the pipeline, took no bytes, or was not connected. Open loop only.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Blocked {
+    /// Requests that had to wait.
+    pub requests: u64,
+    /// All waiting times together.
+    pub total: Duration,
+    /// The longest.
+    pub max: Duration,
+}
+
+/// What was seen at regular moments while measuring.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Samples {
+    pub(crate) count: u64,
+    /// Requests in flight, summed over the samples.
+    pub(crate) in_flight: u64,
+    /// Bytes that had arrived and not been read on one connection, summed over the samples.
+    pub(crate) unread_bytes: u64,
+}
 
 /// How long requests took, in three parts that are kept apart.
 #[derive(Clone, Debug)]
@@ -67,6 +96,12 @@ pub(crate) struct Tally {
     pub(crate) times: Times,
     /// The times of requests that were answered while warming up. They are shown and forgotten.
     pub(crate) warm_up_times: Times,
+    /// How long requests had been due that were never answered. Present once there is one.
+    pub(crate) unanswered_ages: Option<Box<Recorder>>,
+    /// How long the oldest request had been due that was never sent.
+    pub(crate) unsent_age_max: u64,
+    pub(crate) blocked: Blocked,
+    pub(crate) samples: Samples,
     /// Requests in flight when the tally was taken.
     pub(crate) in_flight: u64,
     /// The first error in words, so that a report can say more than a number.
@@ -120,6 +155,7 @@ impl AddAssign<&Self> for Counts {
         self.requests += other.requests;
         self.warm_up_requests += other.warm_up_requests;
         self.unanswered += other.unanswered;
+        self.unsent += other.unsent;
         self.errors.timeouts += other.errors.timeouts;
         self.errors.lost += other.errors.lost;
         self.errors.connect += other.errors.connect;
@@ -127,6 +163,33 @@ impl AddAssign<&Self> for Counts {
             *sum += count;
         }
         self.reconnects += other.reconnects;
+        self.planned_reconnects += other.planned_reconnects;
+    }
+}
+
+impl Blocked {
+    #[inline]
+    pub(crate) fn record(&mut self, nanos: u64) {
+        let time = Duration::from_nanos(nanos);
+        self.requests += 1;
+        self.total += time;
+        self.max = self.max.max(time);
+    }
+}
+
+impl AddAssign for Blocked {
+    fn add_assign(&mut self, other: Self) {
+        self.requests += other.requests;
+        self.total += other.total;
+        self.max = self.max.max(other.max);
+    }
+}
+
+impl AddAssign for Samples {
+    fn add_assign(&mut self, other: Self) {
+        self.count += other.count;
+        self.in_flight += other.in_flight;
+        self.unread_bytes += other.unread_bytes;
     }
 }
 
@@ -154,6 +217,10 @@ impl Tally {
             counts: Counts::default(),
             times: Times::new(),
             warm_up_times: Times::new(),
+            unanswered_ages: None,
+            unsent_age_max: 0,
+            blocked: Blocked::default(),
+            samples: Samples::default(),
             in_flight: 0,
             first_error: None,
             last_echo_at: 0,
@@ -164,11 +231,26 @@ impl Tally {
         self.first_error.get_or_insert_with(error);
     }
 
+    /// Counts requests that were due this long and will not be answered.
+    pub(crate) fn give_up(&mut self, count: u64, age: u64) {
+        if count > 0 {
+            self.counts.unanswered += count;
+            let ages = self.unanswered_ages.get_or_insert_with(|| Box::new(Recorder::new()));
+            ages.record(age, count);
+        }
+    }
+
     /// Adds all of `other`.
     pub(crate) fn add(&mut self, other: &Self) {
         self.counts += &other.counts;
         self.times.add(&other.times);
         self.warm_up_times.add(&other.warm_up_times);
+        if let Some(ages) = &other.unanswered_ages {
+            self.unanswered_ages.get_or_insert_with(|| Box::new(Recorder::new())).add(ages);
+        }
+        self.unsent_age_max = self.unsent_age_max.max(other.unsent_age_max);
+        self.blocked += other.blocked;
+        self.samples += other.samples;
         self.in_flight += other.in_flight;
         self.last_echo_at = self.last_echo_at.max(other.last_echo_at);
         if let Some(error) = &other.first_error {
@@ -181,6 +263,10 @@ impl Tally {
         self.counts = Counts::default();
         self.times.clear();
         self.warm_up_times.clear();
+        self.unanswered_ages = None;
+        self.unsent_age_max = 0;
+        self.blocked = Blocked::default();
+        self.samples = Samples::default();
         self.in_flight = 0;
         self.first_error = None;
     }

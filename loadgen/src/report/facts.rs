@@ -9,14 +9,22 @@ pub(super) fn figures(document: &Document) -> Vec<(&'static str, String)> {
         ("requests", units::grouped(document.requests)),
         ("rate", format!("{}/s", units::rate(document.rate))),
         ("payload each way", format!("{:.1} MiB/s", document.mib_per_s)),
+        ("payload on average", format!("{:.0} B", document.payload_bytes_mean)),
         ("measured", format!("{:.3} s", document.duration_s)),
         ("warm-up", format!("{} requests", units::grouped(document.warm_up.requests))),
         ("errors", counted(document.errors, kinds(document))),
         ("mismatches", counted(document.mismatches, classes(document))),
-        ("unanswered", units::grouped(document.unanswered)),
+        ("unanswered", aged(document.unanswered, document.unanswered_age_ns.max)),
         ("reconnects", units::grouped(document.reconnects)),
     ];
     let mut add = |name, value: Option<String>| figures.extend(value.map(|value| (name, value)));
+    let planned = Some(document.planned_reconnects).filter(|&count| count > 0);
+    add("planned reconnects", planned.map(units::grouped));
+    if !document.is_closed_loop() {
+        let blocked = document.blocked;
+        add("never sent", Some(aged(document.unsent, document.unsent_age_ns.max)));
+        add("blocked by the server", Some(aged(blocked.requests, blocked.max_ns)));
+    }
     add("first error", document.first_error.clone());
     add("client CPU per request", document.client.cpu_us_per_request.map(micros));
     add("client busy", document.client.busy_share.map(percent));
@@ -26,13 +34,16 @@ pub(super) fn figures(document: &Document) -> Vec<(&'static str, String)> {
     figures
 }
 
-/// The distributions of a run, each with its name and what its times are.
-pub(super) fn distributions(document: &Document) -> [(&'static str, &'static str, Percentiles); 3] {
-    [
+/// The distributions of a run, each with its name and what its times are. In closed loop all is said
+/// by the first.
+pub(super) fn distributions(document: &Document) -> Vec<(&'static str, &'static str, Percentiles)> {
+    let all = [
         ("latency", "from when a request was due until its echo was read", document.latency_ns),
         ("service", "from when it was sent until its echo was read", document.service_ns),
         ("send lag", "how late it was sent, by the generator's own fault", document.send_lag_ns),
-    ]
+    ];
+    let count = if document.is_closed_loop() { 1 } else { all.len() };
+    all[..count].to_vec()
 }
 
 /// Percentiles in the order of [`PERCENTILE_NAMES`].
@@ -51,6 +62,14 @@ pub(crate) fn started_at(document: &Document) -> String {
     let started_at = SystemTime::UNIX_EPOCH.checked_add(since_1970);
     let started_at = started_at.unwrap_or(SystemTime::UNIX_EPOCH);
     humantime::format_rfc3339_seconds(started_at).to_string().replace('T', " ").replace('Z', " UTC")
+}
+
+/// How often something happened, and how long it lasted at most.
+fn aged(count: u64, nanos_max: u64) -> String {
+    match count {
+        0 => "0".to_owned(),
+        count => format!("{}, for up to {}", units::grouped(count), units::time(nanos_max)),
+    }
 }
 
 fn counted(count: u64, parts: Vec<(String, u64)>) -> String {

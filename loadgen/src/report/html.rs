@@ -93,8 +93,10 @@ fn percentiles(document: &Document) -> String {
     });
     let mut heading = vec![""];
     heading.extend(PERCENTILE_NAMES);
-    let meanings = distributions.map(|(name, meaning, _)| format!("<b>{name}</b>: {meaning}"));
+    let meanings =
+        distributions.iter().map(|(name, meaning, _)| format!("<b>{name}</b>: {meaning}"));
     let table = table("numbers", "Percentiles", &heading, rows);
+    let meanings: Vec<String> = meanings.collect();
     format!("{table}<p class=\"hint\">{}.</p>", meanings.join("; "))
 }
 
@@ -238,7 +240,7 @@ fn data(document: &Document) -> String {
     .enumerate()
     {
         // In closed loop service time is latency: one line says it.
-        if name == "service" && encoded.service == encoded.latency {
+        if name == "service" && document.is_closed_loop() {
             continue;
         }
         let histogram = histogram.decode();

@@ -3,7 +3,12 @@
 //! A [`Document`] is a run that was saved. Every other file is written from one, so `report`,
 //! `compare` and `merge` need nothing but the JSON.
 
-use std::{collections::BTreeMap, fs, path::Path, time::UNIX_EPOCH};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -39,12 +44,18 @@ pub(crate) struct Document {
     pub(crate) duration_s: f64,
     pub(crate) rate: f64,
     pub(crate) mib_per_s: f64,
+    pub(crate) payload_bytes_mean: f64,
     pub(crate) latency_ns: Percentiles,
     pub(crate) service_ns: Percentiles,
     pub(crate) send_lag_ns: Percentiles,
     pub(crate) client: Client,
     pub(crate) server: Server,
+    pub(crate) unanswered_age_ns: Percentiles,
+    pub(crate) unsent: u64,
+    pub(crate) unsent_age_ns: Age,
+    pub(crate) blocked: BlockedTime,
     pub(crate) reconnects: u64,
+    pub(crate) planned_reconnects: u64,
     pub(crate) warm_up: WarmUp,
     pub(crate) errors_by_kind: Errors,
     pub(crate) mismatches_by_class: BTreeMap<String, u64>,
@@ -52,6 +63,7 @@ pub(crate) struct Document {
     pub(crate) config: Config,
     /// The whole distributions, of measured requests only.
     pub(crate) histograms: Histograms,
+    pub(crate) unanswered_age_histogram: Encoded,
     pub(crate) intervals: Vec<SavedInterval>,
     /// What the server told of its arena. Empty without `--metrics`.
     #[serde(default)]
@@ -75,6 +87,19 @@ pub(crate) struct Server {
     pub(crate) cpu_us_per_request: Option<f64>,
     pub(crate) rss_peak_bytes: Option<u64>,
     pub(crate) busy_share: Option<f64>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+pub(crate) struct Age {
+    pub(crate) max: u64,
+}
+
+/// How long the server left no room for requests that were due.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+pub(crate) struct BlockedTime {
+    pub(crate) requests: u64,
+    pub(crate) total_s: f64,
+    pub(crate) max_ns: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
@@ -111,8 +136,8 @@ pub(crate) struct SavedInterval {
 
 impl Document {
     pub(crate) fn of(report: &Report) -> Self {
-        let Counts { requests, unanswered, errors, mismatches, reconnects, warm_up_requests } =
-            report.counts;
+        let counts = &report.counts;
+        let Counts { requests, unanswered, unsent, errors, mismatches, .. } = *counts;
         let since_1970 = report.started_at.duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
             schema: SCHEMA,
@@ -128,6 +153,7 @@ impl Document {
             duration_s: report.duration.as_secs_f64(),
             rate: report.rate(),
             mib_per_s: report.mebibytes_per_second(),
+            payload_bytes_mean: report.mean_payload_bytes,
             latency_ns: report.latency.percentiles(),
             service_ns: report.service.percentiles(),
             send_lag_ns: report.send_lag.percentiles(),
@@ -140,8 +166,17 @@ impl Document {
                 rss_peak_bytes: report.server.rss_peak_bytes,
                 busy_share: report.server.busy_share,
             },
-            reconnects,
-            warm_up: WarmUp { requests: warm_up_requests },
+            unanswered_age_ns: report.unanswered_ages.percentiles(),
+            unsent,
+            unsent_age_ns: Age { max: nanos(report.unsent_age_max) },
+            blocked: BlockedTime {
+                requests: report.blocked.requests,
+                total_s: report.blocked.total.as_secs_f64(),
+                max_ns: nanos(report.blocked.max),
+            },
+            reconnects: counts.reconnects,
+            planned_reconnects: counts.planned_reconnects,
+            warm_up: WarmUp { requests: counts.warm_up_requests },
             errors_by_kind: errors,
             mismatches_by_class: mismatches
                 .iter()
@@ -150,6 +185,7 @@ impl Document {
             first_error: report.first_error.clone(),
             config: Config::of(&report.plan),
             histograms: Histograms::of(&report.latency, &report.service, &report.send_lag),
+            unanswered_age_histogram: Encoded::of(&report.unanswered_ages.histogram()),
             intervals: report.intervals.iter().map(SavedInterval::of).collect(),
             arena: report.arena.clone(),
         }
@@ -180,6 +216,11 @@ impl Document {
         let mut text = serde_json::to_string_pretty(self).expect("plain data can be written");
         text.push('\n');
         text
+    }
+
+    /// Whether requests were due when they were sent, so that latency is all there is.
+    pub(crate) fn is_closed_loop(&self) -> bool {
+        self.histograms.service == self.histograms.latency
     }
 
     /// The intervals that are measured, which are those of the sums.
@@ -231,10 +272,14 @@ impl Config {
             "duration_s": plan.duration.map(|duration| duration.as_secs_f64()),
             "requests": plan.requests,
             "warm_up_s": plan.warm_up.as_secs_f64(),
-            "payload_bytes": plan.payload_bytes,
+            "size": plan.sizes.to_string(),
+            "rate": plan.rate.to_string(),
+            "arrival": plan.arrival.word(),
+            "ramp_up_s": plan.ramp_up.as_secs_f64(),
+            "reconnect_every": plan.reconnect_every.map(|every| every.to_string()),
             "seed": plan.seed,
             "timeout_s": plan.timeout.map(|timeout| timeout.as_secs_f64()),
-            "verify": "full",
+            "verify": plan.verify.words(),
             "interval_s": plan.interval.as_secs_f64(),
             "metrics": plan.metrics.as_ref().map(ToString::to_string),
             "command": plan.command,
@@ -276,6 +321,10 @@ fn in_words(value: &Value) -> String {
         Value::Array(parts) => parts.iter().map(in_words).collect::<Vec<_>>().join(" "),
         other => other.to_string(),
     }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn key(class: Mismatch) -> String {
@@ -322,18 +371,25 @@ pub(crate) mod samples {
             duration_s,
             rate: total as f64 / duration_s,
             mib_per_s: 1.0,
+            payload_bytes_mean: 64.0,
             latency_ns: latency.percentiles(),
             service_ns: latency.percentiles(),
             send_lag_ns: nothing.percentiles(),
             client: Client { cpu_us_per_request: Some(1.0), busy_share: Some(0.5) },
             server: Server::default(),
+            unanswered_age_ns: nothing.percentiles(),
+            unsent: 0,
+            unsent_age_ns: Age::default(),
+            blocked: BlockedTime::default(),
             reconnects: 0,
+            planned_reconnects: 0,
             warm_up: WarmUp { requests: 100 },
             errors_by_kind: Errors::default(),
             mismatches_by_class: BTreeMap::new(),
             first_error: None,
             config: Config::of(&Plan::for_target("127.0.0.1:9000".parse().unwrap())),
             histograms: Histograms::of(&latency, &latency, &nothing),
+            unanswered_age_histogram: Encoded::of(&nothing.histogram()),
             intervals,
             arena: Vec::new(),
         }

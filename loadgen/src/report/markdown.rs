@@ -10,7 +10,7 @@ use super::{
 pub(crate) fn write(document: &Document) -> String {
     let verdict = document.verdict;
     let mut text = format!("**loadgen: {}** ({})\n\n", verdict.word(), verdict.meaning());
-    let distributions = facts::distributions(document).map(|(name, _, percentiles)| {
+    let distributions = facts::distributions(document).into_iter().map(|(name, _, percentiles)| {
         [name.to_owned()].into_iter().chain(facts::percentile_times(percentiles)).collect()
     });
     let heading = [""].into_iter().chain(PERCENTILE_NAMES).map(str::to_owned).collect();

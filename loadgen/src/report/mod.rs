@@ -15,8 +15,15 @@ pub(crate) mod text;
 use std::time::{Duration, SystemTime};
 
 use crate::{
-    address::Address, interval::Interval, latency::Latency, metrics_probe::Sample, plan::Plan,
-    tally::Counts, units, verdict::Verdict,
+    address::Address,
+    interval::Interval,
+    latency::Latency,
+    metrics_probe::Sample,
+    plan::Plan,
+    rate::Rate,
+    tally::{Blocked, Counts},
+    units,
+    verdict::Verdict,
 };
 
 /// What a run found.
@@ -40,10 +47,18 @@ pub struct Report {
     pub service: Latency,
     /// How late they were sent, through the generator's own fault. Empty in closed loop.
     pub send_lag: Latency,
+    /// How long measured requests had been due that were never answered.
+    pub unanswered_ages: Latency,
+    /// How long the oldest request had been due that was never sent.
+    pub unsent_age_max: Duration,
+    /// How long requests had to wait until the server left room for them.
+    pub blocked: Blocked,
     /// The same over time, also while warming up, in order and without a gap.
     pub intervals: Vec<Interval>,
     /// What the server's arena looked like meanwhile. Empty without [`Plan::metrics`].
     pub arena: Vec<Sample>,
+    /// How large payloads were on average.
+    pub mean_payload_bytes: f64,
     /// What the generator itself used.
     pub client: ClientUsage,
     /// What the server used. All unknown without its process.
@@ -87,7 +102,7 @@ impl Report {
     /// Payload that came back, in MiB per second. As much went out.
     #[must_use]
     pub fn mebibytes_per_second(&self) -> f64 {
-        self.rate() * f64::from(self.plan.payload_bytes) / 1_048_576.0
+        self.rate() * self.mean_payload_bytes / 1_048_576.0
     }
 
     /// The report for people.
@@ -112,12 +127,19 @@ fn describe_load(plan: &Plan) -> String {
         1 => format!("1 {noun}"),
         count => format!("{} {noun}s", units::grouped(u64::from(count))),
     };
+    let rate = match plan.rate {
+        Rate::Max => "closed loop".to_owned(),
+        rate => format!("{rate} requests/s, {} arrivals", plan.arrival.word()),
+    };
     format!(
-        "{} x {} in flight, {}, payloads of {}, seed {}",
+        "{rate}, {} x {} in flight, {}, payloads of {}, seed {}",
         plural(plan.connections, "connection"),
         plan.pipeline,
         plural(plan.threads_used(), "thread"),
-        units::bytes(u64::from(plan.payload_bytes)),
+        match plan.sizes.fixed() {
+            Some(bytes) => units::bytes(u64::from(bytes)),
+            None => plan.sizes.to_string(),
+        },
         plan.seed,
     )
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::{Report, describe_load};
-use crate::{run::Progress, units};
+use crate::{latency::Latency, rate::Rate, run::Progress, units};
 
 pub(super) fn write(report: &Report) -> String {
     let mut lines = Lines::default();
@@ -11,7 +11,12 @@ pub(super) fn write(report: &Report) -> String {
     lines.add("load", describe_load(&report.plan));
     lines.add("measured", measured(report));
     lines.add("requests", requests(report));
-    lines.add("latency", latency(report));
+    lines.add("latency", percentiles(&report.latency));
+    if report.plan.rate != Rate::Max {
+        lines.add("service time", percentiles(&report.service));
+        lines.add("send lag", percentiles(&report.send_lag));
+        lines.add("blocked", blocked(report));
+    }
     lines.add("failures", failures(report));
     if let Some(error) = &report.first_error {
         lines.add("first error", error.clone());
@@ -71,12 +76,26 @@ fn requests(report: &Report) -> String {
     )
 }
 
-fn latency(report: &Report) -> String {
-    let percentiles = report.latency.percentiles();
+fn percentiles(latency: &Latency) -> String {
+    let percentiles = latency.percentiles();
     let [p50, p90, p99, p99_9, max] =
         [percentiles.p50, percentiles.p90, percentiles.p99, percentiles.p99_9, percentiles.max]
             .map(units::time);
     format!("p50 {p50}, p90 {p90}, p99 {p99}, p99.9 {p99_9}, max {max}")
+}
+
+/// What the server's fault was that requests were not sent when they were due.
+fn blocked(report: &Report) -> String {
+    let blocked = &report.blocked;
+    let max = units::time_of(blocked.max);
+    let mut text =
+        format!("{} requests had to wait for room, up to {max}", units::grouped(blocked.requests));
+    if report.counts.unsent > 0 {
+        let age = units::time_of(report.unsent_age_max);
+        write!(text, "; {} were never sent, the oldest due for {age}", report.counts.unsent)
+            .expect("a string takes everything");
+    }
+    text
 }
 
 fn failures(report: &Report) -> String {
@@ -98,6 +117,10 @@ fn failures(report: &Report) -> String {
         .collect();
     if !details.is_empty() {
         write!(text, " ({})", details.join(", ")).expect("a string takes everything");
+    }
+    if counts.unanswered > 0 {
+        let oldest = units::time(report.unanswered_ages.percentiles().max);
+        write!(text, ", the oldest unanswered after {oldest}").expect("a string takes everything");
     }
     text
 }

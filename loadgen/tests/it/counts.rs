@@ -27,7 +27,7 @@ fn every_size_is_echoed_and_counted_exactly() {
     let server = servers::start(|_, stream| echo(stream));
     for payload_bytes in [0, 1, 7, 8, 64, 4_096, 4_097, 65_536, 1 << 20] {
         let requests = if payload_bytes > 100_000 { 20 } else { 1_000 };
-        echoes_exactly(&Plan { payload_bytes, ..plan(server, requests) });
+        echoes_exactly(&Plan { sizes: payload_bytes.into(), ..plan(server, requests) });
     }
 }
 
@@ -37,7 +37,7 @@ fn a_deep_pipeline_over_many_connections_and_threads_is_counted_exactly() {
     for payload_bytes in [0, 64, 65_536] {
         let requests = if payload_bytes > 10_000 { 501 } else { 20_001 };
         let load = Plan { connections: 7, threads: 3, pipeline: 33, ..plan(server, requests) };
-        echoes_exactly(&Plan { payload_bytes, ..load });
+        echoes_exactly(&Plan { sizes: payload_bytes.into(), ..load });
     }
 }
 
@@ -142,4 +142,15 @@ fn intervals_follow_each_other_and_add_up_to_the_whole() {
     measured.iter().for_each(|interval| sum.add(interval.latency.histogram()).unwrap());
     assert_eq!(sum, report.latency.histogram());
     assert_eq!(intervals.last().unwrap().in_flight, 0);
+}
+
+#[test]
+fn distributions_of_sizes_are_echoed_and_counted_exactly() {
+    let server = servers::start(|_, stream| echo(stream));
+    for sizes in
+        ["uniform:0..5000", "lognormal:p50=512,p99=16k", "list:64*80,4k*20,0*1,100k*1", "list:7*1"]
+    {
+        let load = Plan { connections: 3, threads: 2, pipeline: 9, ..plan(server, 3_000) };
+        echoes_exactly(&Plan { sizes: sizes.parse().unwrap(), ..load });
+    }
 }

@@ -8,6 +8,7 @@ mod lies;
 mod live;
 mod losses;
 mod metrics;
+mod open_loop;
 mod saved_runs;
 mod server_command;
 mod servers;

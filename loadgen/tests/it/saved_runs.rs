@@ -206,10 +206,10 @@ fn a_run_that_is_better_than_its_baseline_exits_with_0() {
 #[test]
 fn a_baseline_of_another_load_is_refused_before_the_run() {
     let (_folder, file) = saved();
-    let other = changed(&file, |run| run["config"]["payload_bytes"] = 9.into());
+    let other = changed(&file, |run| run["config"]["size"] = "9".into());
     let output = against(&other, "--fail-on-regression");
     exits_with(2, &output);
-    assert!(text(&output.stderr).contains("payload_bytes is 9 in A"), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("size is 9 in A"), "{}", text(&output.stderr));
 }
 
 #[test]

@@ -189,7 +189,8 @@
       const beside = toX(at) + 12;
       const left = beside + tip.offsetWidth > width ? toX(at) - tip.offsetWidth - 12 : beside;
       tip.style.left = `${Math.max(left, 0)}px`;
-      tip.style.top = `${plot.offsetTop + MARGIN.top}px`;
+      const above = plot.getBoundingClientRect().top - figure.getBoundingClientRect().top;
+      tip.style.top = `${above + MARGIN.top}px`;
       return rows.map(([one, [, value]]) => `${one.name} ${format(value)}`).join(", ");
     };
     const point = (at) => {
