@@ -322,7 +322,11 @@ impl Screen {
 fn percentiles(point: &Point) -> Vec<Span<'static>> {
     let latency = &point.latency;
     let texts = LINES.map(|Percentile { name, colour, of }| {
-        Span::styled(format!("{name} {} ", units::time(of(latency))), colour)
+        let time = match of(latency) {
+            0 => "-".to_owned(),
+            nanos => units::time(nanos),
+        };
+        Span::styled(format!("{name} {time} "), colour)
     });
     texts.into()
 }

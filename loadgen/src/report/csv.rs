@@ -47,9 +47,11 @@ fn line(interval: &SavedInterval, sample: Option<&Sample>) -> String {
         interval.mismatches.to_string(),
         interval.in_flight.to_string(),
     ];
+    let has_answers = interval.latency_ns.max > 0;
     for percentiles in [interval.latency_ns, interval.service_ns, interval.send_lag_ns] {
         let Percentiles { p50, p90, p99, p99_9, max } = percentiles;
-        fields.extend([p50, p90, p99, p99_9, max].map(|nanos| nanos.to_string()));
+        let known = |nanos: u64| if has_answers { nanos.to_string() } else { String::new() };
+        fields.extend([p50, p90, p99, p99_9, max].map(known));
     }
     let sample = sample.copied().unwrap_or_default();
     let figures = [

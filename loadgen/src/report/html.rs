@@ -126,7 +126,10 @@ fn intervals(document: &Document) -> String {
             units::grouped(interval.requests),
             units::rate(interval.rate()),
         ];
-        row.extend(facts::percentile_times(interval.latency_ns));
+        row.extend(match interval.latency_ns.max {
+            0 => PERCENTILE_NAMES.map(|_| "-".to_owned()),
+            _ => facts::percentile_times(interval.latency_ns),
+        });
         row.extend([interval.errors, interval.mismatches, interval.in_flight].map(units::grouped));
         row
     });

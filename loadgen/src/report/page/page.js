@@ -77,7 +77,8 @@
   const followers = [];
   const follow = (x, source) => followers.forEach((show) => show(x, source));
 
-  // A chart: `series` hold `points` [x, y] in order; a step holds from its point to the next.
+  // A chart: `series` hold `points` [x, y] in order; a step holds from its point to the next. Where y is null
+  // there is nothing to draw.
   const chart = (host, { title, yTitle, y, format, tick = format, series, x, onPoint, height = 210 }) => {
     const figure = element(host, "figure");
     element(figure, "figcaption", {}, title);
@@ -97,6 +98,7 @@
     const spoken = element(figure, "div", { class: "spoken", "aria-live": "polite" });
     const stops = [...new Set(series.flatMap(({ points }) => points.map(([at]) => at)))]
       .sort((one, other) => one - other);
+    const inWords = (value) => (value === null ? "nothing" : format(value));
     let width = 0;
     let toX = () => 0;
     let toY = () => 0;
@@ -108,6 +110,7 @@
       toX = (value) => MARGIN.left + x.place(value) * inner.width;
       toY = (value) => MARGIN.top + (1 - y.place(value)) * inner.height;
       plot.replaceChildren();
+      tip.hidden = true;
       plot.setAttribute("viewBox", `0 0 ${width} ${height}`);
       plot.setAttribute("height", height);
       const bottom = MARGIN.top + inner.height;
@@ -134,10 +137,15 @@
       element(plot, "text", { "text-anchor": "middle",
         transform: `translate(13 ${MARGIN.top + inner.height / 2}) rotate(-90)` }, yTitle);
       for (const { points, isStep, look } of series) {
-        const path = points.map(([at, value], index) => {
-          const place = `${toX(at).toFixed(1)} ${toY(value).toFixed(1)}`;
-          if (index === 0) return `M${place}`;
-          return isStep ? `H${toX(at).toFixed(1)}V${toY(value).toFixed(1)}` : `L${place}`;
+        let isDrawn = false;
+        const path = points.map(([at, value]) => {
+          const wasDrawn = isDrawn;
+          isDrawn = value !== null;
+          const left = toX(at).toFixed(1);
+          if (!isDrawn) return wasDrawn && isStep ? `H${left}` : "";
+          const top = toY(value).toFixed(1);
+          if (!wasDrawn) return `M${left} ${top}`;
+          return isStep ? `H${left}V${top}` : `L${left} ${top}`;
         });
         element(plot, "path", { d: path.join(""), class: "line", style: `stroke:${COLOURS[look]}`,
           "stroke-dasharray": DASHES[look] });
@@ -170,6 +178,7 @@
         y2: height - MARGIN.bottom });
       const rows = series.map((one) => [one, valueAt(one, at)]).filter(([, point]) => point);
       for (const [one, [when, value]] of rows) {
+        if (value === null) continue;
         element(cursor, "circle", { cx: toX(one.isStep ? at : when), cy: toY(value), r: 3.5,
           style: `fill:${COLOURS[one.look]}` });
       }
@@ -183,7 +192,7 @@
       for (const [one, [, value]] of rows) {
         const row = element(table, "tr");
         element(row, "th", { scope: "row" }, one.name);
-        element(row, "td", {}, format(value));
+        element(row, "td", {}, inWords(value));
       }
       tip.hidden = false;
       const beside = toX(at) + 12;
@@ -191,7 +200,7 @@
       tip.style.left = `${Math.max(left, 0)}px`;
       const above = plot.getBoundingClientRect().top - figure.getBoundingClientRect().top;
       tip.style.top = `${above + MARGIN.top}px`;
-      return rows.map(([one, [, value]]) => `${one.name} ${format(value)}`).join(", ");
+      return rows.map(([one, [, value]]) => `${one.name} ${inWords(value)}`).join(", ");
     };
     const point = (at) => {
       const said = show(at, true);
@@ -233,7 +242,7 @@
   };
   const samples = (name, value = (sample) => sample[name]) =>
     run.arena.filter((sample) => sample[name] !== null).map((sample) => [sample.at, value(sample)]);
-  const valuesOf = (series) => series.flatMap(({ points }) => points.map(([, value]) => value));
+  const valuesOf = (series) => series.flatMap(({ points }) => points.map(([, value]) => value)).filter((value) => value !== null);
 
   const drawOverTime = () => {
     const host = document.getElementById("time-charts");
@@ -270,7 +279,7 @@
 
     const names = ["p50", "p90", "p99", "p99.9", "max"];
     const answered = run.intervals.some((interval) => interval.latency[4] > 0);
-    const times = names.map((name, look) => plain(name, look, (interval) => interval.latency[look]));
+    const times = names.map((name, look) => plain(name, look, (interval) => interval.latency[look] || null));
     if (answered) {
       add({ title: "Latency", yTitle: "time, log scale", series: times.reverse(), y: logScale(valuesOf(times)),
         format: asTime, height: 280 });
