@@ -131,6 +131,9 @@ struct RunArguments {
     /// Write the report to FILE as well, in the format of its extension (.json); repeatable
     #[arg(short, long, value_name = "FILE")]
     output: Vec<PathBuf>,
+    /// What must be reached: p99<1ms, errors==0, rate>=10k; several with commas
+    #[arg(long, value_name = "EXPR")]
+    slo: Option<String>,
     /// How often to show progress
     #[arg(short, long, value_name = "TIME", default_value = "1s")]
     interval: String,
@@ -213,6 +216,7 @@ impl RunArguments {
             interval: judge
                 .time("--interval", Some(&self.interval))
                 .unwrap_or(Duration::from_secs(1)),
+            slo: judge.value("--slo", self.slo.as_deref(), str::parse),
         };
         for path in &self.output {
             judge.value("--output", path.to_str().or(Some("")), |_| check_format(path));
@@ -290,7 +294,7 @@ impl Order {
                 return COULD_NOT_RUN;
             }
         };
-        let mut exit_code = report.verdict.exit_code();
+        let mut exit_code = report.verdict.exit_code_with(&report.slo);
         let json = report.to_json();
         for output in outputs {
             if let Err(error) = output.write(&json) {

@@ -12,6 +12,7 @@ use crate::{
     payload::CONNECTIONS_MAX,
     rate::{Arrival, Rate},
     size::Sizes,
+    slo::Slo,
     units,
 };
 
@@ -73,6 +74,8 @@ pub struct Plan {
     pub server_pid: Option<u32>,
     /// How often progress is reported.
     pub interval: Duration,
+    /// What the run must reach.
+    pub slo: Option<Slo>,
 }
 
 /// What of the replies is compared with what must come. Their length always counts.
@@ -293,6 +296,7 @@ impl Default for Plan {
             timeout: None,
             server_pid: None,
             interval: Duration::from_secs(1),
+            slo: None,
         }
     }
 }

@@ -8,6 +8,7 @@ use super::Report;
 use crate::{
     latency::Percentiles,
     mismatch::Mismatch,
+    slo::SloOutcome,
     tally::{Counts, Errors},
     verdict::Verdict,
 };
@@ -21,6 +22,8 @@ struct Document<'a> {
     version: &'static str,
     target: String,
     verdict: Verdict,
+    verdict_reasons: &'a [String],
+    slo: Vec<Condition<'a>>,
     stopped: bool,
     requests: u64,
     errors: u64,
@@ -35,6 +38,7 @@ struct Document<'a> {
     send_lag_ns: Percentiles,
     client: Client,
     server: Server,
+    littles_law: Option<Law>,
     unanswered_age_ns: Percentiles,
     unsent: u64,
     unsent_age_ns: Age,
@@ -52,6 +56,8 @@ struct Document<'a> {
 struct Client {
     cpu_us_per_request: Option<f64>,
     busy_share: Option<f64>,
+    unread_share: Option<f64>,
+    stolen_share: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -59,6 +65,30 @@ struct Server {
     cpu_us_per_request: Option<f64>,
     rss_peak_bytes: Option<u64>,
     busy_share: Option<f64>,
+    voluntary_switches: Option<u64>,
+    involuntary_switches: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Law {
+    in_flight_mean: f64,
+    rate_times_service: f64,
+    holds: bool,
+}
+
+#[derive(Serialize)]
+struct Condition<'a> {
+    condition: &'a str,
+    /// Nothing if it is infinite, for which JSON has no word.
+    reached: Option<f64>,
+    met: bool,
+}
+
+impl<'a> Condition<'a> {
+    fn of(outcome: &'a SloOutcome) -> Self {
+        let SloOutcome { condition, reached, is_met, .. } = outcome;
+        Self { condition, reached: reached.is_finite().then_some(*reached), met: *is_met }
+    }
 }
 
 #[derive(Serialize)]
@@ -106,6 +136,8 @@ pub(super) fn write(report: &Report) -> String {
         version: env!("CARGO_PKG_VERSION"),
         target: report.target.to_string(),
         verdict: report.verdict,
+        verdict_reasons: &report.reasons,
+        slo: report.slo.iter().map(Condition::of).collect(),
         stopped: report.was_stopped,
         requests,
         errors: errors.total(),
@@ -121,12 +153,21 @@ pub(super) fn write(report: &Report) -> String {
         client: Client {
             cpu_us_per_request: report.client.cpu_us_per_request,
             busy_share: report.client.busy_share,
+            unread_share: report.client.unread_share,
+            stolen_share: report.client.stolen_share,
         },
         server: Server {
             cpu_us_per_request: report.server.cpu_us_per_request,
             rss_peak_bytes: report.server.rss_peak_bytes,
             busy_share: report.server.busy_share,
+            voluntary_switches: report.server.voluntary_switches,
+            involuntary_switches: report.server.involuntary_switches,
         },
+        littles_law: report.littles_law.map(|law| Law {
+            in_flight_mean: law.in_flight_mean,
+            rate_times_service: law.rate_times_service,
+            holds: law.holds(),
+        }),
         unanswered_age_ns: report.unanswered_ages.percentiles(),
         unsent,
         unsent_age_ns: Age { max: nanos(report.unsent_age_max) },
