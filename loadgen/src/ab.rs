@@ -170,14 +170,20 @@ impl Outcome {
             text += "No difference detected is not the same as no difference: one inside the \
                      brackets may exist.\nMore rounds, or longer ones (-d), narrow them.\n";
         }
-        let runs = self.rounds.iter().flatten();
-        let limited = runs.filter(|run| run.verdict == Verdict::ClientLimited).count();
-        if limited > 0 {
-            text += &format!(
-                "In {limited} of {} runs the generator was the limit: the servers may differ more \
-                 than this shows.\n",
-                2 * count,
-            );
+        for (verdict, words) in [
+            (Verdict::ClientLimited, "the generator was the limit"),
+            (Verdict::Overloaded, "the server could not keep up"),
+            (Verdict::Disturbed, "something outside took the CPUs away"),
+        ] {
+            let runs = self.rounds.iter().flatten();
+            let doubtful = runs.filter(|run| run.verdict == verdict).count();
+            if doubtful > 0 {
+                text += &format!(
+                    "In {doubtful} of {} runs {words}: the servers may differ in another way than \
+                     this shows.\n",
+                    2 * count,
+                );
+            }
         }
         text
     }

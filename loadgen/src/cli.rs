@@ -179,6 +179,9 @@ struct RunArguments {
         hide_short_help = true
     )]
     fail_on_regression: Option<String>,
+    /// What must be reached: p99<1ms, errors==0, rate>=10k; several with commas
+    #[arg(long, value_name = "EXPR")]
+    slo: Option<String>,
     /// How often to show progress
     #[arg(short, long, value_name = "TIME", default_value = "1s")]
     interval: String,
@@ -303,6 +306,7 @@ impl RunArguments {
             metrics: judge.value("--metrics", self.metrics.as_deref(), |text| {
                 text.parse().map_err(|error: MetricsUrlError| error.to_string())
             }),
+            slo: judge.value("--slo", self.slo.as_deref(), str::parse),
         };
         for path in &self.output {
             judge.value("--output", Some(""), |_| Format::of(path));
@@ -428,7 +432,7 @@ impl Order {
                 return COULD_NOT_RUN;
             }
         };
-        let mut exit_code = report.verdict.exit_code();
+        let mut exit_code = report.verdict.exit_code_with(&report.slo);
         let document = Document::of(&report);
         for output in outputs {
             if let Err(error) = output.write(&document) {

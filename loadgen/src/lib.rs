@@ -47,6 +47,7 @@ mod payload;
 mod rate;
 mod schedule;
 mod size;
+mod slo;
 mod template;
 
 mod interval;
@@ -83,6 +84,7 @@ pub use report::{ClientUsage, Report, ServerUsage};
 pub use run::{Progress, RunError, run};
 pub use server_command::ServerCommandError;
 pub use size::Sizes;
+pub use slo::{Slo, SloOutcome};
 pub use stop::Stop;
-pub use tally::{Blocked, Counts, Errors, Mismatches};
+pub use tally::{Blocked, Counts, Errors, LittlesLaw, Mismatches};
 pub use verdict::Verdict;

@@ -18,7 +18,8 @@ use crate::{
     report::{
         encoded::Encoded,
         json::{
-            Age, BlockedTime, Client, Config, Document, Histograms, SavedInterval, Server, WarmUp,
+            Age, BlockedTime, Client, Condition, Config, Document, Histograms, SavedInterval,
+            Server, WarmUp,
         },
         markdown,
         output::Output,
@@ -111,6 +112,8 @@ fn merge(runs: &[Named]) -> Result<Document, String> {
         target: targets.join(", "),
         started_at_unix_s: began_at,
         verdict: worst(all().map(|run| run.verdict)),
+        verdict_reasons: sentences(runs),
+        slo: conditions(runs),
         stopped: all().any(|run| run.stopped),
         requests,
         errors: all().map(|run| run.errors).sum(),
@@ -130,6 +133,7 @@ fn merge(runs: &[Named]) -> Result<Document, String> {
         client: client(runs, requests),
         // Each run would count the whole server against its own requests alone.
         server: Server::default(),
+        littles_law: None,
         unanswered_age_ns: ages.percentiles(),
         unanswered_age_histogram: Encoded::of(&ages.histogram()),
         unsent: all().map(|run| run.unsent).sum(),
@@ -285,13 +289,41 @@ fn add<'a>(all: impl Iterator<Item = &'a Encoded>) -> Latency {
     Latency::from(&sum)
 }
 
-/// What all generators used for each of all requests.
+/// What all generators used for each of all requests, and the worst of what each of them saw.
 fn client(runs: &[Named], requests: u64) -> Client {
     let micros =
         |Named { run, .. }: &Named| Some(run.client.cpu_us_per_request? * run.requests as f64);
     let cpu: Option<f64> = runs.iter().map(micros).sum();
-    let busiest = runs.iter().filter_map(|named| named.run.client.busy_share).reduce(f64::max);
-    Client { cpu_us_per_request: cpu.map(|cpu| cpu / requests.max(1) as f64), busy_share: busiest }
+    let worst = |of: fn(&Client) -> Option<f64>| {
+        runs.iter().filter_map(|named| of(&named.run.client)).reduce(f64::max)
+    };
+    Client {
+        cpu_us_per_request: cpu.map(|cpu| cpu / requests.max(1) as f64),
+        busy_share: worst(|client| client.busy_share),
+        unread_share: worst(|client| client.unread_share),
+        stolen_share: worst(|client| client.stolen_share),
+    }
+}
+
+/// What was said of the runs, each with its name.
+fn sentences(runs: &[Named]) -> Vec<String> {
+    let of_run = |Named { name, run }: &Named| {
+        let sentences = run.verdict_reasons.iter();
+        sentences.map(|sentence| format!("{name}: {sentence}")).collect::<Vec<_>>()
+    };
+    runs.iter().flat_map(of_run).collect()
+}
+
+/// The conditions of the runs, each with its name. They were judged where all is known.
+fn conditions(runs: &[Named]) -> Vec<Condition> {
+    let of_run = |Named { name, run }: &Named| {
+        let named = |slo: &Condition| Condition {
+            condition: format!("{name}: {}", slo.condition),
+            ..slo.clone()
+        };
+        run.slo.iter().map(named).collect::<Vec<_>>()
+    };
+    runs.iter().flat_map(of_run).collect()
 }
 
 fn blocked<'a>(all: impl Iterator<Item = &'a Document>) -> BlockedTime {
@@ -304,10 +336,12 @@ fn blocked<'a>(all: impl Iterator<Item = &'a Document>) -> BlockedTime {
 
 fn worst(verdicts: impl Iterator<Item = Verdict>) -> Verdict {
     let rank = |verdict: &Verdict| match verdict {
-        Verdict::Mismatch => 4,
-        Verdict::Failed => 3,
-        Verdict::Errors => 2,
-        Verdict::ClientLimited => 1,
+        Verdict::Mismatch => 6,
+        Verdict::Failed => 5,
+        Verdict::Errors => 4,
+        Verdict::Overloaded => 3,
+        Verdict::ClientLimited => 2,
+        Verdict::Disturbed => 1,
         Verdict::Ok => 0,
     };
     verdicts.max_by_key(rank).expect("there is at least one run")

@@ -13,6 +13,7 @@ use crate::{
     payload::CONNECTIONS_MAX,
     rate::{Arrival, Rate},
     size::Sizes,
+    slo::Slo,
     units,
 };
 
@@ -76,6 +77,8 @@ pub struct Plan {
     pub interval: Duration,
     /// The page on which the server tells of its arena.
     pub metrics: Option<MetricsUrl>,
+    /// What the run must reach.
+    pub slo: Option<Slo>,
 }
 
 /// What of the replies is compared with what must come. Their length always counts.
@@ -297,6 +300,7 @@ impl Default for Plan {
             server_pid: None,
             interval: Duration::from_secs(1),
             metrics: None,
+            slo: None,
         }
     }
 }

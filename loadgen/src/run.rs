@@ -25,17 +25,17 @@ use crate::{
     clock::{self, Clock},
     interval::{Assembly, Cuts, Interval},
     metrics_probe::{MetricsProbe, Sample},
-    payload::Payloads,
+    payload::{HEADER_BYTES, Payloads},
     plan::{Pin, Plan, PlanError},
     rate::{Rate, Timetable},
     report::{ClientUsage, Report, ServerUsage},
     schedule::Bounds,
     server_command::{ServerCommand, ServerCommandError},
-    server_probe::{ServerProbe, Usage},
+    server_probe::{MachineTime, ServerProbe, Usage},
     stop::{Stop, Urgency},
     stream::Endpoint,
-    tally::Tally,
-    verdict::{Load, Verdict},
+    tally::{LittlesLaw, Tally},
+    verdict::{Evidence, Verdict},
     worker::{self, Effort, Job, Lines, News, Start},
 };
 
@@ -43,6 +43,8 @@ use crate::{
 const PATIENCE: Duration = Duration::from_millis(20);
 /// In less time than this, how busy a side was says nothing.
 const TELLING_TIME: Duration = Duration::from_millis(200);
+/// From fewer looks than this, what is in flight on average cannot be told.
+const SAMPLES_MIN: u64 = 50;
 
 /// Why there is nothing to report.
 #[non_exhaustive]
@@ -178,11 +180,12 @@ struct Gathered {
 }
 
 /// CPU time of both sides at one moment.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Cost {
     at: u64,
     client: Duration,
     server: Option<Usage>,
+    machine: Option<MachineTime>,
 }
 
 impl Site<'_> {
@@ -323,7 +326,8 @@ impl Site<'_> {
 
     fn cost(&self, clock: &Clock) -> Cost {
         let server = self.probe.and_then(|probe| probe.usage());
-        Cost { at: clock.now(), client: clock::process_cpu(), server }
+        let (client, machine) = (clock::process_cpu(), MachineTime::now());
+        Cost { at: clock.now(), client, server, machine }
     }
 
     fn report(&self, gathered: Gathered, started_at: SystemTime, was_stopped: bool) -> Report {
@@ -333,28 +337,54 @@ impl Site<'_> {
         let until = until.max(total.last_echo_at);
         let duration = Duration::from_nanos(until.saturating_sub(from));
         let sent = total.counts.sent();
-        let client = client_usage(&efforts, &costs, sent);
-        let server = server_usage(&costs, sent);
         let is_telling = duration >= TELLING_TIME;
-        let load = Load {
-            client: client.busy_share.filter(|_| is_telling).unwrap_or_default(),
-            server: server.busy_share,
+        let in_flight_bytes = total.samples.in_flight as f64 / f64::from(self.plan.connections)
+            * (HEADER_BYTES as f64 + self.payloads.mean_payload_bytes());
+        let client = ClientUsage {
+            unread_share: (is_telling && in_flight_bytes > 0.0)
+                .then(|| total.samples.unread_bytes as f64 / in_flight_bytes),
+            ..client_usage(&efforts, &costs, sent)
         };
+        let server = server_usage(&costs, sent);
         let latency = total.times.latency.latency();
-        Report {
+        // In closed loop a request is due when it is sent.
+        let service = match self.plan.rate {
+            Rate::Max => latency.clone(),
+            _ => total.times.service.latency(),
+        };
+        let send_lag = total.times.send_lag.latency();
+        let littles_law = (total.samples.count >= SAMPLES_MIN).then(|| LittlesLaw {
+            in_flight_mean: total.samples.in_flight as f64 / total.samples.count as f64
+                * efforts.len() as f64,
+            rate_times_service: total.counts.requests as f64 / duration.as_secs_f64()
+                * (service.mean() / 1e9),
+        });
+        let lag_and_latency = match self.plan.rate {
+            Rate::Max => None,
+            _ => Some((send_lag.percentiles().p99, latency.percentiles().p99)),
+        };
+        let evidence = Evidence {
+            client_busy: client.busy_share.filter(|_| is_telling),
+            server_busy: server.busy_share,
+            lag_and_latency: lag_and_latency.filter(|_| is_telling),
+            unread_share: client.unread_share,
+            stolen_share: client.stolen_share.filter(|_| is_telling),
+            littles_law,
+        };
+        let (verdict, reasons) = Verdict::of(&total.counts, &evidence);
+        let mut report = Report {
             started_at,
             plan: self.plan.clone(),
             target: self.target.clone(),
-            verdict: Verdict::of(&total.counts, load),
+            verdict,
+            reasons,
+            slo: Vec::new(),
+            littles_law,
             duration,
             counts: total.counts,
-            // In closed loop a request is due when it is sent.
-            service: match self.plan.rate {
-                Rate::Max => latency.clone(),
-                _ => total.times.service.latency(),
-            },
-            send_lag: total.times.send_lag.latency(),
             latency,
+            service,
+            send_lag,
             unanswered_ages: total.unanswered_ages.map(|ages| ages.latency()).unwrap_or_default(),
             unsent_age_max: Duration::from_nanos(total.unsent_age_max),
             blocked: total.blocked,
@@ -365,7 +395,11 @@ impl Site<'_> {
             server,
             first_error: total.first_error,
             was_stopped,
+        };
+        if let Some(slo) = &self.plan.slo {
+            report.slo = slo.judge(&report);
         }
+        report
     }
 }
 
@@ -378,7 +412,7 @@ impl Gathered {
             arena: None,
             loading: threads,
             efforts: Vec::with_capacity(threads),
-            costs: [None; 2],
+            costs: [None, None],
         }
     }
 
@@ -456,11 +490,17 @@ fn share(total: u64, thread: u32, threads: u32) -> Range<u64> {
 fn client_usage(efforts: &[Effort], costs: &[Option<Cost>; 2], sent: u64) -> ClientUsage {
     let windows: u64 = efforts.iter().map(|effort| effort.window.1 - effort.window.0).sum();
     let busy: Duration = efforts.iter().map(|effort| effort.cpu).sum();
-    let cpu = match costs {
-        [Some(before), Some(after)] => Some(after.client.saturating_sub(before.client)),
-        _ => None,
+    let (cpu, stolen_share) = match costs {
+        [Some(before), Some(after)] => {
+            let machine = before.machine.zip(after.machine);
+            let stolen = machine.and_then(|(first, last)| last.stolen_share_since(&first));
+            (Some(after.client.saturating_sub(before.client)), stolen)
+        }
+        _ => (None, None),
     };
     ClientUsage {
+        unread_share: None,
+        stolen_share,
         cpu_us_per_request: cpu.and_then(|cpu| micros_per_request(cpu, sent)),
         busy_share: (windows > 0).then(|| busy.as_nanos() as f64 / windows as f64),
     }
@@ -470,17 +510,20 @@ fn server_usage(costs: &[Option<Cost>; 2], sent: u64) -> ServerUsage {
     let [Some(before), Some(after)] = costs else {
         return ServerUsage::default();
     };
-    let rss_peak_bytes = after.server.and_then(|usage| usage.rss_peak_bytes);
-    let (Some(first), Some(last)) = (before.server, after.server) else {
+    let rss_peak_bytes = after.server.as_ref().and_then(|usage| usage.rss_peak_bytes);
+    let (Some(first), Some(last)) = (&before.server, &after.server) else {
         return ServerUsage { rss_peak_bytes, ..ServerUsage::default() };
     };
-    let cpu = last.cpu.saturating_sub(first.cpu);
+    let cpu = last.cpu_since(first);
+    let (voluntary, involuntary) = last.switches_since(first);
     let time = Duration::from_nanos(after.at - before.at);
     let possible = time.as_secs_f64() * f64::from(last.cpus);
     ServerUsage {
         cpu_us_per_request: micros_per_request(cpu, sent),
         rss_peak_bytes,
         busy_share: (time >= TELLING_TIME).then(|| cpu.as_secs_f64() / possible),
+        voluntary_switches: Some(voluntary),
+        involuntary_switches: Some(involuntary),
     }
 }
 

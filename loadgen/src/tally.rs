@@ -67,6 +67,25 @@ pub struct Blocked {
     pub max: Duration,
 }
 
+/// Two figures that are equal for any load that is steady: how many requests were in flight, as
+/// looked at from time to time, and what rate and service time say.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LittlesLaw {
+    /// The mean of many looks.
+    pub in_flight_mean: f64,
+    /// Answered requests per second, times the mean service time in seconds.
+    pub rate_times_service: f64,
+}
+
+impl LittlesLaw {
+    /// Whether both are equal, but for what looking from time to time misses.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        let slack = 1.0 + self.rate_times_service.max(self.in_flight_mean) * 0.25;
+        (self.in_flight_mean - self.rate_times_service).abs() <= slack
+    }
+}
+
 /// What was seen at regular moments while measuring.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Samples {

@@ -98,6 +98,11 @@ pub(crate) fn time(nanos: u64) -> String {
     }
 }
 
+/// The same of nanoseconds that are the result of a calculation.
+pub(crate) fn time_of_nanos(nanos: f64) -> String {
+    time_of(Duration::try_from_secs_f64(nanos / 1e9).unwrap_or(Duration::MAX))
+}
+
 /// The same of a [`Duration`].
 pub(crate) fn time_of(time: Duration) -> String {
     self::time(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))

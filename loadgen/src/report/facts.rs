@@ -1,6 +1,6 @@
 //! What a saved run says in words, for every form that people read.
 
-use super::json::Document;
+use super::json::{Document, Server};
 use crate::{latency::Percentiles, units};
 
 /// The figures of a run, each with its name. What is unknown is left out.
@@ -31,7 +31,15 @@ pub(super) fn figures(document: &Document) -> Vec<(&'static str, String)> {
     add("server CPU per request", document.server.cpu_us_per_request.map(micros));
     add("server busy", document.server.busy_share.map(percent));
     add("server peak memory", document.server.rss_peak_bytes.map(units::bytes));
+    add("server context switches", switches(document.server));
     figures
+}
+
+/// What became of the conditions of a run, each a sentence.
+pub(super) fn conditions(document: &Document) -> Vec<String> {
+    let outcome = |met| if met { "is met" } else { "is missed" };
+    let conditions = document.slo.iter();
+    conditions.map(|slo| format!("{} {}", slo.condition, outcome(slo.met))).collect()
 }
 
 /// The distributions of a run, each with its name and what its times are. In closed loop all is said
@@ -94,6 +102,11 @@ fn kinds(document: &Document) -> Vec<(String, u64)> {
 fn classes(document: &Document) -> Vec<(String, u64)> {
     let named = |(class, count): (&String, &u64)| (class.replace('_', " "), *count);
     document.mismatches_by_class.iter().map(named).collect()
+}
+
+fn switches(server: Server) -> Option<String> {
+    let (voluntary, forced) = (server.voluntary_switches?, server.involuntary_switches?);
+    Some(format!("{} ({} forced)", units::grouped(voluntary + forced), units::grouped(forced)))
 }
 
 fn micros(micros: f64) -> String {

@@ -32,6 +32,7 @@ pub(super) fn write(document: &Document) -> String {
         "verdict-class" => class(document.verdict).to_owned(),
         "verdict" => document.verdict.word().to_owned(),
         "meaning" => escape(document.verdict.meaning()),
+        "reasons" => reasons(document),
         "keys" => keys(document),
         "percentiles" => percentiles(document),
         "figures" => pairs(facts::figures(document).into_iter()),
@@ -66,8 +67,19 @@ fn escape(text: &str) -> String {
 fn class(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Ok => "good",
-        Verdict::ClientLimited => "doubt",
+        Verdict::Overloaded | Verdict::ClientLimited | Verdict::Disturbed => "doubt",
         Verdict::Mismatch | Verdict::Failed | Verdict::Errors => "bad",
+    }
+}
+
+/// Why the verdict is what it is, and what became of the conditions.
+fn reasons(document: &Document) -> String {
+    let sentences = facts::conditions(document).into_iter().chain(document.verdict_reasons.clone());
+    let items: String =
+        sentences.map(|sentence| format!("<li>{}</li>\n", escape(&sentence))).collect();
+    match items.as_str() {
+        "" => String::new(),
+        items => format!("<ul class=\"reasons\">\n{items}</ul>"),
     }
 }
 

@@ -20,7 +20,8 @@ use crate::{
     metrics_probe::Sample,
     mismatch::Mismatch,
     plan::Plan,
-    tally::{Counts, Errors},
+    slo::SloOutcome,
+    tally::{Counts, Errors, LittlesLaw},
     verdict::Verdict,
 };
 
@@ -36,6 +37,9 @@ pub(crate) struct Document {
     /// When the load began, warm-up included, in seconds since 1970.
     pub(crate) started_at_unix_s: f64,
     pub(crate) verdict: Verdict,
+    /// Why, in sentences.
+    pub(crate) verdict_reasons: Vec<String>,
+    pub(crate) slo: Vec<Condition>,
     pub(crate) stopped: bool,
     pub(crate) requests: u64,
     pub(crate) errors: u64,
@@ -50,6 +54,7 @@ pub(crate) struct Document {
     pub(crate) send_lag_ns: Percentiles,
     pub(crate) client: Client,
     pub(crate) server: Server,
+    pub(crate) littles_law: Option<Law>,
     pub(crate) unanswered_age_ns: Percentiles,
     pub(crate) unsent: u64,
     pub(crate) unsent_age_ns: Age,
@@ -79,6 +84,8 @@ pub(crate) struct Config(Map<String, Value>);
 pub(crate) struct Client {
     pub(crate) cpu_us_per_request: Option<f64>,
     pub(crate) busy_share: Option<f64>,
+    pub(crate) unread_share: Option<f64>,
+    pub(crate) stolen_share: Option<f64>,
 }
 
 /// What the server used.
@@ -87,6 +94,25 @@ pub(crate) struct Server {
     pub(crate) cpu_us_per_request: Option<f64>,
     pub(crate) rss_peak_bytes: Option<u64>,
     pub(crate) busy_share: Option<f64>,
+    pub(crate) voluntary_switches: Option<u64>,
+    pub(crate) involuntary_switches: Option<u64>,
+}
+
+/// A condition that the run was to meet.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Condition {
+    pub(crate) condition: String,
+    /// Nothing if it is infinite, for which JSON has no word.
+    pub(crate) reached: Option<f64>,
+    pub(crate) met: bool,
+}
+
+/// Whether the load was steady.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub(crate) struct Law {
+    pub(crate) in_flight_mean: f64,
+    pub(crate) rate_times_service: f64,
+    pub(crate) holds: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
@@ -145,6 +171,8 @@ impl Document {
             target: report.target.to_string(),
             started_at_unix_s: since_1970.as_secs_f64(),
             verdict: report.verdict,
+            verdict_reasons: report.reasons.clone(),
+            slo: report.slo.iter().map(Condition::of).collect(),
             stopped: report.was_stopped,
             requests,
             errors: errors.total(),
@@ -160,12 +188,17 @@ impl Document {
             client: Client {
                 cpu_us_per_request: report.client.cpu_us_per_request,
                 busy_share: report.client.busy_share,
+                unread_share: report.client.unread_share,
+                stolen_share: report.client.stolen_share,
             },
             server: Server {
                 cpu_us_per_request: report.server.cpu_us_per_request,
                 rss_peak_bytes: report.server.rss_peak_bytes,
                 busy_share: report.server.busy_share,
+                voluntary_switches: report.server.voluntary_switches,
+                involuntary_switches: report.server.involuntary_switches,
             },
+            littles_law: report.littles_law.map(Law::of),
             unanswered_age_ns: report.unanswered_ages.percentiles(),
             unsent,
             unsent_age_ns: Age { max: nanos(report.unsent_age_max) },
@@ -226,6 +259,27 @@ impl Document {
     /// The intervals that are measured, which are those of the sums.
     pub(crate) fn measured(&self) -> impl Iterator<Item = &SavedInterval> {
         self.intervals.iter().filter(|interval| !interval.is_warm_up)
+    }
+}
+
+impl Condition {
+    fn of(outcome: &SloOutcome) -> Self {
+        let SloOutcome { condition, reached, is_met, .. } = outcome;
+        Self {
+            condition: condition.clone(),
+            reached: reached.is_finite().then_some(*reached),
+            met: *is_met,
+        }
+    }
+}
+
+impl Law {
+    fn of(law: LittlesLaw) -> Self {
+        Self {
+            in_flight_mean: law.in_flight_mean,
+            rate_times_service: law.rate_times_service,
+            holds: law.holds(),
+        }
     }
 }
 
@@ -363,6 +417,8 @@ pub(crate) mod samples {
             target: "127.0.0.1:9000".to_owned(),
             started_at_unix_s: BEGAN_AT,
             verdict: Verdict::Ok,
+            verdict_reasons: Vec::new(),
+            slo: Vec::new(),
             stopped: false,
             requests: total,
             errors: 0,
@@ -375,8 +431,9 @@ pub(crate) mod samples {
             latency_ns: latency.percentiles(),
             service_ns: latency.percentiles(),
             send_lag_ns: nothing.percentiles(),
-            client: Client { cpu_us_per_request: Some(1.0), busy_share: Some(0.5) },
+            client: Client { cpu_us_per_request: Some(1.0), ..Client::default() },
             server: Server::default(),
+            littles_law: None,
             unanswered_age_ns: nothing.percentiles(),
             unsent: 0,
             unsent_age_ns: Age::default(),

@@ -10,6 +10,10 @@ use super::{
 pub(crate) fn write(document: &Document) -> String {
     let verdict = document.verdict;
     let mut text = format!("**loadgen: {}** ({})\n\n", verdict.word(), verdict.meaning());
+    for sentence in facts::conditions(document).iter().chain(&document.verdict_reasons) {
+        writeln!(text, "* {}", escape(sentence)).expect("a string takes everything");
+    }
+    text.push('\n');
     let distributions = facts::distributions(document).into_iter().map(|(name, _, percentiles)| {
         [name.to_owned()].into_iter().chain(facts::percentile_times(percentiles)).collect()
     });

@@ -21,7 +21,8 @@ use crate::{
     metrics_probe::Sample,
     plan::Plan,
     rate::Rate,
-    tally::{Blocked, Counts},
+    slo::SloOutcome,
+    tally::{Blocked, Counts, LittlesLaw},
     units,
     verdict::Verdict,
 };
@@ -37,6 +38,12 @@ pub struct Report {
     pub target: Address,
     /// The worth of it all in one word.
     pub verdict: Verdict,
+    /// Why, in sentences; and what else a reader should know.
+    pub reasons: Vec<String>,
+    /// What became of the conditions of [`Plan::slo`].
+    pub slo: Vec<SloOutcome>,
+    /// Whether the load was steady, if there was enough of it to tell.
+    pub littles_law: Option<LittlesLaw>,
     /// From the end of the warm-up until the load ended and the last echo had come.
     pub duration: Duration,
     /// How often what happened.
@@ -76,6 +83,10 @@ pub struct ClientUsage {
     pub cpu_us_per_request: Option<f64>,
     /// What share of the time its threads were busy.
     pub busy_share: Option<f64>,
+    /// What share of the bytes in flight lay unread in its sockets.
+    pub unread_share: Option<f64>,
+    /// What share of the machine's time the hypervisor gave to others.
+    pub stolen_share: Option<f64>,
 }
 
 /// What the server's process used while it was measured.
@@ -87,6 +98,10 @@ pub struct ServerUsage {
     pub rss_peak_bytes: Option<u64>,
     /// What share of the CPU time that it could have had.
     pub busy_share: Option<f64>,
+    /// How often its threads left a CPU because they had nothing to do.
+    pub voluntary_switches: Option<u64>,
+    /// How often they had to make room for others.
+    pub involuntary_switches: Option<u64>,
 }
 
 impl Report {

@@ -24,7 +24,15 @@ pub(super) fn write(report: &Report) -> String {
     lines.add("client", client(report));
     lines.add("server", server(report));
     let verdict = report.verdict;
+    for outcome in &report.slo {
+        let is_met = if outcome.is_met { "met" } else { "missed" };
+        let (condition, reached) = (&outcome.condition, &outcome.reached_text);
+        lines.add("condition", format!("{condition} is {is_met}: {reached}"));
+    }
     lines.add("verdict", format!("{}: {}", verdict.word(), verdict.meaning()));
+    for reason in &report.reasons {
+        lines.add("", reason.clone());
+    }
     lines.text
 }
 
@@ -134,7 +142,18 @@ fn server(report: &Report) -> String {
     let memory = server.rss_peak_bytes.map(|peak| format!(", peak memory {}", units::bytes(peak)));
     match (server.cpu_us_per_request, memory) {
         (None, None) => "unknown: give its --server-pid, or its command after `--`".to_owned(),
-        (cpu, memory) => usage(cpu, server.busy_share) + &memory.unwrap_or_default(),
+        (cpu, memory) => {
+            let switches = server.involuntary_switches.map(|forced| {
+                let own = server.voluntary_switches.unwrap_or_default();
+                format!(
+                    ", context switches {} ({} forced)",
+                    units::grouped(own + forced),
+                    units::grouped(forced)
+                )
+            });
+            let more = [memory, switches].map(Option::unwrap_or_default).concat();
+            usage(cpu, server.busy_share) + &more
+        }
     }
 }
 

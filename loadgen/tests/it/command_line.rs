@@ -183,3 +183,48 @@ fn ctrl_c_ends_a_run_with_a_report() {
     assert!(report.contains("stopped early"), "{report}");
     assert!(report.contains("p99.9"), "{report}");
 }
+
+#[test]
+fn a_missed_condition_exits_with_3_and_a_met_one_with_0() {
+    let server = honest();
+    let met = loadgen(&format!("-n 100 --slo p99<1h,errors==0,rate>1 {server}")).output().unwrap();
+    exits_with(0, &met);
+    assert!(text(&met.stdout).contains("p99<1h is met"), "{}", text(&met.stdout));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("run.json");
+    let missed = loadgen(&format!("-n 100 --slo p50<1ns,max<1h {server} -o")).arg(&file).output();
+    let missed = missed.unwrap();
+    exits_with(3, &missed);
+    assert!(text(&missed.stdout).contains("p50<1ns is missed"), "{}", text(&missed.stdout));
+    let report: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    assert_eq!(report["slo"][0]["met"], false);
+    assert_eq!(report["slo"][1]["met"], true);
+}
+
+#[test]
+fn wrong_bytes_come_before_a_missed_condition() {
+    let server = servers::replying(|_, number, mut frame| {
+        frame[30] ^= u8::from(number == 3);
+        frame
+    });
+    exits_with(4, &loadgen(&format!("-c 1 -n 10 --slo p50<1ns {server}")).output().unwrap());
+}
+
+#[test]
+fn open_loop_keeps_its_three_times_apart_in_json() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("run.json");
+    let arguments = format!("-c 4 -p 64 -R 2k -d 1s -w 100ms --arrival poisson {} -o", honest());
+    exits_with(0, &loadgen(&arguments).arg(&file).output().unwrap());
+    let report: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    for times in ["latency_ns", "service_ns"] {
+        assert!(report[times]["p50"].as_u64().unwrap() > 0, "{times}");
+    }
+    let part = |key| report[key]["max"].as_u64().unwrap();
+    assert!(part("send_lag_ns") <= part("latency_ns"));
+    assert!(part("service_ns") <= part("latency_ns"));
+    assert_eq!(report["config"]["rate"], "2000");
+    assert_eq!(report["config"]["arrival"], "poisson");
+    assert!(report["littles_law"]["in_flight_mean"].is_number(), "{report}");
+    assert!(report["verdict_reasons"].is_array());
+}

@@ -4,7 +4,6 @@ use std::{
     fs::File,
     io::{Read, Write},
     net::SocketAddr,
-    os::fd::OwnedFd,
     process::{Child, Command, Stdio},
 };
 
@@ -26,7 +25,6 @@ const LEAVE: &str = "\x1b[?1049l";
 struct OnTerminal {
     child: Child,
     keyboard_and_screen: File,
-    terminal: OwnedFd,
     /// All that has been written to the screen.
     seen: String,
 }
@@ -44,14 +42,18 @@ impl OnTerminal {
         let stdio = || Stdio::from(terminal.try_clone().unwrap());
         command.env("TERM", "xterm").stdin(stdio()).stdout(stdio()).stderr(stdio());
         let child = command.spawn().unwrap();
-        Self { child, keyboard_and_screen: ours.into(), terminal, seen: String::new() }
+        // From here on only the program holds its end: when it ends, reading fails and does not wait.
+        drop(command);
+        Self { child, keyboard_and_screen: ours.into(), seen: String::new() }
     }
 
     /// Reads the screen until these words are on it.
     fn wait_for(&mut self, words: &str) {
         let mut bytes = [0; 4096];
         while !self.seen.contains(words) {
-            let len = self.keyboard_and_screen.read(&mut bytes).unwrap();
+            let Ok(len) = self.keyboard_and_screen.read(&mut bytes) else {
+                panic!("{words} is not on the screen: {}", self.seen);
+            };
             self.seen.push_str(&String::from_utf8_lossy(&bytes[..len]));
         }
     }
@@ -61,7 +63,7 @@ impl OnTerminal {
     }
 
     fn echoes(&self) -> bool {
-        tcgetattr(&self.terminal).unwrap().local_modes.contains(LocalModes::ECHO)
+        tcgetattr(&self.keyboard_and_screen).unwrap().local_modes.contains(LocalModes::ECHO)
     }
 
     /// What came after the view, once the program has ended with 0.
@@ -88,7 +90,7 @@ fn ends_with_a_report(keys: &[u8]) {
     program.wait_for("p99 ");
     assert!(!program.echoes());
     program.press(keys);
-    let report = program.end("every reply was right");
+    let report = program.end("verdict");
     assert!(report.contains("stopped early"), "{report}");
     assert!(report.contains("p99.9"), "{report}");
 }
@@ -112,7 +114,7 @@ fn what_a_server_says_waits_until_the_view_is_gone() {
         command
     });
     program.wait_for(ENTER);
-    let after = program.end("every reply was right");
+    let after = program.end("verdict");
     let (words, report) = (after.find("some words"), after.find("requests"));
     assert!(words.is_some() && words < report, "{after}");
 }
@@ -121,7 +123,7 @@ fn what_a_server_says_waits_until_the_view_is_gone() {
 fn plain_progress_is_lines_on_a_terminal_too() {
     let command = loadgen(&format!("--plain -d 200ms -w 0s -i 50ms {}", honest()));
     let mut program = OnTerminal::start(command);
-    program.wait_for("every reply was right");
+    program.wait_for("verdict");
     assert!(program.child.wait().unwrap().success());
     assert!(!program.seen.contains('\x1b'), "{:?}", program.seen);
     assert!(program.seen.contains("requests/s"), "{}", program.seen);
