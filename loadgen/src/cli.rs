@@ -7,6 +7,7 @@
 //! | 0         | the run is good                                              |
 //! | 1         | it could not run, or not every request was answered          |
 //! | 2         | the command line is wrong                                    |
+//! | 3         | a condition of `--slo` was missed                            |
 //! | 4         | the server sent wrong bytes                                  |
 
 #![allow(rustdoc::broken_intra_doc_links, reason = "the comments of flags are help texts")]
@@ -30,10 +31,13 @@ use signal_hook::{
 };
 
 use crate::{
+    adversaries::Adversaries,
+    doctor,
     plan::{DEFAULT_DURATION, DEFAULT_WARM_UP, Plan, Problem},
     rate::Rate,
     report::{Report, text},
     run::{self, Progress},
+    search::Search,
     size::Sizes,
     stop::Stop,
     units,
@@ -42,14 +46,37 @@ use crate::{
 const COULD_NOT_RUN: u8 = 1;
 const USAGE: u8 = 2;
 
+/// One screen. Commands are listed below the options, in one line.
+const HELP_TEMPLATE: &str = "\
+{about}
+
+{usage-heading} {usage}
+
+{positionals}
+
+{options}{after-help}";
+
 const AFTER_HELP: &str = "\
+Commands: run (the default), search, doctor; see loadgen COMMAND --help
+Examples: loadgen -c 64 -p 16 :9000
+          loadgen -R 20k -d 30s --slo 'p99<1ms' -o run.json -- arena-echo
+More flags, and what exit codes mean: loadgen --help";
+
+const AFTER_LONG_HELP: &str = "\
+Commands, each with its own --help:
+  run       run a load (the default)
+  search    find the largest rate that meets --slo
+  doctor    measure what this machine itself adds to every figure
+
 Examples:
   loadgen -c 64 -p 16 :9000                      load a server that runs already
   loadgen -d 30s -o run.json -- arena-echo       start a server, load it, stop it
+  loadgen -R 20k -p 64 --slo 'p99<1ms' :9000     open loop, with a condition to meet
+  loadgen search --slo 'p99<1ms' -p 64 :9000     the largest rate that meets it
   loadgen -n 100000 -s 4k --server-pid 123 :9000
 
 Exit codes: 0 good, 1 could not run or not every request was answered, 2 usage,
-            4 the server sent wrong bytes";
+            3 a condition (--slo) was missed, 4 the server sent wrong bytes";
 
 /// Loads a server that echoes length-prefixed frames, and checks every byte of every reply.
 #[derive(Debug, Parser)]
@@ -57,7 +84,9 @@ Exit codes: 0 good, 1 could not run or not every request was answered, 2 usage,
     version,
     args_conflicts_with_subcommands = true,
     disable_help_subcommand = true,
-    after_help = AFTER_HELP
+    help_template = HELP_TEMPLATE,
+    after_help = AFTER_HELP,
+    after_long_help = AFTER_LONG_HELP
 )]
 struct Cli {
     #[command(subcommand)]
@@ -66,16 +95,44 @@ struct Cli {
     run: RunArguments,
 }
 
+/// What can be asked for besides a run. Each has its arguments and a function that carries them out
+/// and returns the exit code; [`Action::carry_out`] is where a new one is added.
 #[derive(Debug, Subcommand)]
 enum Action {
     /// Run a load (the default)
-    #[command(after_help = AFTER_HELP)]
-    Run(RunArguments),
+    #[command(after_help = AFTER_HELP, after_long_help = AFTER_LONG_HELP)]
+    Run(Box<RunArguments>),
+    /// Find the largest rate that meets --slo
+    Search(Box<SearchArguments>),
+    /// Measure what this machine itself adds to every figure
+    Doctor,
+}
+
+impl Action {
+    fn carry_out(self) -> u8 {
+        match self {
+            Self::Run(arguments) => arguments.judge().map_or_else(refuse, Order::carry_out),
+            Self::Search(arguments) => arguments.carry_out(),
+            Self::Doctor => doctor::main(),
+        }
+    }
+}
+
+#[derive(Args, Debug)]
+struct SearchArguments {
+    /// The rate to begin with
+    #[arg(long, value_name = "RATE", default_value = "1k")]
+    start: String,
+    /// How near to the limit to go
+    #[arg(long, value_name = "PERCENT", default_value = "3")]
+    precision: String,
+    #[command(flatten)]
+    run: RunArguments,
 }
 
 #[derive(Args, Debug)]
 struct RunArguments {
-    /// The server: host:port, :port or [::1]:port [default: what COMMAND announces]
+    /// The server: host:port, :port, [::1]:port or unix:/path [default: what COMMAND announces]
     target: Option<String>,
     /// A server to start, measure and stop; it must print `listening on ADDR`
     #[arg(last = true, value_name = "COMMAND")]
@@ -89,7 +146,7 @@ struct RunArguments {
     /// Requests in flight per connection
     #[arg(short, long, value_name = "N", default_value = "1")]
     pipeline: String,
-    /// Total rate of requests: max, 20k per second, or a ramp 1k:20k
+    /// Total rate: max, 20k per second, or a ramp 1k:20k
     #[arg(short = 'R', long, value_name = "RATE", default_value = "max")]
     rate: String,
     /// How long to measure [default: 10s, or as long as -n takes]
@@ -101,44 +158,59 @@ struct RunArguments {
     /// How long to load before measuring [default: 2s, with -n 0s]
     #[arg(short, long, value_name = "TIME")]
     warm_up: Option<String>,
-    /// Payload size, such as 64, 4k or uniform:64..4k
+    /// Payload size: 64, 4k, uniform:64..4k, ...
+    ///
+    /// A size, or a distribution: uniform:64..4k, lognormal:p50=512,p99=16k, list:64*80,4k*20, or
+    /// file:PATH with a size per line.
     #[arg(short, long, value_name = "SIZE", default_value = "64")]
     size: String,
-    /// What all payloads follow from [default: another one each time]
-    #[arg(long, value_name = "N")]
-    seed: Option<String>,
-    /// What of the replies is checked: full, sample:N or none
-    #[arg(long, value_name = "WHAT", default_value = "full")]
-    verify: String,
-    /// How requests are spread over time with -R: fixed or poisson
-    #[arg(long, value_name = "HOW", default_value = "fixed")]
-    arrival: String,
-    /// Over how long to open the connections
-    #[arg(long, value_name = "TIME", default_value = "0s")]
-    ramp_up: String,
-    /// Change each connection for a new one after a time, or after N requests
-    #[arg(long, value_name = "TIME|N")]
-    reconnect_every: Option<String>,
-    /// Keep each thread on one CPU: auto (if one is left for the server), on or off
-    #[arg(long, value_name = "WHEN", default_value = "auto")]
-    pin: String,
-    /// Count a request that takes longer as an error and close its connection
-    #[arg(long, value_name = "TIME")]
-    timeout: Option<String>,
-    /// Report CPU time and memory of this process
-    #[arg(long, value_name = "PID")]
-    server_pid: Option<String>,
-    /// Write the report to FILE as well, in the format of its extension (.json); repeatable
-    #[arg(short, long, value_name = "FILE")]
-    output: Vec<PathBuf>,
-    /// What must be reached: p99<1ms, errors==0, rate>=10k; several with commas
+    /// Conditions to meet: p99<1ms,errors==0,rate>=10k
+    ///
+    /// Figures are p50 and any other percentile, max, errors, mismatches, unanswered, unsent and
+    /// rate. A request that is not answered took longer than any other.
     #[arg(long, value_name = "EXPR")]
     slo: Option<String>,
+    /// Write the report to FILE (.json); repeatable
+    #[arg(short, long, value_name = "FILE")]
+    output: Vec<PathBuf>,
     /// How often to show progress
     #[arg(short, long, value_name = "TIME", default_value = "1s")]
     interval: String,
+    /// What all payloads follow from [default: another one each time]
+    #[arg(long, value_name = "N", hide_short_help = true)]
+    seed: Option<String>,
+    /// What of the replies is checked: full, sample:N (one in N) or none
+    #[arg(long, value_name = "WHAT", default_value = "full", hide_short_help = true)]
+    verify: String,
+    /// How requests are spread over time with -R: fixed or poisson
+    #[arg(long, value_name = "HOW", default_value = "fixed", hide_short_help = true)]
+    arrival: String,
+    /// Over how long to open the connections, before the warm-up
+    #[arg(long, value_name = "TIME", default_value = "0s", hide_short_help = true)]
+    ramp_up: String,
+    /// Change each connection for a new one after a time, or after N requests
+    #[arg(long, value_name = "TIME|N", hide_short_help = true)]
+    reconnect_every: Option<String>,
+    /// Clients beside the others that ask for much and read little
+    #[arg(long, value_name = "N", default_value = "0", hide_short_help = true)]
+    slow_readers: String,
+    /// Clients beside the others that send byte by byte
+    #[arg(long, value_name = "N", default_value = "0", hide_short_help = true)]
+    slow_senders: String,
+    /// Clients beside the others that reset their connection in the middle of a request
+    #[arg(long, value_name = "N", default_value = "0", hide_short_help = true)]
+    resets: String,
+    /// Count a request that takes longer as an error and close its connection
+    #[arg(long, value_name = "TIME", hide_short_help = true)]
+    timeout: Option<String>,
+    /// Report CPU time and memory of this process
+    #[arg(long, value_name = "PID", hide_short_help = true)]
+    server_pid: Option<String>,
+    /// Keep each thread on one CPU: auto (if one is left for the server), on or off
+    #[arg(long, value_name = "WHEN", default_value = "auto", hide_short_help = true)]
+    pin: String,
     /// Show progress line by line, also on a terminal
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     plain: bool,
 }
 
@@ -152,18 +224,44 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { USAGE.into() } else { ExitCode::SUCCESS };
         }
     };
-    let arguments = match cli.action {
-        Some(Action::Run(arguments)) => arguments,
-        None => cli.run,
-    };
-    match arguments.judge() {
-        Ok(order) => order.carry_out().into(),
-        Err(problems) => {
-            for problem in problems {
-                eprintln!("loadgen: {problem}");
+    let action = cli.action.unwrap_or_else(|| Action::Run(Box::new(cli.run)));
+    action.carry_out().into()
+}
+
+fn refuse(problems: Vec<Problem>) -> u8 {
+    for problem in problems {
+        eprintln!("loadgen: {problem}");
+    }
+    eprintln!("Try `loadgen --help`.");
+    USAGE
+}
+
+impl SearchArguments {
+    fn carry_out(self) -> u8 {
+        let mut judge = Judge::default();
+        let start = judge.value("--start", Some(&self.start), units::parse_rate);
+        let precision = judge.value("--precision", Some(&self.precision), |text| {
+            let percent = text.parse().ok().filter(|percent| (0.1..=50.0).contains(percent));
+            percent.ok_or_else(|| format!("is `{text}`; it must be 0.1 to 50"))
+        });
+        if self.run.slo.is_none() {
+            judge.refuse("--slo", "is missing; write for example p99<1ms");
+        }
+        if self.run.rate != "max" {
+            judge.refuse("--rate", "cannot be given: it is what is searched for");
+        }
+        let order = match self.run.judge() {
+            Ok(order) => Some(order),
+            Err(problems) => {
+                judge.problems.extend(problems);
+                None
             }
-            eprintln!("Try `loadgen --help`.");
-            USAGE.into()
+        };
+        match (order, start, precision) {
+            (Some(order), Some(start), Some(percent)) if judge.problems.is_empty() => {
+                order.search(&Search { start, precision: percent / 100.0 })
+            }
+            _ => refuse(judge.problems),
         }
     }
 }
@@ -208,6 +306,11 @@ impl RunArguments {
                 self.reconnect_every.as_deref(),
                 str::parse,
             ),
+            adversaries: Adversaries {
+                slow_readers: judge.number("--slow-readers", Some(&self.slow_readers)).unwrap_or(0),
+                slow_senders: judge.number("--slow-senders", Some(&self.slow_senders)).unwrap_or(0),
+                resets: judge.number("--resets", Some(&self.resets)).unwrap_or(0),
+            },
             verify: judge.value("--verify", Some(&self.verify), str::parse).unwrap_or_default(),
             pin: judge.value("--pin", Some(&self.pin), str::parse).unwrap_or_default(),
             seed: judge.number("--seed", self.seed.as_deref()).unwrap_or_else(any_seed),
@@ -264,6 +367,10 @@ impl Judge {
         }
     }
 
+    fn refuse(&mut self, flag: &'static str, reason: &str) {
+        self.problems.push(Problem { flag, reason: reason.to_owned() });
+    }
+
     fn number<T: FromStr>(&mut self, flag: &'static str, text: Option<&str>) -> Option<T> {
         self.value(flag, text, |text| {
             text.parse().map_err(|_| format!("is not a whole number in range: `{text}`"))
@@ -277,15 +384,42 @@ impl Judge {
 
 impl Order {
     fn carry_out(self) -> u8 {
+        self.say_notes();
+        self.report_on(|order, stop| {
+            let mut live = Live::new(order.is_plain);
+            let report = run::run(&order.plan, stop, &mut |progress| live.show(progress));
+            live.finish();
+            report.map_err(|error| error.to_string())
+        })
+    }
+
+    /// Searches, and reports on the best run.
+    fn search(self, search: &Search) -> u8 {
+        self.say_notes();
+        self.report_on(|order, stop| {
+            let found = search.run(&order.plan, stop, &mut |step| eprintln!("{step}"));
+            let found = found.map_err(|error| error.to_string())?;
+            // A reader that has gone is no reason to lose the exit code.
+            let _ = writeln!(io::stdout(), "{found}");
+            Ok(found.report)
+        })
+    }
+
+    fn say_notes(&self) {
         for note in &self.notes {
             eprintln!("loadgen: {note}");
         }
+    }
+
+    /// Makes a report, writes it where it was asked for, and turns it into an exit code.
+    fn report_on(&self, make: impl FnOnce(&Self, &Stop) -> Result<Report, String>) -> u8 {
         // Before the run: a file that cannot be written must not cost its result.
         let outputs: Result<Vec<_>, _> =
             self.outputs.iter().map(|path| Output::open(path)).collect();
         let outcome = outputs.and_then(|outputs| {
-            let report = self.run()?;
-            Ok((outputs, report))
+            let stop = Stop::new();
+            stop_on_signals(&stop).map_err(|error| format!("cannot catch signals: {error}"))?;
+            Ok((outputs, make(self, &stop)?))
         });
         let (outputs, report) = match outcome {
             Ok(results) => results,
@@ -302,18 +436,8 @@ impl Order {
                 exit_code = exit_code.max(COULD_NOT_RUN);
             }
         }
-        // A reader that has gone is no reason to lose the exit code.
         let _ = io::stdout().write_all(report.to_text().as_bytes());
         exit_code
-    }
-
-    fn run(&self) -> Result<Report, String> {
-        let stop = Stop::new();
-        stop_on_signals(&stop).map_err(|error| format!("cannot catch signals: {error}"))?;
-        let mut live = Live::new(self.is_plain);
-        let report = run::run(&self.plan, &stop, &mut |progress| live.show(progress));
-        live.finish();
-        report.map_err(|error| error.to_string())
     }
 }
 
@@ -416,8 +540,9 @@ mod tests {
         let words = ["loadgen"].into_iter().chain(line.split_whitespace());
         let cli = Cli::try_parse_from(words).unwrap();
         match cli.action {
-            Some(Action::Run(arguments)) => arguments.judge(),
             None => cli.run.judge(),
+            Some(Action::Run(arguments)) => arguments.judge(),
+            Some(other) => panic!("{other:?} is no run"),
         }
     }
 
@@ -504,7 +629,7 @@ mod tests {
     #[test]
     fn help_fits_a_screen() {
         let help = Cli::try_parse_from(["loadgen", "-h"]).unwrap_err().to_string();
-        assert!(help.lines().count() <= 50, "{help}");
+        assert!(help.lines().count() <= 30, "{help}");
     }
 
     #[test]

@@ -31,9 +31,12 @@
 //!                 \-> server_command, server_probe, verdict, report
 //! ```
 
+mod adversaries;
 pub mod cli;
+mod doctor;
 mod plan;
 mod run;
+mod search;
 
 mod worker;
 
@@ -66,6 +69,7 @@ mod stop;
 mod units;
 
 pub use address::{Address, AddressError};
+pub use adversaries::{Adversaries, AdversaryCounts, AdversaryReport};
 pub use interval::Interval;
 pub use latency::{Latency, Percentiles};
 pub use mismatch::Mismatch;
@@ -73,6 +77,7 @@ pub use plan::{Pin, Plan, PlanError, Problem, ReconnectEvery, Verify};
 pub use rate::{Arrival, Rate};
 pub use report::{ClientUsage, Report, ServerUsage};
 pub use run::{Progress, RunError, run};
+pub use search::{Found, Search, Step, StepOutcome};
 pub use server_command::ServerCommandError;
 pub use size::Sizes;
 pub use slo::{Slo, SloOutcome};

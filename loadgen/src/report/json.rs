@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::Report;
 use crate::{
+    adversaries::AdversaryReport,
     latency::Percentiles,
     mismatch::Mismatch,
     slo::SloOutcome,
@@ -39,12 +40,12 @@ struct Document<'a> {
     client: Client,
     server: Server,
     littles_law: Option<Law>,
+    adversaries: Adversaries,
     unanswered_age_ns: Percentiles,
     unsent: u64,
     unsent_age_ns: Age,
     blocked: BlockedTime,
     reconnects: u64,
-    planned_reconnects: u64,
     warm_up: WarmUp,
     errors_by_kind: Errors,
     mismatches_by_class: BTreeMap<String, u64>,
@@ -67,6 +68,13 @@ struct Server {
     busy_share: Option<f64>,
     voluntary_switches: Option<u64>,
     involuntary_switches: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Adversaries {
+    #[serde(flatten)]
+    kinds: AdversaryReport,
+    planned_reconnects: u64,
 }
 
 #[derive(Serialize)]
@@ -168,6 +176,10 @@ pub(super) fn write(report: &Report) -> String {
             rate_times_service: law.rate_times_service,
             holds: law.holds(),
         }),
+        adversaries: Adversaries {
+            kinds: report.adversaries,
+            planned_reconnects: counts.planned_reconnects,
+        },
         unanswered_age_ns: report.unanswered_ages.percentiles(),
         unsent,
         unsent_age_ns: Age { max: nanos(report.unsent_age_max) },
@@ -177,7 +189,6 @@ pub(super) fn write(report: &Report) -> String {
             max_ns: nanos(report.blocked.max),
         },
         reconnects: counts.reconnects,
-        planned_reconnects: counts.planned_reconnects,
         warm_up: WarmUp { requests: counts.warm_up_requests },
         errors_by_kind: errors,
         mismatches_by_class: mismatches.iter().map(|(class, count)| (key(class), count)).collect(),

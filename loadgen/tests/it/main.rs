@@ -1,5 +1,6 @@
 //! Runs of the generator against servers that these tests write themselves, honest ones and others.
 
+mod adversaries;
 mod command_line;
 mod counts;
 mod lies;
