@@ -341,13 +341,16 @@ impl Site<'_> {
         let duration = Duration::from_nanos(until.saturating_sub(from));
         let sent = total.counts.sent();
         let is_telling = duration >= TELLING_TIME;
+        let in_flight_mean = total.samples.in_flight as f64 / total.samples.count.max(1) as f64
+            * efforts.len() as f64;
         // Each sample has all that a thread had in flight, and what one of its connections held.
         let connections_per_thread =
             f64::from(self.plan.connections) / f64::from(self.plan.threads_used());
         let in_flight_bytes = total.samples.in_flight as f64 / connections_per_thread
             * (HEADER_BYTES as f64 + self.payloads.mean_payload_bytes());
         let client = ClientUsage {
-            unread_share: (is_telling && in_flight_bytes > 0.0)
+            // With less than a request per connection, what lies unread is a matter of chance.
+            unread_share: (is_telling && in_flight_mean >= f64::from(self.plan.connections))
                 .then(|| total.samples.unread_bytes as f64 / in_flight_bytes),
             ..client_usage(&efforts, &costs, sent)
         };
@@ -360,8 +363,7 @@ impl Site<'_> {
         };
         let send_lag = total.times.send_lag.latency();
         let littles_law = (total.samples.count >= SAMPLES_MIN).then(|| LittlesLaw {
-            in_flight_mean: total.samples.in_flight as f64 / total.samples.count as f64
-                * efforts.len() as f64,
+            in_flight_mean,
             rate_times_service: total.counts.requests as f64 / duration.as_secs_f64()
                 * (service.mean() / 1e9),
         });
