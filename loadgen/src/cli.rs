@@ -7,7 +7,7 @@
 //! | 0         | the run is good                                              |
 //! | 1         | it could not run, or not every request was answered          |
 //! | 2         | the command line is wrong                                    |
-//! | 3         | the run is worse than its baseline                           |
+//! | 3         | a condition of `--slo` was missed, or a baseline is better   |
 //! | 4         | the server sent wrong bytes                                  |
 
 #![allow(rustdoc::broken_intra_doc_links, reason = "the comments of flags are help texts")]
@@ -31,8 +31,10 @@ use signal_hook::{
 
 use crate::{
     ab::{Contest, Sides},
+    adversaries::Adversaries,
     compare::{self, Baseline},
     completions::{Completions, ManPage},
+    doctor,
     live::Live,
     merge,
     metrics_probe::MetricsUrlError,
@@ -44,6 +46,7 @@ use crate::{
         output::{self, Format, Output},
     },
     run,
+    search::Search,
     size::Sizes,
     stop::Stop,
     units,
@@ -56,14 +59,43 @@ const USAGE: u8 = 2;
 const AB_DURATION: &str = "3s";
 const AB_WARM_UP: &str = "1s";
 
+/// One screen. Commands are listed below the options, in one line.
+const HELP_TEMPLATE: &str = "\
+{about}
+
+{usage-heading} {usage}
+
+{positionals}
+
+{options}{after-help}";
+
 const AFTER_HELP: &str = "\
+Commands: run (the default), search, doctor, compare, ab, merge, report, completions, man;
+          see loadgen COMMAND --help
+Examples: loadgen -c 64 -p 16 :9000
+          loadgen -R 20k -d 30s --slo 'p99<1ms' -o run.json -- arena-echo
+More flags, and what exit codes mean: loadgen --help";
+
+const AFTER_LONG_HELP: &str = "\
+Commands, each with its own --help:
+  run       run a load (the default)
+  search    find the largest rate that meets --slo
+  doctor    measure what this machine itself adds to every figure
+  compare   compare two saved runs
+  ab        start two servers in turn, load them alike, and compare them
+  merge     add up saved runs that several machines made at the same time
+  report    write a saved run in other forms
+  completions, man   print completions for a shell, or the man page
+
 Examples:
   loadgen -c 64 -p 16 :9000                      load a server that runs already
   loadgen -d 30s -o run.json -- arena-echo       start a server, load it, stop it
+  loadgen -R 20k -p 64 --slo 'p99<1ms' :9000     open loop, with a condition to meet
+  loadgen search --slo 'p99<1ms' -p 64 :9000     the largest rate that meets it
   loadgen -n 100000 -s 4k --server-pid 123 :9000
 
 Exit codes: 0 good, 1 could not run or not every request was answered, 2 usage,
-            3 worse than the baseline, 4 the server sent wrong bytes";
+            3 a condition (--slo) was missed or the baseline is better, 4 the server sent wrong bytes";
 
 /// Loads a server that echoes length-prefixed frames, and checks every byte of every reply.
 #[derive(Debug, Parser)]
@@ -71,7 +103,9 @@ Exit codes: 0 good, 1 could not run or not every request was answered, 2 usage,
     version,
     args_conflicts_with_subcommands = true,
     disable_help_subcommand = true,
-    after_help = AFTER_HELP
+    help_template = HELP_TEMPLATE,
+    after_help = AFTER_HELP,
+    after_long_help = AFTER_LONG_HELP
 )]
 struct Cli {
     #[command(subcommand)]
@@ -80,20 +114,21 @@ struct Cli {
     run: RunArguments,
 }
 
+/// What can be asked for besides a run. Each has its arguments and a function that carries them out
+/// and returns the exit code; [`Action::carry_out`] is where a new one is added.
 #[derive(Debug, Subcommand)]
 enum Action {
     /// Run a load (the default)
-    #[command(after_help = AFTER_HELP)]
-    Run(RunArguments),
+    #[command(after_help = AFTER_HELP, after_long_help = AFTER_LONG_HELP)]
+    Run(Box<RunArguments>),
+    /// Find the largest rate that meets --slo
+    Search(Box<SearchArguments>),
+    /// Measure what this machine itself adds to every figure
+    Doctor,
     /// Compare two saved runs
     Compare(compare::Arguments),
     /// Start two servers in turn, load them alike, and compare them
-    Ab {
-        #[command(flatten)]
-        sides: Sides,
-        #[command(flatten)]
-        load: RunArguments,
-    },
+    Ab(Box<AbArguments>),
     /// Add up saved runs that several machines made at the same time
     Merge(merge::Arguments),
     /// Write a saved run in other forms
@@ -104,9 +139,45 @@ enum Action {
     Man(ManPage),
 }
 
+impl Action {
+    fn carry_out(self) -> u8 {
+        match self {
+            Self::Run(arguments) => arguments.judge().map_or_else(refuse, Order::carry_out),
+            Self::Search(arguments) => arguments.carry_out(),
+            Self::Doctor => doctor::main(),
+            Self::Compare(arguments) => print(arguments.carry_out()),
+            Self::Ab(arguments) => arguments.carry_out(),
+            Self::Merge(arguments) => print(arguments.carry_out()),
+            Self::Report(arguments) => print(arguments.carry_out().map(|()| String::new())),
+            Self::Completions(shell) => print(Ok(shell.text(Cli::command()))),
+            Self::Man(page) => print(page.text(Cli::command())),
+        }
+    }
+}
+
+#[derive(Args, Debug)]
+struct SearchArguments {
+    /// The rate to begin with
+    #[arg(long, value_name = "RATE", default_value = "1k")]
+    start: String,
+    /// How near to the limit to go
+    #[arg(long, value_name = "PERCENT", default_value = "3")]
+    precision: String,
+    #[command(flatten)]
+    run: RunArguments,
+}
+
+#[derive(Args, Debug)]
+struct AbArguments {
+    #[command(flatten)]
+    sides: Sides,
+    #[command(flatten)]
+    run: RunArguments,
+}
+
 #[derive(Args, Debug)]
 struct RunArguments {
-    /// The server: host:port, :port or [::1]:port [default: what COMMAND announces]
+    /// The server: host:port, :port, [::1]:port or unix:/path [default: what COMMAND announces]
     target: Option<String>,
     /// A server to start, measure and stop; it must print `listening on ADDR`
     #[arg(last = true, value_name = "COMMAND")]
@@ -120,7 +191,7 @@ struct RunArguments {
     /// Requests in flight per connection
     #[arg(short, long, value_name = "N", default_value = "1")]
     pipeline: String,
-    /// Total rate of requests: max, 20k per second, or a ramp 1k:20k
+    /// Total rate: max, 20k per second, or a ramp 1k:20k
     #[arg(short = 'R', long, value_name = "RATE", default_value = "max")]
     rate: String,
     /// How long to measure [default: 10s, or as long as -n takes]
@@ -132,39 +203,27 @@ struct RunArguments {
     /// How long to load before measuring [default: 2s, with -n 0s]
     #[arg(short, long, value_name = "TIME")]
     warm_up: Option<String>,
-    /// Payload size, such as 64, 4k or uniform:64..4k
+    /// Payload size: 64, 4k, uniform:64..4k, ...
+    ///
+    /// A size, or a distribution: uniform:64..4k, lognormal:p50=512,p99=16k, list:64*80,4k*20, or
+    /// file:PATH with a size per line.
     #[arg(short, long, value_name = "SIZE", default_value = "64")]
     size: String,
-    /// What all payloads follow from [default: another one each time]
-    #[arg(long, value_name = "N")]
-    seed: Option<String>,
-    /// What of the replies is checked: full, sample:N or none
-    #[arg(long, value_name = "WHAT", default_value = "full")]
-    verify: String,
-    /// How requests are spread over time with -R: fixed or poisson
-    #[arg(long, value_name = "HOW", default_value = "fixed")]
-    arrival: String,
-    /// Over how long to open the connections
-    #[arg(long, value_name = "TIME", default_value = "0s", hide_short_help = true)]
-    ramp_up: String,
-    /// Change each connection for a new one after a time, or after N requests
-    #[arg(long, value_name = "TIME|N", hide_short_help = true)]
-    reconnect_every: Option<String>,
-    /// Keep each thread on one CPU: auto (if one is left for the server), on or off
-    #[arg(long, value_name = "WHEN", default_value = "auto", hide_short_help = true)]
-    pin: String,
-    /// Count a request that takes longer as an error and close its connection
-    #[arg(long, value_name = "TIME")]
-    timeout: Option<String>,
-    /// Report CPU time and memory of this process
-    #[arg(long, value_name = "PID")]
-    server_pid: Option<String>,
+    /// Conditions to meet: p99<1ms,errors==0,rate>=10k
+    ///
+    /// Figures are p50 and any other percentile, max, errors, mismatches, unanswered, unsent and
+    /// rate. A request that is not answered took longer than any other.
+    #[arg(long, value_name = "EXPR")]
+    slo: Option<String>,
+    /// Write the report to FILE: .html .json .csv .md .hlog .hgrm; repeatable
+    #[arg(short, long, value_name = "FILE")]
+    output: Vec<PathBuf>,
+    /// How often to show progress
+    #[arg(short, long, value_name = "TIME", default_value = "1s")]
+    interval: String,
     /// Read the server's arena metrics at http://HOST:PORT/metrics
     #[arg(long, value_name = "URL")]
     metrics: Option<String>,
-    /// Write the report to FILE too: .html .json .csv .md .hlog .hgrm; repeatable
-    #[arg(short, long, value_name = "FILE")]
-    output: Vec<PathBuf>,
     /// Compare with this run afterwards, which was saved with -o FILE.json
     #[arg(long, value_name = "FILE", hide_short_help = true)]
     baseline: Option<PathBuf>,
@@ -179,14 +238,41 @@ struct RunArguments {
         hide_short_help = true
     )]
     fail_on_regression: Option<String>,
-    /// What must be reached: p99<1ms, errors==0, rate>=10k; several with commas
-    #[arg(long, value_name = "EXPR")]
-    slo: Option<String>,
-    /// How often to show progress
-    #[arg(short, long, value_name = "TIME", default_value = "1s")]
-    interval: String,
+    /// What all payloads follow from [default: another one each time]
+    #[arg(long, value_name = "N", hide_short_help = true)]
+    seed: Option<String>,
+    /// What of the replies is checked: full, sample:N (one in N) or none
+    #[arg(long, value_name = "WHAT", default_value = "full", hide_short_help = true)]
+    verify: String,
+    /// How requests are spread over time with -R: fixed or poisson
+    #[arg(long, value_name = "HOW", default_value = "fixed", hide_short_help = true)]
+    arrival: String,
+    /// Over how long to open the connections, before the warm-up
+    #[arg(long, value_name = "TIME", default_value = "0s", hide_short_help = true)]
+    ramp_up: String,
+    /// Change each connection for a new one after a time, or after N requests
+    #[arg(long, value_name = "TIME|N", hide_short_help = true)]
+    reconnect_every: Option<String>,
+    /// Clients beside the others that ask for much and read little
+    #[arg(long, value_name = "N", default_value = "0", hide_short_help = true)]
+    slow_readers: String,
+    /// Clients beside the others that send byte by byte
+    #[arg(long, value_name = "N", default_value = "0", hide_short_help = true)]
+    slow_senders: String,
+    /// Clients beside the others that reset their connection in the middle of a request
+    #[arg(long, value_name = "N", default_value = "0", hide_short_help = true)]
+    resets: String,
+    /// Count a request that takes longer as an error and close its connection
+    #[arg(long, value_name = "TIME", hide_short_help = true)]
+    timeout: Option<String>,
+    /// Report CPU time and memory of this process
+    #[arg(long, value_name = "PID", hide_short_help = true)]
+    server_pid: Option<String>,
+    /// Keep each thread on one CPU: auto (if one is left for the server), on or off
+    #[arg(long, value_name = "WHEN", default_value = "auto", hide_short_help = true)]
+    pin: String,
     /// Show progress line by line, also on a terminal
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     plain: bool,
 }
 
@@ -200,57 +286,65 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { USAGE.into() } else { ExitCode::SUCCESS };
         }
     };
-    let outcome = match cli.action {
-        None => cli.run.judge().map(|order| order.carry_out()),
-        Some(Action::Run(arguments)) => arguments.judge().map(|order| order.carry_out()),
-        Some(Action::Ab { sides, load }) => {
-            load.judge_ab(&sides).map(|contest| carry_out(&contest))
-        }
-        Some(Action::Compare(arguments)) => Ok(print(arguments.carry_out())),
-        Some(Action::Merge(arguments)) => Ok(print(arguments.carry_out())),
-        Some(Action::Report(arguments)) => Ok(print(arguments.carry_out().map(|()| String::new()))),
-        Some(Action::Completions(shell)) => Ok(print(Ok(shell.text(Cli::command())))),
-        Some(Action::Man(page)) => Ok(print(page.text(Cli::command()))),
-    };
-    match outcome {
-        Ok(exit_code) => exit_code.into(),
-        Err(problems) => {
-            for problem in problems {
-                eprintln!("loadgen: {problem}");
-            }
-            eprintln!("Try `loadgen --help`.");
-            USAGE.into()
-        }
-    }
+    let action = cli.action.unwrap_or_else(|| Action::Run(Box::new(cli.run)));
+    action.carry_out().into()
 }
 
-/// Prints what there is to say, and returns the exit code.
-fn print(outcome: Result<String, String>) -> u8 {
-    match outcome {
-        Ok(text) => {
-            // A reader that has gone has read what it wanted.
-            let _ = io::stdout().write_all(text.as_bytes());
-            0
-        }
-        Err(error) => {
-            eprintln!("loadgen: {error}");
-            COULD_NOT_RUN
-        }
+fn refuse(problems: Vec<Problem>) -> u8 {
+    for problem in problems {
+        eprintln!("loadgen: {problem}");
     }
+    eprintln!("Try `loadgen --help`.");
+    USAGE
 }
 
-/// Runs all rounds, prints what came of them, and returns the exit code.
-fn carry_out(contest: &Contest) -> u8 {
-    let stop = Stop::new();
-    let outcome = stop_on_signals(&stop)
-        .map_err(|error| format!("cannot catch signals: {error}"))
-        .and_then(|()| {
-            let mut tell = |line: &str| eprintln!("{line}");
-            contest.carry_out(&stop, &mut tell).map_err(|error| error.to_string())
+impl SearchArguments {
+    fn carry_out(self) -> u8 {
+        let mut judge = Judge::default();
+        let start = judge.value("--start", Some(&self.start), units::parse_rate);
+        let precision = judge.value("--precision", Some(&self.precision), |text| {
+            let percent = text.parse().ok().filter(|percent| (0.1..=50.0).contains(percent));
+            percent.ok_or_else(|| format!("is `{text}`; it must be 0.1 to 50"))
         });
-    match outcome {
-        Ok(outcome) => print(Ok(outcome.to_text())).max(outcome.exit_code()),
-        Err(error) => print(Err(error)),
+        if self.run.slo.is_none() {
+            judge.refuse("--slo", "is missing; write for example p99<1ms");
+        }
+        if self.run.rate != "max" {
+            judge.refuse("--rate", "cannot be given: it is what is searched for");
+        }
+        let order = match self.run.judge() {
+            Ok(order) => Some(order),
+            Err(problems) => {
+                judge.problems.extend(problems);
+                None
+            }
+        };
+        match (order, start, precision) {
+            (Some(order), Some(start), Some(percent)) if judge.problems.is_empty() => {
+                order.search(&Search { start, precision: percent / 100.0 })
+            }
+            _ => refuse(judge.problems),
+        }
+    }
+}
+
+impl AbArguments {
+    fn carry_out(self) -> u8 {
+        let contest = match self.run.judge_ab(&self.sides) {
+            Ok(contest) => contest,
+            Err(problems) => return refuse(problems),
+        };
+        let stop = Stop::new();
+        let outcome = stop_on_signals(&stop)
+            .map_err(|error| format!("cannot catch signals: {error}"))
+            .and_then(|()| {
+                let mut tell = |line: &str| eprintln!("{line}");
+                contest.carry_out(&stop, &mut tell).map_err(|error| error.to_string())
+            });
+        match outcome {
+            Ok(outcome) => print(Ok(outcome.to_text())).max(outcome.exit_code()),
+            Err(error) => print(Err(error)),
+        }
     }
 }
 
@@ -295,6 +389,11 @@ impl RunArguments {
                 self.reconnect_every.as_deref(),
                 str::parse,
             ),
+            adversaries: Adversaries {
+                slow_readers: judge.number("--slow-readers", Some(&self.slow_readers)).unwrap_or(0),
+                slow_senders: judge.number("--slow-senders", Some(&self.slow_senders)).unwrap_or(0),
+                resets: judge.number("--resets", Some(&self.resets)).unwrap_or(0),
+            },
             verify: judge.value("--verify", Some(&self.verify), str::parse).unwrap_or_default(),
             pin: judge.value("--pin", Some(&self.pin), str::parse).unwrap_or_default(),
             seed: judge.number("--seed", self.seed.as_deref()).unwrap_or_else(any_seed),
@@ -303,10 +402,10 @@ impl RunArguments {
             interval: judge
                 .time("--interval", Some(&self.interval))
                 .unwrap_or(Duration::from_secs(1)),
+            slo: judge.value("--slo", self.slo.as_deref(), str::parse),
             metrics: judge.value("--metrics", self.metrics.as_deref(), |text| {
                 text.parse().map_err(|error: MetricsUrlError| error.to_string())
             }),
-            slo: judge.value("--slo", self.slo.as_deref(), str::parse),
         };
         for path in &self.output {
             judge.value("--output", Some(""), |_| Format::of(path));
@@ -324,11 +423,11 @@ impl RunArguments {
             compare::parse_tolerance,
         );
         if tolerance.is_some() && self.baseline.is_none() {
-            judge.refuse("--fail-on-regression", "needs a --baseline to compare with".to_owned());
+            judge.refuse("--fail-on-regression", "needs a --baseline to compare with");
         }
         let baseline = self.baseline.and_then(|path| {
             let baseline = Baseline::read(&path, tolerance, &plan);
-            baseline.map_err(|reason| judge.refuse("--baseline", reason)).ok()
+            baseline.map_err(|reason| judge.refuse("--baseline", &reason)).ok()
         });
         if !judge.problems.is_empty() {
             return Err(judge.problems);
@@ -400,8 +499,8 @@ impl Judge {
         }
     }
 
-    fn refuse(&mut self, flag: &'static str, reason: String) {
-        self.problems.push(Problem { flag, reason });
+    fn refuse(&mut self, flag: &'static str, reason: &str) {
+        self.problems.push(Problem { flag, reason: reason.to_owned() });
     }
 
     fn number<T: FromStr>(&mut self, flag: &'static str, text: Option<&str>) -> Option<T> {
@@ -417,13 +516,40 @@ impl Judge {
 
 impl Order {
     fn carry_out(self) -> u8 {
+        self.say_notes();
+        self.report_on(|order, stop| {
+            let mut live = Live::start(&order.plan, order.is_plain, stop);
+            let report = run::run(&order.plan, stop, &mut |progress| live.show(progress));
+            drop(live);
+            report.map_err(|error| error.to_string())
+        })
+    }
+
+    /// Searches, and reports on the best run.
+    fn search(self, search: &Search) -> u8 {
+        self.say_notes();
+        self.report_on(|order, stop| {
+            let found = search.run(&order.plan, stop, &mut |step| eprintln!("{step}"));
+            let found = found.map_err(|error| error.to_string())?;
+            // A reader that has gone is no reason to lose the exit code.
+            let _ = writeln!(io::stdout(), "{found}");
+            Ok(found.report)
+        })
+    }
+
+    fn say_notes(&self) {
         for note in &self.notes {
             eprintln!("loadgen: {note}");
         }
+    }
+
+    /// Makes a report, writes it where it was asked for, and turns it into an exit code.
+    fn report_on(&self, make: impl FnOnce(&Self, &Stop) -> Result<Report, String>) -> u8 {
         // Before the run: a file that cannot be written must not cost its result.
         let outcome = Output::open_all(&self.outputs).and_then(|outputs| {
-            let report = self.run()?;
-            Ok((outputs, report))
+            let stop = Stop::new();
+            stop_on_signals(&stop).map_err(|error| format!("cannot catch signals: {error}"))?;
+            Ok((outputs, make(self, &stop)?))
         });
         let (outputs, report) = match outcome {
             Ok(results) => results,
@@ -447,18 +573,23 @@ impl Order {
             // Wrong replies come before a regression, which comes before missing replies.
             exit_code = exit_code.max(code);
         }
-        // A reader that has gone is no reason to lose the exit code.
         let _ = io::stdout().write_all(text.as_bytes());
         exit_code
     }
+}
 
-    fn run(&self) -> Result<Report, String> {
-        let stop = Stop::new();
-        stop_on_signals(&stop).map_err(|error| format!("cannot catch signals: {error}"))?;
-        let mut live = Live::start(&self.plan, self.is_plain, &stop);
-        let report = run::run(&self.plan, &stop, &mut |progress| live.show(progress));
-        drop(live);
-        report.map_err(|error| error.to_string())
+/// Prints what there is to say, and returns the exit code.
+fn print(outcome: Result<String, String>) -> u8 {
+    match outcome {
+        Ok(text) => {
+            // A reader that has gone has read what it wanted.
+            let _ = io::stdout().write_all(text.as_bytes());
+            0
+        }
+        Err(error) => {
+            eprintln!("loadgen: {error}");
+            COULD_NOT_RUN
+        }
     }
 }
 
@@ -487,9 +618,9 @@ mod tests {
         let words = ["loadgen"].into_iter().chain(line.split_whitespace());
         let cli = Cli::try_parse_from(words).unwrap();
         match cli.action {
-            Some(Action::Run(arguments)) => arguments.judge(),
             None => cli.run.judge(),
-            other => panic!("{other:?} is no run"),
+            Some(Action::Run(arguments)) => arguments.judge(),
+            Some(other) => panic!("{other:?} is no run"),
         }
     }
 
@@ -570,6 +701,6 @@ mod tests {
     #[test]
     fn help_fits_a_screen() {
         let help = Cli::try_parse_from(["loadgen", "-h"]).unwrap_err().to_string();
-        assert!(help.lines().count() <= 50, "{help}");
+        assert!(help.lines().count() <= 30, "{help}");
     }
 }

@@ -18,8 +18,8 @@ use crate::{
     report::{
         encoded::Encoded,
         json::{
-            Age, BlockedTime, Client, Condition, Config, Document, Histograms, SavedInterval,
-            Server, WarmUp,
+            Age, BlockedTime, Client, Condition, Config, Document, Histograms, SavedAdversaries,
+            SavedInterval, Server, WarmUp,
         },
         markdown,
         output::Output,
@@ -29,7 +29,8 @@ use crate::{
 };
 
 /// Settings of one machine each, which are added up.
-const ADDED: [&str; 3] = ["connections", "threads", "requests"];
+const ADDED: [&str; 6] =
+    ["connections", "threads", "requests", "slow_readers", "slow_senders", "resets"];
 /// Settings of one machine each, which are kept side by side.
 const LISTED: [&str; 3] = ["seed", "metrics", "command"];
 /// The setting that says how often each machine sent.
@@ -142,7 +143,7 @@ fn merge(runs: &[Named]) -> Result<Document, String> {
         },
         blocked: blocked(all()),
         reconnects: all().map(|run| run.reconnects).sum(),
-        planned_reconnects: all().map(|run| run.planned_reconnects).sum(),
+        adversaries: adversaries(all()),
         warm_up: WarmUp { requests: all().map(|run| run.warm_up.requests).sum() },
         intervals,
         ..first.run.clone()
@@ -326,6 +327,16 @@ fn conditions(runs: &[Named]) -> Vec<Condition> {
     runs.iter().flat_map(of_run).collect()
 }
 
+fn adversaries<'a>(all: impl Iterator<Item = &'a Document>) -> SavedAdversaries {
+    all.map(|run| run.adversaries).fold(SavedAdversaries::default(), |mut sum, one| {
+        sum.kinds.slow_readers += one.kinds.slow_readers;
+        sum.kinds.slow_senders += one.kinds.slow_senders;
+        sum.kinds.resets += one.kinds.resets;
+        sum.planned_reconnects += one.planned_reconnects;
+        sum
+    })
+}
+
 fn blocked<'a>(all: impl Iterator<Item = &'a Document>) -> BlockedTime {
     all.map(|run| run.blocked).fold(BlockedTime::default(), |sum, blocked| BlockedTime {
         requests: sum.requests + blocked.requests,
@@ -339,8 +350,8 @@ fn worst(verdicts: impl Iterator<Item = Verdict>) -> Verdict {
         Verdict::Mismatch => 6,
         Verdict::Failed => 5,
         Verdict::Errors => 4,
-        Verdict::Overloaded => 3,
-        Verdict::ClientLimited => 2,
+        Verdict::ClientLimited => 3,
+        Verdict::Overloaded => 2,
         Verdict::Disturbed => 1,
         Verdict::Ok => 0,
     };

@@ -9,6 +9,7 @@ use thiserror::Error;
 
 use crate::{
     address::Address,
+    adversaries::Adversaries,
     metrics_probe::MetricsUrl,
     payload::CONNECTIONS_MAX,
     rate::{Arrival, Rate},
@@ -62,6 +63,8 @@ pub struct Plan {
     pub ramp_up: Duration,
     /// When a connection is changed for another.
     pub reconnect_every: Option<ReconnectEvery>,
+    /// Clients that behave badly, beside the connections.
+    pub adversaries: Adversaries,
     /// What of the replies is checked.
     pub verify: Verify,
     /// Whether each thread stays on one CPU.
@@ -293,6 +296,7 @@ impl Default for Plan {
             arrival: Arrival::Fixed,
             ramp_up: Duration::ZERO,
             reconnect_every: None,
+            adversaries: Adversaries::default(),
             verify: Verify::Full,
             pin: Pin::Off,
             seed: 0,

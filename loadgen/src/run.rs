@@ -22,6 +22,7 @@ use thiserror::Error;
 
 use crate::{
     address::Address,
+    adversaries::AdversaryReport,
     clock::{self, Clock},
     interval::{Assembly, Cuts, Interval},
     metrics_probe::{MetricsProbe, Sample},
@@ -221,7 +222,17 @@ impl Site<'_> {
             // Now the news end when the last thread does.
             drop(news);
             self.wait_for_connections(&received, lines.len(), stop)?;
-            self.conduct(&clock, &lines, &received, stop, observe)
+            if plan.adversaries.is_empty() {
+                return self.conduct(&clock, &lines, &received, stop, observe);
+            }
+            let (begin, begun) = mpsc::channel();
+            let adversaries = scope.spawn(move || plan.adversaries.run(&self.endpoints, &begun));
+            // It cannot fail: the other end waits for it.
+            let _ = begin.send(());
+            let report = self.conduct(&clock, &lines, &received, stop, observe);
+            drop(begin);
+            let adversaries = adversaries.join().expect("that thread does not panic")?;
+            report.map(|report| Report { adversaries, ..report })
         })
     }
 
@@ -338,10 +349,16 @@ impl Site<'_> {
         let duration = Duration::from_nanos(until.saturating_sub(from));
         let sent = total.counts.sent();
         let is_telling = duration >= TELLING_TIME;
-        let in_flight_bytes = total.samples.in_flight as f64 / f64::from(self.plan.connections)
+        let in_flight_mean = total.samples.in_flight as f64 / total.samples.count.max(1) as f64
+            * efforts.len() as f64;
+        // Each sample has all that a thread had in flight, and what one of its connections held.
+        let connections_per_thread =
+            f64::from(self.plan.connections) / f64::from(self.plan.threads_used());
+        let in_flight_bytes = total.samples.in_flight as f64 / connections_per_thread
             * (HEADER_BYTES as f64 + self.payloads.mean_payload_bytes());
         let client = ClientUsage {
-            unread_share: (is_telling && in_flight_bytes > 0.0)
+            // With less than a request per connection, what lies unread is a matter of chance.
+            unread_share: (is_telling && in_flight_mean >= f64::from(self.plan.connections))
                 .then(|| total.samples.unread_bytes as f64 / in_flight_bytes),
             ..client_usage(&efforts, &costs, sent)
         };
@@ -354,8 +371,7 @@ impl Site<'_> {
         };
         let send_lag = total.times.send_lag.latency();
         let littles_law = (total.samples.count >= SAMPLES_MIN).then(|| LittlesLaw {
-            in_flight_mean: total.samples.in_flight as f64 / total.samples.count as f64
-                * efforts.len() as f64,
+            in_flight_mean,
             rate_times_service: total.counts.requests as f64 / duration.as_secs_f64()
                 * (service.mean() / 1e9),
         });
@@ -393,6 +409,7 @@ impl Site<'_> {
             mean_payload_bytes: self.payloads.mean_payload_bytes(),
             client,
             server,
+            adversaries: AdversaryReport::default(),
             first_error: total.first_error,
             was_stopped,
         };

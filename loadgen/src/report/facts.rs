@@ -1,7 +1,7 @@
 //! What a saved run says in words, for every form that people read.
 
 use super::json::{Document, Server};
-use crate::{latency::Percentiles, units};
+use crate::{adversaries::AdversaryCounts, latency::Percentiles, units};
 
 /// The figures of a run, each with its name. What is unknown is left out.
 pub(super) fn figures(document: &Document) -> Vec<(&'static str, String)> {
@@ -18,7 +18,7 @@ pub(super) fn figures(document: &Document) -> Vec<(&'static str, String)> {
         ("reconnects", units::grouped(document.reconnects)),
     ];
     let mut add = |name, value: Option<String>| figures.extend(value.map(|value| (name, value)));
-    let planned = Some(document.planned_reconnects).filter(|&count| count > 0);
+    let planned = Some(document.adversaries.planned_reconnects).filter(|&count| count > 0);
     add("planned reconnects", planned.map(units::grouped));
     if !document.is_closed_loop() {
         let blocked = document.blocked;
@@ -26,6 +26,10 @@ pub(super) fn figures(document: &Document) -> Vec<(&'static str, String)> {
         add("blocked by the server", Some(aged(blocked.requests, blocked.max_ns)));
     }
     add("first error", document.first_error.clone());
+    let kinds = document.adversaries.kinds;
+    add("slow readers", adversaries(kinds.slow_readers));
+    add("slow senders", adversaries(kinds.slow_senders));
+    add("resetting clients", adversaries(kinds.resets));
     add("client CPU per request", document.client.cpu_us_per_request.map(micros));
     add("client busy", document.client.busy_share.map(percent));
     add("server CPU per request", document.server.cpu_us_per_request.map(micros));
@@ -102,6 +106,17 @@ fn kinds(document: &Document) -> Vec<(String, u64)> {
 fn classes(document: &Document) -> Vec<(String, u64)> {
     let named = |(class, count): (&String, &u64)| (class.replace('_', " "), *count);
     document.mismatches_by_class.iter().map(named).collect()
+}
+
+fn adversaries(counts: AdversaryCounts) -> Option<String> {
+    (counts.clients > 0).then(|| {
+        format!(
+            "{} clients, {} connections, {} closed by the server",
+            units::grouped(counts.clients.into()),
+            units::grouped(counts.connects),
+            units::grouped(counts.closed_by_server),
+        )
+    })
 }
 
 fn switches(server: Server) -> Option<String> {

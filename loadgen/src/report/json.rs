@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Report, encoded::Encoded};
 use crate::{
+    adversaries::AdversaryReport,
     interval::Interval,
     latency::{Latency, Percentiles},
     metrics_probe::Sample,
@@ -55,12 +56,12 @@ pub(crate) struct Document {
     pub(crate) client: Client,
     pub(crate) server: Server,
     pub(crate) littles_law: Option<Law>,
+    pub(crate) adversaries: SavedAdversaries,
     pub(crate) unanswered_age_ns: Percentiles,
     pub(crate) unsent: u64,
     pub(crate) unsent_age_ns: Age,
     pub(crate) blocked: BlockedTime,
     pub(crate) reconnects: u64,
-    pub(crate) planned_reconnects: u64,
     pub(crate) warm_up: WarmUp,
     pub(crate) errors_by_kind: Errors,
     pub(crate) mismatches_by_class: BTreeMap<String, u64>,
@@ -105,6 +106,14 @@ pub(crate) struct Condition {
     /// Nothing if it is infinite, for which JSON has no word.
     pub(crate) reached: Option<f64>,
     pub(crate) met: bool,
+}
+
+/// What the clients did that behave badly.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+pub(crate) struct SavedAdversaries {
+    #[serde(flatten)]
+    pub(crate) kinds: AdversaryReport,
+    pub(crate) planned_reconnects: u64,
 }
 
 /// Whether the load was steady.
@@ -199,6 +208,10 @@ impl Document {
                 involuntary_switches: report.server.involuntary_switches,
             },
             littles_law: report.littles_law.map(Law::of),
+            adversaries: SavedAdversaries {
+                kinds: report.adversaries,
+                planned_reconnects: counts.planned_reconnects,
+            },
             unanswered_age_ns: report.unanswered_ages.percentiles(),
             unsent,
             unsent_age_ns: Age { max: nanos(report.unsent_age_max) },
@@ -208,7 +221,6 @@ impl Document {
                 max_ns: nanos(report.blocked.max),
             },
             reconnects: counts.reconnects,
-            planned_reconnects: counts.planned_reconnects,
             warm_up: WarmUp { requests: counts.warm_up_requests },
             errors_by_kind: errors,
             mismatches_by_class: mismatches
@@ -331,6 +343,9 @@ impl Config {
             "arrival": plan.arrival.word(),
             "ramp_up_s": plan.ramp_up.as_secs_f64(),
             "reconnect_every": plan.reconnect_every.map(|every| every.to_string()),
+            "slow_readers": plan.adversaries.slow_readers,
+            "slow_senders": plan.adversaries.slow_senders,
+            "resets": plan.adversaries.resets,
             "seed": plan.seed,
             "timeout_s": plan.timeout.map(|timeout| timeout.as_secs_f64()),
             "verify": plan.verify.words(),
@@ -434,12 +449,12 @@ pub(crate) mod samples {
             client: Client { cpu_us_per_request: Some(1.0), ..Client::default() },
             server: Server::default(),
             littles_law: None,
+            adversaries: SavedAdversaries::default(),
             unanswered_age_ns: nothing.percentiles(),
             unsent: 0,
             unsent_age_ns: Age::default(),
             blocked: BlockedTime::default(),
             reconnects: 0,
-            planned_reconnects: 0,
             warm_up: WarmUp { requests: 100 },
             errors_by_kind: Errors::default(),
             mismatches_by_class: BTreeMap::new(),

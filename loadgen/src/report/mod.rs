@@ -16,6 +16,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::{
     address::Address,
+    adversaries::AdversaryReport,
     interval::Interval,
     latency::Latency,
     metrics_probe::Sample,
@@ -70,6 +71,8 @@ pub struct Report {
     pub client: ClientUsage,
     /// What the server used. All unknown without its process.
     pub server: ServerUsage,
+    /// What the clients did that behave badly. It is in no other figure.
+    pub adversaries: AdversaryReport,
     /// The first error in words.
     pub first_error: Option<String>,
     /// Whether someone ended the run before its time.

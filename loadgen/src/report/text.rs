@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::{Report, describe_load};
-use crate::{latency::Latency, rate::Rate, run::Progress, units};
+use crate::{adversaries::AdversaryCounts, latency::Latency, rate::Rate, run::Progress, units};
 
 pub(super) fn write(report: &Report) -> String {
     let mut lines = Lines::default();
@@ -20,6 +20,15 @@ pub(super) fn write(report: &Report) -> String {
     lines.add("failures", failures(report));
     if let Some(error) = &report.first_error {
         lines.add("first error", error.clone());
+    }
+    for (name, counts) in [
+        ("slow readers", report.adversaries.slow_readers),
+        ("slow senders", report.adversaries.slow_senders),
+        ("resets", report.adversaries.resets),
+    ] {
+        if counts.clients > 0 {
+            lines.add(name, adversaries(&counts));
+        }
     }
     lines.add("client", client(report));
     lines.add("server", server(report));
@@ -118,7 +127,10 @@ fn failures(report: &Report) -> String {
     let kinds =
         [("timed out", errors.timeouts), ("lost", errors.lost), ("refused", errors.connect)];
     let classes = counts.mismatches.iter().map(|(class, count)| (class.name(), count));
-    let details = kinds.into_iter().chain(classes).chain([("reconnects", counts.reconnects)]);
+    let details = kinds.into_iter().chain(classes).chain([
+        ("reconnects", counts.reconnects),
+        ("planned reconnects", counts.planned_reconnects),
+    ]);
     let details: Vec<String> = details
         .filter(|(_, count)| *count > 0)
         .map(|(name, count)| format!("{name}: {}", units::grouped(count)))
@@ -131,6 +143,17 @@ fn failures(report: &Report) -> String {
         write!(text, ", the oldest unanswered after {oldest}").expect("a string takes everything");
     }
     text
+}
+
+fn adversaries(counts: &AdversaryCounts) -> String {
+    format!(
+        "{} clients, {} connections, {} closed by the server, {} sent, {} back",
+        units::grouped(u64::from(counts.clients)),
+        units::grouped(counts.connects),
+        units::grouped(counts.closed_by_server),
+        units::bytes(counts.bytes_sent),
+        units::bytes(counts.bytes_received),
+    )
 }
 
 fn client(report: &Report) -> String {

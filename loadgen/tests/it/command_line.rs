@@ -228,3 +228,30 @@ fn open_loop_keeps_its_three_times_apart_in_json() {
     assert!(report["littles_law"]["in_flight_mean"].is_number(), "{report}");
     assert!(report["verdict_reasons"].is_array());
 }
+
+#[test]
+fn a_search_ends_with_the_best_rate_and_its_report() {
+    // It answers no more than some 500 requests per second.
+    let server = servers::replying(|_, _, frame| {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+        frame
+    });
+    let arguments = "search --slo p50<100ms,unsent==0 --start 50 --precision 50 -c 1 -p 100 \
+                     -d 400ms -w 50ms";
+    let output = loadgen(arguments).arg(server.to_string()).output().unwrap();
+    let found = text(&output.stdout);
+    assert!(found.contains("found"), "{found}\n{}", text(&output.stderr));
+    assert!(found.contains("p50<100ms is met"), "{found}");
+    let steps = text(&output.stderr);
+    assert!(steps.lines().any(|line| line.ends_with("met")), "{steps}");
+    exits_with(0, &output);
+}
+
+#[test]
+fn a_search_needs_conditions_and_no_rate() {
+    let output = loadgen("search -R 10 :9000").output().unwrap();
+    exits_with(2, &output);
+    for flag in ["--slo", "--rate"] {
+        assert!(text(&output.stderr).contains(flag), "{}", text(&output.stderr));
+    }
+}

@@ -66,7 +66,7 @@ fn a_server_sees_as_many_frames_as_are_reported() {
 
 #[test]
 fn one_seed_sends_the_same_bytes_again() {
-    let hash_of_run = |seed| {
+    let hash_of_run = |seed, sizes: &str| {
         let sum = Arc::new(AtomicU64::new(0));
         let server = servers::replying({
             let sum = Arc::clone(&sum);
@@ -76,11 +76,14 @@ fn one_seed_sends_the_same_bytes_again() {
                 frame
             }
         });
-        run(&Plan { seed, ..plan(server, 50) });
+        let sizes = sizes.parse().unwrap();
+        run(&Plan { seed, sizes, ..plan(server, 50) });
         sum.load(SeqCst)
     };
-    assert_eq!(hash_of_run(1), hash_of_run(1));
-    assert_ne!(hash_of_run(1), hash_of_run(2));
+    for sizes in ["64", "10k", "lognormal:p50=100,p99=4k"] {
+        assert_eq!(hash_of_run(1, sizes), hash_of_run(1, sizes), "{sizes}");
+        assert_ne!(hash_of_run(1, sizes), hash_of_run(2, sizes), "{sizes}");
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Runs of the generator against servers that these tests write themselves, honest ones and others.
 
 mod ab;
+mod adversaries;
 mod command_line;
 mod counts;
 mod forms;

@@ -2,8 +2,7 @@
 
 use std::{
     io::{self, Write},
-    path::PathBuf,
-    process::{Child, Command},
+    process::{Child, Stdio},
     sync::mpsc,
     thread,
     time::Duration,
@@ -192,12 +191,9 @@ struct EchoProcess {
 
 impl EchoProcess {
     fn start() -> Self {
-        let mut program = PathBuf::from(env!("CARGO_BIN_EXE_loadgen"));
-        program.pop();
-        let mut child = Command::new(program.join("examples/raw_echo"))
-            .stdout(std::process::Stdio::piped())
-            .spawn()
-            .expect("cargo builds examples before it runs tests");
+        let build = escargot::CargoBuild::new().package("loadgen").example("raw_echo");
+        let program = build.run().expect("the example builds");
+        let mut child = program.command().stdout(Stdio::piped()).spawn().expect("the example runs");
         let mut line = String::new();
         let output = child.stdout.take().unwrap();
         io::BufRead::read_line(&mut io::BufReader::new(output), &mut line).unwrap();
