@@ -68,13 +68,21 @@ impl Template {
         let start = payloads.body_number(first) * self.frame_bytes;
         let batch = &mut self.row[start..][..frames * self.frame_bytes];
         if self.is_stamped {
-            let frames = batch.chunks_exact_mut(self.frame_bytes);
-            for (frame, stamp) in frames.zip(payloads.stamps(first)) {
-                frame[HEADER_BYTES..PREFIX_BYTES].copy_from_slice(&stamp);
-                if let Some(last) = self.last_stamp {
-                    frame[last..last + STAMP_BYTES].copy_from_slice(&stamp);
+            // A lone stamp is the last one; what is before it then has no room for a first.
+            let last = self.last_stamp.unwrap_or(HEADER_BYTES);
+            for (frame, stamp) in
+                batch.chunks_exact_mut(self.frame_bytes).zip(payloads.stamps(first))
+            {
+                let (start, end) = frame.split_at_mut(last);
+                if let Some(place) = start.get_mut(HEADER_BYTES..PREFIX_BYTES) {
+                    place.copy_from_slice(&stamp);
                 }
-                for &place in &self.inner_stamps {
+                end[..STAMP_BYTES].copy_from_slice(&stamp);
+            }
+            // In rounds of their own: most frames have none, and should not pay for asking.
+            for &place in &self.inner_stamps {
+                let frames = batch.chunks_exact_mut(self.frame_bytes);
+                for (frame, stamp) in frames.zip(payloads.stamps(first)) {
                     frame[place..place + STAMP_BYTES].copy_from_slice(&stamp);
                 }
             }
