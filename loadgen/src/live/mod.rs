@@ -9,14 +9,23 @@ mod screen;
 use std::{
     io::{self, IsTerminal, Write},
     panic,
-    sync::mpsc::{self, Receiver, Sender, TryRecvError},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+        mpsc::{self, Receiver, Sender, TryRecvError},
+    },
     thread::{self, JoinHandle},
     time::Duration,
 };
 
 use ratatui::{
-    DefaultTerminal,
-    crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers},
+    DefaultTerminal, Terminal,
+    backend::CrosstermBackend,
+    crossterm::{
+        event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers},
+        execute,
+        terminal::{EnterAlternateScreen, enable_raw_mode},
+    },
 };
 
 use crate::{
@@ -48,6 +57,8 @@ pub(crate) struct View {
     /// `None` once it is to end.
     news: Option<Sender<Progress>>,
     thread: Option<JoinHandle<()>>,
+    /// Whether a panic has given the terminal back already.
+    is_over: Arc<AtomicBool>,
     /// Dropped after the terminal is itself again.
     stderr: Option<HeldStderr>,
 }
@@ -91,15 +102,17 @@ impl View {
             true => Some(HeldStderr::start()?),
             false => None,
         };
-        let terminal = ratatui::try_init()?;
-        give_back_on_panic(stderr.as_ref())?;
+        let is_over = Arc::new(AtomicBool::new(false));
+        give_back_on_panic(stderr.as_ref(), &is_over)?;
+        let terminal = take_terminal()?;
         let (news, received) = mpsc::channel();
         let last_line = stderr.as_ref().map(HeldStderr::last_line);
         let screen = Screen::new(setting, last_line);
-        let thread = thread::Builder::new()
-            .name("loadgen-view".to_owned())
-            .spawn(move || run(terminal, screen, &received, &stop))?;
-        Ok(Self { news: Some(news), thread: Some(thread), stderr })
+        let thread = thread::Builder::new().name("loadgen-view".to_owned()).spawn({
+            let is_over = Arc::clone(&is_over);
+            move || run(terminal, screen, &received, &stop, &is_over)
+        })?;
+        Ok(Self { news: Some(news), thread: Some(thread), is_over, stderr })
     }
 }
 
@@ -110,17 +123,32 @@ impl Drop for View {
             // A view that has panicked has given the terminal back before it said so.
             let _ = thread.join();
         }
-        ratatui::restore();
+        // Given back twice, the terminal would write over what came in between.
+        if !self.is_over.swap(true, Relaxed) {
+            ratatui::restore();
+        }
         self.stderr = None;
     }
 }
 
+/// Takes the whole terminal, whose keys come at once and unseen.
+fn take_terminal() -> io::Result<DefaultTerminal> {
+    enable_raw_mode()?;
+    let terminal = execute!(io::stdout(), EnterAlternateScreen)
+        .and_then(|()| Terminal::new(CrosstermBackend::new(io::stdout())));
+    terminal.inspect_err(|_| ratatui::restore())
+}
+
 /// Lets a panic be read: its message comes after the terminal is itself again.
-fn give_back_on_panic(stderr: Option<&HeldStderr>) -> io::Result<()> {
+fn give_back_on_panic(stderr: Option<&HeldStderr>, is_over: &Arc<AtomicBool>) -> io::Result<()> {
     let original = stderr.map(HeldStderr::original).transpose()?;
-    // This one has the terminal given back already.
     let next = panic::take_hook();
+    let is_over = Arc::clone(is_over);
     panic::set_hook(Box::new(move |panic| {
+        // Relaxed: the view may draw once more; nothing else depends on it.
+        if !is_over.swap(true, Relaxed) {
+            ratatui::restore();
+        }
         if let Some(original) = &original {
             held::redirect_to(original);
         }
@@ -129,14 +157,15 @@ fn give_back_on_panic(stderr: Option<&HeldStderr>) -> io::Result<()> {
     Ok(())
 }
 
-/// Draws until there are no more news to come.
+/// Draws until there are no more news to come, or the terminal is gone.
 fn run(
     mut terminal: DefaultTerminal,
     mut screen: Screen,
     received: &Receiver<Progress>,
     stop: &Stop,
+    is_over: &AtomicBool,
 ) {
-    loop {
+    while !is_over.load(Relaxed) {
         loop {
             match received.try_recv() {
                 Ok(progress) => screen.add(&progress),
