@@ -44,9 +44,16 @@
 //!    \-> doctor             |           \     |-> rate
 //!                           |            \    \-> schedule, tally, latency
 //!                           |             \-> alarm
-//!                           |-> adversaries, server_command, server_probe
+//!                           |-> adversaries, server_command, server_probe, metrics_probe
 //!                           \-> interval, verdict, slo, report
+//! cli -> live                       shows the intervals of a run as they end
+//! cli -> ab -> compare -> bootstrap ab runs what compare judges; both stand on resampled samples
+//! cli -> merge, report::output      make one run of several, and other forms of one
+//! cli -> completions
 //! ```
+//!
+//! Everything that is written or read after a run goes through one document, the saved JSON: so
+//! `report`, `compare` and `merge` can do from a file whatever a run can do at its end.
 
 mod adversaries;
 pub mod cli;
@@ -75,14 +82,15 @@ mod latency;
 mod tally;
 mod verdict;
 
+mod live;
 mod report;
 
 mod ab;
 mod bootstrap;
 mod compare;
-mod completions;
-mod live;
 mod merge;
+
+mod completions;
 
 mod metrics_probe;
 mod server_command;

@@ -43,7 +43,9 @@ pub(super) fn figures(document: &Document) -> Vec<(&'static str, String)> {
 pub(super) fn conditions(document: &Document) -> Vec<String> {
     let outcome = |met| if met { "is met" } else { "is missed" };
     let conditions = document.slo.iter();
-    conditions.map(|slo| format!("{} {}", slo.condition, outcome(slo.met))).collect()
+    conditions
+        .map(|slo| format!("{} {}: {}", slo.condition, outcome(slo.met), slo.reached_text))
+        .collect()
 }
 
 /// The distributions of a run, each with its name and what its times are. In closed loop all is said

@@ -29,8 +29,11 @@ pub(super) fn write(document: &Document) -> String {
             document.duration_s,
             if document.stopped { ", stopped early" } else { "" }
         ),
-        "verdict-class" => class(document.verdict).to_owned(),
-        "verdict" => document.verdict.word().to_owned(),
+        "verdict-class" => class(document).to_owned(),
+        "verdict" => match document.slo.iter().all(|slo| slo.met) {
+            true => document.verdict.word().to_owned(),
+            false => format!("{}, but a condition is missed", document.verdict.word()),
+        },
         "meaning" => escape(document.verdict.meaning()),
         "reasons" => reasons(document),
         "keys" => keys(document),
@@ -64,8 +67,9 @@ fn escape(text: &str) -> String {
     text.replace('"', "&quot;").replace('\'', "&#39;")
 }
 
-fn class(verdict: Verdict) -> &'static str {
-    match verdict {
+fn class(document: &Document) -> &'static str {
+    match document.verdict {
+        _ if document.slo.iter().any(|slo| !slo.met) => "bad",
         Verdict::Ok => "good",
         Verdict::Overloaded | Verdict::ClientLimited | Verdict::Disturbed => "doubt",
         Verdict::Mismatch | Verdict::Failed | Verdict::Errors => "bad",

@@ -105,6 +105,8 @@ pub(crate) struct Condition {
     pub(crate) condition: String,
     /// Nothing if it is infinite, for which JSON has no word.
     pub(crate) reached: Option<f64>,
+    /// The same with its unit, for people.
+    pub(crate) reached_text: String,
     pub(crate) met: bool,
 }
 
@@ -276,10 +278,11 @@ impl Document {
 
 impl Condition {
     fn of(outcome: &SloOutcome) -> Self {
-        let SloOutcome { condition, reached, is_met, .. } = outcome;
+        let SloOutcome { condition, reached, reached_text, is_met } = outcome;
         Self {
             condition: condition.clone(),
             reached: reached.is_finite().then_some(*reached),
+            reached_text: reached_text.clone(),
             met: *is_met,
         }
     }

@@ -192,6 +192,20 @@ fn nothing_in_a_run_becomes_part_of_the_page() {
 }
 
 #[test]
+fn a_missed_condition_is_said_with_what_was_reached() {
+    let folder = run();
+    let mut run = json(&folder);
+    run["slo"] = serde_json::json!([
+        { "condition": "p99<1ns", "reached": 5000.0, "reached_text": "5.00 us", "met": false }
+    ]);
+    let page = report(&folder, &run, "html");
+    assert!(page.contains("a condition is missed"));
+    assert!(page.contains("class=\"verdict bad\""));
+    assert!(page.contains("p99&lt;1ns is missed: 5.00 us"));
+    assert!(report(&folder, &run, "md").contains("p99&lt;1ns is missed: 5.00 us"));
+}
+
+#[test]
 fn a_saved_run_gives_the_same_files_again() {
     let folder = run();
     let original = json(&folder);
