@@ -397,6 +397,9 @@ impl Link {
         let Some(pace) = &mut self.pace else {
             return;
         };
+        while desk.schedule.is_warm_up(pace.next_due()) {
+            pace.arrivals.advance();
+        }
         let oldest = pace.next_due();
         while desk.schedule.is_missing(pace.next_due()) {
             desk.tally.counts.unsent += 1;

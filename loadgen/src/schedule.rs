@@ -102,7 +102,7 @@ impl Schedule {
     /// Whether a request that is due then will be admitted, unless something changes.
     #[inline]
     pub(crate) fn is_open_for(&self, due_at: u64) -> bool {
-        let is_measured = due_at >= self.bounds.warm_up_ends_at;
+        let is_measured = !self.is_warm_up(due_at);
         self.phase != Phase::Draining
             && self.is_due_in_time(due_at)
             && !(is_measured && self.bounds.remaining == Some(0))
@@ -115,7 +115,7 @@ impl Schedule {
         if !self.is_open_for(due_at) {
             return None;
         }
-        let is_measured = due_at >= self.bounds.warm_up_ends_at;
+        let is_measured = !self.is_warm_up(due_at);
         if let (true, Some(remaining)) = (is_measured, &mut self.bounds.remaining) {
             *remaining -= 1;
         }
@@ -127,10 +127,15 @@ impl Schedule {
         self.bounds.load_ends_at.is_none_or(|end| due_at < end)
     }
 
+    /// Whether a request that is due then does not count because it is too early.
+    pub(crate) fn is_warm_up(&self, due_at: u64) -> bool {
+        due_at < self.bounds.warm_up_ends_at
+    }
+
     /// Whether a request that was due then would have counted, but the load ended before it was
     /// sent.
     pub(crate) fn is_missing(&self, due_at: u64) -> bool {
-        let is_measured = due_at >= self.bounds.warm_up_ends_at;
+        let is_measured = !self.is_warm_up(due_at);
         let is_due = self.is_due_in_time(due_at) && due_at < self.loaded_until;
         is_measured && is_due && self.bounds.remaining != Some(0)
     }

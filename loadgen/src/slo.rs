@@ -165,11 +165,9 @@ impl FromStr for Condition {
 fn quantile_with_lost(latency: &Latency, quantile: f64, lost: u64) -> f64 {
     let answered = latency.count() as f64;
     let rank = quantile * (answered + lost as f64);
-    if lost > 0 && rank > answered {
+    // Of nothing at all it cannot be said either that it was fast.
+    if answered == 0.0 || lost > 0 && rank > answered {
         return f64::INFINITY;
-    }
-    if answered == 0.0 {
-        return 0.0;
     }
     latency.histogram().value_at_quantile(rank / answered) as f64
 }
@@ -204,6 +202,6 @@ mod tests {
         assert_eq!(quantile_with_lost(&latency, 0.5, 10), 50.0);
         assert_eq!(quantile_with_lost(&latency, 0.9, 10), 90.0);
         assert_eq!(quantile_with_lost(&latency, 0.91, 10), f64::INFINITY);
-        assert_eq!(quantile_with_lost(&Latency::default(), 0.5, 0), 0.0);
+        assert_eq!(quantile_with_lost(&Latency::default(), 0.5, 0), f64::INFINITY);
     }
 }

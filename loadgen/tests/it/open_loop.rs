@@ -113,6 +113,19 @@ fn what_a_dead_server_left_no_room_for_is_counted_as_never_sent() {
 }
 
 #[test]
+fn a_server_that_dies_while_warming_up_owes_everything_that_was_measured() {
+    let server = servers::start(|_, mut stream| {
+        io::copy(&mut stream, &mut io::sink())?;
+        Ok(())
+    });
+    let load = paced(server, 1_000.0, Duration::from_millis(200));
+    let slo = Some("p50<1h".parse().unwrap());
+    let report = run(&Plan { slo, warm_up: Duration::from_millis(300), pipeline: 5, ..load });
+    assert_eq!((report.counts.requests, report.counts.unsent), (0, 200), "{report:?}");
+    assert!(!report.slo[0].is_met, "{report:?}");
+}
+
+#[test]
 fn the_timetable_goes_on_over_a_lost_connection() {
     let server = servers::start(|connection, mut stream| {
         if connection > 0 {
