@@ -136,7 +136,7 @@ fn merge(runs: &[Named]) -> Result<Document, String> {
         server: Server::default(),
         littles_law: None,
         unanswered_age_ns: ages.percentiles(),
-        unanswered_age_histogram: Encoded::of(&ages.histogram()),
+        unanswered_age_histogram: Encoded::of_latency(&ages),
         unsent: all().map(|run| run.unsent).sum(),
         unsent_age_ns: Age {
             max: all().map(|run| run.unsent_age_ns.max).max().unwrap_or_default(),

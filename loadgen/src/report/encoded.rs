@@ -4,6 +4,8 @@
 //! A distribution that is decoded takes some hundred kilobytes, its text a few. So a document keeps
 //! the text and decodes one at a time.
 
+use std::sync::LazyLock;
+
 use base64::{Engine, engine::general_purpose::STANDARD};
 use hdrhistogram::{
     Histogram,
@@ -11,12 +13,24 @@ use hdrhistogram::{
 };
 use serde::{Deserialize, Serialize, de};
 
+use crate::latency::Latency;
+
 /// The text of a histogram that is known to be one.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 pub(crate) struct Encoded(String);
 
 impl Encoded {
-    pub(crate) fn of(histogram: &Histogram<u64>) -> Self {
+    pub(crate) fn of_latency(latency: &Latency) -> Self {
+        /// In closed loop nothing is late: every interval has one that is empty.
+        static EMPTY: LazyLock<Encoded> =
+            LazyLock::new(|| Encoded::of(&Latency::default().histogram()));
+        match latency.count() {
+            0 => EMPTY.clone(),
+            _ => Self::of(&latency.histogram()),
+        }
+    }
+
+    fn of(histogram: &Histogram<u64>) -> Self {
         let mut bytes = Vec::new();
         V2DeflateSerializer::new()
             .serialize(histogram, &mut bytes)
@@ -56,6 +70,13 @@ mod tests {
             histogram.record_n(value, value % 13 + 1).unwrap();
         }
         assert_eq!(Encoded::of(&histogram).decode(), histogram);
+    }
+
+    #[test]
+    fn nothing_is_encoded_as_nothing() {
+        let nothing = Latency::default();
+        assert_eq!(Encoded::of_latency(&nothing), Encoded::of(&nothing.histogram()));
+        assert!(Encoded::of_latency(&nothing).decode().is_empty());
     }
 
     #[test]

@@ -232,7 +232,7 @@ impl Document {
             first_error: report.first_error.clone(),
             config: Config::of(&report.plan),
             histograms: Histograms::of(&report.latency, &report.service, &report.send_lag),
-            unanswered_age_histogram: Encoded::of(&report.unanswered_ages.histogram()),
+            unanswered_age_histogram: Encoded::of_latency(&report.unanswered_ages),
             intervals: report.intervals.iter().map(SavedInterval::of).collect(),
             arena: report.arena.clone(),
         }
@@ -300,8 +300,8 @@ impl Law {
 
 impl Histograms {
     pub(crate) fn of(latency: &Latency, service: &Latency, send_lag: &Latency) -> Self {
-        let encoded = |latency: &Latency| Encoded::of(&latency.histogram());
-        Self { latency: encoded(latency), service: encoded(service), send_lag: encoded(send_lag) }
+        let [latency, service, send_lag] = [latency, service, send_lag].map(Encoded::of_latency);
+        Self { latency, service, send_lag }
     }
 }
 
@@ -464,7 +464,7 @@ pub(crate) mod samples {
             first_error: None,
             config: Config::of(&Plan::for_target("127.0.0.1:9000".parse().unwrap())),
             histograms: Histograms::of(&latency, &latency, &nothing),
-            unanswered_age_histogram: Encoded::of(&nothing.histogram()),
+            unanswered_age_histogram: Encoded::of_latency(&nothing),
             intervals,
             arena: Vec::new(),
         }
