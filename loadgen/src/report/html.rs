@@ -126,7 +126,7 @@ fn configuration(document: &Document) -> String {
 }
 
 fn pairs<'a>(rows: impl Iterator<Item = (&'a str, String)>) -> String {
-    let rows = rows.map(|(name, value)| vec![name.replace('_', " "), value]);
+    let rows = rows.map(|(name, value)| vec![name.to_owned(), value]);
     table("words", "Names and values", &["name", "value"], rows)
 }
 
