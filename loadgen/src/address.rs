@@ -5,6 +5,7 @@
 //! | `host:port`       | TCP; all addresses of the name are tried                    |
 //! | `:port`           | TCP, this machine                                           |
 //! | `[::1]:port`      | TCP over IPv6                                               |
+//! | `unix:/path`      | a Unix socket                                               |
 //!
 //! A server that announces `0.0.0.0` or `[::]` listens everywhere; it is reached on the loopback
 //! address.
@@ -12,10 +13,13 @@
 use std::{
     fmt, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs},
+    path::PathBuf,
     str::FromStr,
 };
 
 use thiserror::Error;
+
+use crate::stream::Endpoint;
 
 /// The address of a server.
 #[non_exhaustive]
@@ -28,6 +32,11 @@ pub enum Address {
         /// The port, never zero.
         port: u16,
     },
+    /// A Unix socket.
+    Unix {
+        /// Its path.
+        path: PathBuf,
+    },
 }
 
 impl Address {
@@ -36,10 +45,13 @@ impl Address {
     /// # Errors
     ///
     /// The error of the resolver, or [`io::ErrorKind::NotFound`] if the name has no address.
-    pub(crate) fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
-        let Self::Tcp { host, port } = self;
-        let found: Vec<SocketAddr> =
-            (host.as_str(), *port).to_socket_addrs()?.map(reachable).collect();
+    pub(crate) fn resolve(&self) -> io::Result<Vec<Endpoint>> {
+        let (host, port) = match self {
+            Self::Unix { path } => return Ok(vec![Endpoint::Unix(path.clone())]),
+            Self::Tcp { host, port } => (host.as_str(), *port),
+        };
+        let found = (host, port).to_socket_addrs()?.map(reachable);
+        let found: Vec<Endpoint> = found.map(Endpoint::Tcp).collect();
         if found.is_empty() {
             return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
         }
@@ -51,10 +63,15 @@ impl FromStr for Address {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
-        if text.starts_with("unix:") {
-            return Err(AddressError::Unsupported(text.to_owned()));
-        }
         let malformed = || AddressError::Malformed(text.to_owned());
+        if let Some(path) = text.strip_prefix("unix:") {
+            let path = PathBuf::from(path);
+            return if path.as_os_str().is_empty() {
+                Err(malformed())
+            } else {
+                Ok(Self::Unix { path })
+            };
+        }
         let (host, port) = text.rsplit_once(':').ok_or_else(malformed)?;
         let host = match host.strip_prefix('[').map(|host| host.strip_suffix(']')) {
             Some(Some(host)) if host.parse::<Ipv6Addr>().is_ok() => host,
@@ -78,8 +95,11 @@ impl From<SocketAddr> for Address {
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self::Tcp { host, port } = self;
-        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix { path } => write!(f, "unix:{}", path.display()),
+        }
     }
 }
 
@@ -89,12 +109,10 @@ impl fmt::Display for Address {
 pub enum AddressError {
     /// The text has another form.
     #[error(
-        "`{0}` is not an address; write host:port, :port or [::1]:port, with a port of 1 to 65535"
+        "`{0}` is not an address; write host:port, :port, [::1]:port (with a port of 1 to 65535) \
+         or unix:/path"
     )]
     Malformed(String),
-    /// The kind of address is known but cannot be loaded.
-    #[error("`{0}`: only TCP can be loaded; write host:port, :port or [::1]:port")]
-    Unsupported(String),
 }
 
 fn reachable(address: SocketAddr) -> SocketAddr {
@@ -140,16 +158,20 @@ mod tests {
     }
 
     #[test]
-    fn unix_sockets_are_refused_by_name() {
-        let error = "unix:/run/echo".parse::<Address>().unwrap_err();
-        assert!(error.to_string().contains("only TCP"), "{error}");
+    fn unix_sockets_are_named_by_their_path() {
+        let address: Address = "unix:/run/echo".parse().unwrap();
+        assert_eq!(address, Address::Unix { path: "/run/echo".into() });
+        assert_eq!(address.to_string(), "unix:/run/echo");
+        assert!("unix:".parse::<Address>().is_err());
     }
 
     #[test]
     fn a_server_that_listens_everywhere_is_reached_on_loopback() {
-        let everywhere: Address = "0.0.0.0:9000".parse().unwrap();
-        assert_eq!(everywhere.resolve().unwrap(), ["127.0.0.1:9000".parse().unwrap()]);
-        let everywhere: Address = "[::]:9000".parse().unwrap();
-        assert_eq!(everywhere.resolve().unwrap(), ["[::1]:9000".parse().unwrap()]);
+        for (everywhere, reached) in
+            [("0.0.0.0:9000", "127.0.0.1:9000"), ("[::]:9000", "[::1]:9000")]
+        {
+            let everywhere: Address = everywhere.parse().unwrap();
+            assert_eq!(everywhere.resolve().unwrap(), [Endpoint::Tcp(reached.parse().unwrap())]);
+        }
     }
 }

@@ -7,32 +7,47 @@
 //! | 0         | the run is good                                              |
 //! | 1         | it could not run, or not every request was answered          |
 //! | 2         | the command line is wrong                                    |
+//! | 3         | a condition of `--slo` was missed, or a baseline is better   |
 //! | 4         | the server sent wrong bytes                                  |
 
 #![allow(rustdoc::broken_intra_doc_links, reason = "the comments of flags are help texts")]
 
 use std::{
-    fs::{self, File, OpenOptions},
     hash::{BuildHasher, RandomState},
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
     num::NonZero,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::ExitCode,
     str::FromStr,
     thread,
     time::Duration,
 };
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
     iterator::Signals,
 };
 
 use crate::{
+    ab::{Contest, Sides},
+    adversaries::Adversaries,
+    compare::{self, Baseline},
+    completions::{Completions, ManPage},
+    doctor,
+    live::Live,
+    merge,
+    metrics_probe::MetricsUrlError,
     plan::{DEFAULT_DURATION, DEFAULT_WARM_UP, Plan, Problem},
-    report::{Report, text},
-    run::{self, Progress},
+    rate::Rate,
+    report::{
+        Report,
+        json::Document,
+        output::{self, Format, Output},
+    },
+    run,
+    search::Search,
+    size::Sizes,
     stop::Stop,
     units,
 };
@@ -40,14 +55,47 @@ use crate::{
 const COULD_NOT_RUN: u8 = 1;
 const USAGE: u8 = 2;
 
+/// How long each of the many runs of `ab` lasts, unless it is said.
+const AB_DURATION: &str = "3s";
+const AB_WARM_UP: &str = "1s";
+
+/// One screen. Commands are listed below the options, in one line.
+const HELP_TEMPLATE: &str = "\
+{about}
+
+{usage-heading} {usage}
+
+{positionals}
+
+{options}{after-help}";
+
 const AFTER_HELP: &str = "\
+Commands: run (the default), search, doctor, compare, ab, merge, report, completions, man;
+          see loadgen COMMAND --help
+Examples: loadgen -c 64 -p 16 :9000
+          loadgen -R 20k -d 30s --slo 'p99<1ms' -o run.json -- arena-echo
+More flags, and what exit codes mean: loadgen --help";
+
+const AFTER_LONG_HELP: &str = "\
+Commands, each with its own --help:
+  run       run a load (the default)
+  search    find the largest rate that meets --slo
+  doctor    measure what this machine itself adds to every figure
+  compare   compare two saved runs
+  ab        start two servers in turn, load them alike, and compare them
+  merge     add up saved runs that several machines made at the same time
+  report    write a saved run in other forms
+  completions, man   print completions for a shell, or the man page
+
 Examples:
   loadgen -c 64 -p 16 :9000                      load a server that runs already
   loadgen -d 30s -o run.json -- arena-echo       start a server, load it, stop it
+  loadgen -R 20k -p 64 --slo 'p99<1ms' :9000     open loop, with a condition to meet
+  loadgen search --slo 'p99<1ms' -p 64 :9000     the largest rate that meets it
   loadgen -n 100000 -s 4k --server-pid 123 :9000
 
 Exit codes: 0 good, 1 could not run or not every request was answered, 2 usage,
-            4 the server sent wrong bytes";
+            3 a condition (--slo) was missed or the baseline is better, 4 the server sent wrong bytes";
 
 /// Loads a server that echoes length-prefixed frames, and checks every byte of every reply.
 #[derive(Debug, Parser)]
@@ -55,7 +103,9 @@ Exit codes: 0 good, 1 could not run or not every request was answered, 2 usage,
     version,
     args_conflicts_with_subcommands = true,
     disable_help_subcommand = true,
-    after_help = AFTER_HELP
+    help_template = HELP_TEMPLATE,
+    after_help = AFTER_HELP,
+    after_long_help = AFTER_LONG_HELP
 )]
 struct Cli {
     #[command(subcommand)]
@@ -64,16 +114,70 @@ struct Cli {
     run: RunArguments,
 }
 
+/// What can be asked for besides a run. Each has its arguments and a function that carries them out
+/// and returns the exit code; [`Action::carry_out`] is where a new one is added.
 #[derive(Debug, Subcommand)]
 enum Action {
     /// Run a load (the default)
-    #[command(after_help = AFTER_HELP)]
-    Run(RunArguments),
+    #[command(after_help = AFTER_HELP, after_long_help = AFTER_LONG_HELP)]
+    Run(Box<RunArguments>),
+    /// Find the largest rate that meets --slo
+    Search(Box<SearchArguments>),
+    /// Measure what this machine itself adds to every figure
+    Doctor,
+    /// Compare two saved runs
+    Compare(compare::Arguments),
+    /// Start two servers in turn, load them alike, and compare them
+    Ab(Box<AbArguments>),
+    /// Add up saved runs that several machines made at the same time
+    Merge(merge::Arguments),
+    /// Write a saved run in other forms
+    Report(output::Arguments),
+    /// Print completions for a shell
+    Completions(Completions),
+    /// Print the man page
+    Man(ManPage),
+}
+
+impl Action {
+    fn carry_out(self) -> u8 {
+        match self {
+            Self::Run(arguments) => arguments.judge().map_or_else(refuse, Order::carry_out),
+            Self::Search(arguments) => arguments.carry_out(),
+            Self::Doctor => doctor::main(),
+            Self::Compare(arguments) => print(arguments.carry_out()),
+            Self::Ab(arguments) => arguments.carry_out(),
+            Self::Merge(arguments) => print(arguments.carry_out()),
+            Self::Report(arguments) => print(arguments.carry_out().map(|()| String::new())),
+            Self::Completions(shell) => print(Ok(shell.text(Cli::command()))),
+            Self::Man(page) => print(page.text(Cli::command())),
+        }
+    }
+}
+
+#[derive(Args, Debug)]
+struct SearchArguments {
+    /// The rate to begin with
+    #[arg(long, value_name = "RATE", default_value = "1k")]
+    start: String,
+    /// How near to the limit to go
+    #[arg(long, value_name = "PERCENT", default_value = "3")]
+    precision: String,
+    #[command(flatten)]
+    run: RunArguments,
+}
+
+#[derive(Args, Debug)]
+struct AbArguments {
+    #[command(flatten)]
+    sides: Sides,
+    #[command(flatten)]
+    run: RunArguments,
 }
 
 #[derive(Args, Debug)]
 struct RunArguments {
-    /// The server: host:port, :port or [::1]:port [default: what COMMAND announces]
+    /// The server: host:port, :port, [::1]:port or unix:/path [default: what COMMAND announces]
     target: Option<String>,
     /// A server to start, measure and stop; it must print `listening on ADDR`
     #[arg(last = true, value_name = "COMMAND")]
@@ -87,6 +191,9 @@ struct RunArguments {
     /// Requests in flight per connection
     #[arg(short, long, value_name = "N", default_value = "1")]
     pipeline: String,
+    /// Total rate: max, 20k per second, or a ramp 1k:20k
+    #[arg(short = 'R', long, value_name = "RATE", default_value = "max")]
+    rate: String,
     /// How long to measure [default: 10s, or as long as -n takes]
     #[arg(short, long, value_name = "TIME")]
     duration: Option<String>,
@@ -96,29 +203,76 @@ struct RunArguments {
     /// How long to load before measuring [default: 2s, with -n 0s]
     #[arg(short, long, value_name = "TIME")]
     warm_up: Option<String>,
-    /// Payload size, such as 0, 64, 4k or 1MiB
+    /// Payload size: 64, 4k, uniform:64..4k, ...
+    ///
+    /// A size, or a distribution: uniform:64..4k, lognormal:p50=512,p99=16k, list:64*80,4k*20, or
+    /// file:PATH with a size per line.
     #[arg(short, long, value_name = "SIZE", default_value = "64")]
     size: String,
-    /// What all payloads follow from [default: another one each time]
-    #[arg(long, value_name = "N")]
-    seed: Option<String>,
-    /// What of the replies is checked: full
-    #[arg(long, value_name = "WHAT", default_value = "full")]
-    verify: String,
-    /// Count a request that takes longer as an error and close its connection
-    #[arg(long, value_name = "TIME")]
-    timeout: Option<String>,
-    /// Report CPU time and memory of this process
-    #[arg(long, value_name = "PID")]
-    server_pid: Option<String>,
-    /// Write the report to FILE as well, in the format of its extension (.json); repeatable
+    /// Conditions to meet: p99<1ms,errors==0,rate>=10k
+    ///
+    /// Figures are p50 and any other percentile, max, errors, mismatches, unanswered, unsent and
+    /// rate. A request that is not answered took longer than any other.
+    #[arg(long, value_name = "EXPR")]
+    slo: Option<String>,
+    /// Write the report to FILE: .html .json .csv .md .hlog .hgrm; repeatable
     #[arg(short, long, value_name = "FILE")]
     output: Vec<PathBuf>,
     /// How often to show progress
     #[arg(short, long, value_name = "TIME", default_value = "1s")]
     interval: String,
+    /// Read the server's arena metrics at http://HOST:PORT/metrics
+    #[arg(long, value_name = "URL")]
+    metrics: Option<String>,
+    /// Compare with this run afterwards, which was saved with -o FILE.json
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
+    baseline: Option<PathBuf>,
+    /// Exit with 3 if any figure is clearly worse than in the baseline, by more than PERCENT
+    /// [default: 5]
+    #[arg(
+        long,
+        value_name = "PERCENT",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "5",
+        hide_short_help = true
+    )]
+    fail_on_regression: Option<String>,
+    /// What all payloads follow from [default: another one each time]
+    #[arg(long, value_name = "N", hide_short_help = true)]
+    seed: Option<String>,
+    /// What of the replies is checked: full, sample:N (one in N) or none
+    #[arg(long, value_name = "WHAT", default_value = "full", hide_short_help = true)]
+    verify: String,
+    /// How requests are spread over time with -R: fixed or poisson
+    #[arg(long, value_name = "HOW", default_value = "fixed", hide_short_help = true)]
+    arrival: String,
+    /// Over how long to open the connections, before the warm-up
+    #[arg(long, value_name = "TIME", default_value = "0s", hide_short_help = true)]
+    ramp_up: String,
+    /// Change each connection for a new one after a time, or after N requests
+    #[arg(long, value_name = "TIME|N", hide_short_help = true)]
+    reconnect_every: Option<String>,
+    /// Clients beside the others that ask for much and read little
+    #[arg(long, value_name = "N", default_value = "0", hide_short_help = true)]
+    slow_readers: String,
+    /// Clients beside the others that send byte by byte
+    #[arg(long, value_name = "N", default_value = "0", hide_short_help = true)]
+    slow_senders: String,
+    /// Clients beside the others that reset their connection in the middle of a request
+    #[arg(long, value_name = "N", default_value = "0", hide_short_help = true)]
+    resets: String,
+    /// Count a request that takes longer as an error and close its connection
+    #[arg(long, value_name = "TIME", hide_short_help = true)]
+    timeout: Option<String>,
+    /// Report CPU time and memory of this process
+    #[arg(long, value_name = "PID", hide_short_help = true)]
+    server_pid: Option<String>,
+    /// Keep each thread on one CPU: auto (if one is left for the server), on or off
+    #[arg(long, value_name = "WHEN", default_value = "auto", hide_short_help = true)]
+    pin: String,
     /// Show progress line by line, also on a terminal
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     plain: bool,
 }
 
@@ -132,18 +286,64 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { USAGE.into() } else { ExitCode::SUCCESS };
         }
     };
-    let arguments = match cli.action {
-        Some(Action::Run(arguments)) => arguments,
-        None => cli.run,
-    };
-    match arguments.judge() {
-        Ok(order) => order.carry_out().into(),
-        Err(problems) => {
-            for problem in problems {
-                eprintln!("loadgen: {problem}");
+    let action = cli.action.unwrap_or_else(|| Action::Run(Box::new(cli.run)));
+    action.carry_out().into()
+}
+
+fn refuse(problems: Vec<Problem>) -> u8 {
+    for problem in problems {
+        eprintln!("loadgen: {problem}");
+    }
+    eprintln!("Try `loadgen --help`.");
+    USAGE
+}
+
+impl SearchArguments {
+    fn carry_out(self) -> u8 {
+        let mut judge = Judge::default();
+        let start = judge.value("--start", Some(&self.start), units::parse_rate);
+        let precision = judge.value("--precision", Some(&self.precision), |text| {
+            let percent = text.parse().ok().filter(|percent| (0.1..=50.0).contains(percent));
+            percent.ok_or_else(|| format!("is `{text}`; it must be 0.1 to 50"))
+        });
+        if self.run.slo.is_none() {
+            judge.refuse("--slo", "is missing; write for example p99<1ms");
+        }
+        if self.run.rate != "max" {
+            judge.refuse("--rate", "cannot be given: it is what is searched for");
+        }
+        let order = match self.run.judge() {
+            Ok(order) => Some(order),
+            Err(problems) => {
+                judge.problems.extend(problems);
+                None
             }
-            eprintln!("Try `loadgen --help`.");
-            USAGE.into()
+        };
+        match (order, start, precision) {
+            (Some(order), Some(start), Some(percent)) if judge.problems.is_empty() => {
+                order.search(&Search { start, precision: percent / 100.0 })
+            }
+            _ => refuse(judge.problems),
+        }
+    }
+}
+
+impl AbArguments {
+    fn carry_out(self) -> u8 {
+        let contest = match self.run.judge_ab(&self.sides) {
+            Ok(contest) => contest,
+            Err(problems) => return refuse(problems),
+        };
+        let stop = Stop::new();
+        let outcome = stop_on_signals(&stop)
+            .map_err(|error| format!("cannot catch signals: {error}"))
+            .and_then(|()| {
+                let mut tell = |line: &str| eprintln!("{line}");
+                contest.carry_out(&stop, &mut tell).map_err(|error| error.to_string())
+            });
+        match outcome {
+            Ok(outcome) => print(Ok(outcome.to_text())).max(outcome.exit_code()),
+            Err(error) => print(Err(error)),
         }
     }
 }
@@ -154,6 +354,7 @@ struct Order {
     plan: Plan,
     outputs: Vec<PathBuf>,
     is_plain: bool,
+    baseline: Option<Baseline>,
     /// What was changed, in words.
     notes: Vec<String>,
 }
@@ -179,20 +380,35 @@ impl RunArguments {
             duration: judge.time("--duration", self.duration.as_deref()).or(default_duration),
             requests,
             warm_up: judge.time("--warm-up", self.warm_up.as_deref()).unwrap_or(default_warm_up),
-            payload_bytes: judge.value("--size", Some(&self.size), payload_bytes).unwrap_or(0),
+            sizes: judge.value("--size", Some(&self.size), str::parse).unwrap_or(Sizes::Fixed(0)),
+            rate: judge.value("--rate", Some(&self.rate), str::parse).unwrap_or(Rate::Max),
+            arrival: judge.value("--arrival", Some(&self.arrival), str::parse).unwrap_or_default(),
+            ramp_up: judge.time("--ramp-up", Some(&self.ramp_up)).unwrap_or_default(),
+            reconnect_every: judge.value(
+                "--reconnect-every",
+                self.reconnect_every.as_deref(),
+                str::parse,
+            ),
+            adversaries: Adversaries {
+                slow_readers: judge.number("--slow-readers", Some(&self.slow_readers)).unwrap_or(0),
+                slow_senders: judge.number("--slow-senders", Some(&self.slow_senders)).unwrap_or(0),
+                resets: judge.number("--resets", Some(&self.resets)).unwrap_or(0),
+            },
+            verify: judge.value("--verify", Some(&self.verify), str::parse).unwrap_or_default(),
+            pin: judge.value("--pin", Some(&self.pin), str::parse).unwrap_or_default(),
             seed: judge.number("--seed", self.seed.as_deref()).unwrap_or_else(any_seed),
             timeout: judge.time("--timeout", self.timeout.as_deref()),
             server_pid: judge.number("--server-pid", self.server_pid.as_deref()),
             interval: judge
                 .time("--interval", Some(&self.interval))
                 .unwrap_or(Duration::from_secs(1)),
+            slo: judge.value("--slo", self.slo.as_deref(), str::parse),
+            metrics: judge.value("--metrics", self.metrics.as_deref(), |text| {
+                text.parse().map_err(|error: MetricsUrlError| error.to_string())
+            }),
         };
-        judge.value("--verify", Some(&self.verify), |what| match what {
-            "full" => Ok(()),
-            _ => Err(format!("is `{what}`; only `full` is supported")),
-        });
         for path in &self.output {
-            judge.value("--output", path.to_str().or(Some("")), |_| check_format(path));
+            judge.value("--output", Some(""), |_| Format::of(path));
         }
         let known: Vec<_> = judge.problems.iter().map(|problem| problem.flag).collect();
         if let Err(error) = plan.check() {
@@ -201,6 +417,18 @@ impl RunArguments {
             let is_news = |problem: &Problem| !known.contains(&problem.flag);
             judge.problems.extend(error.problems.into_iter().filter(is_news));
         }
+        let tolerance = judge.value(
+            "--fail-on-regression",
+            self.fail_on_regression.as_deref(),
+            compare::parse_tolerance,
+        );
+        if tolerance.is_some() && self.baseline.is_none() {
+            judge.refuse("--fail-on-regression", "needs a --baseline to compare with");
+        }
+        let baseline = self.baseline.and_then(|path| {
+            let baseline = Baseline::read(&path, tolerance, &plan);
+            baseline.map_err(|reason| judge.refuse("--baseline", &reason)).ok()
+        });
         if !judge.problems.is_empty() {
             return Err(judge.problems);
         }
@@ -211,7 +439,41 @@ impl RunArguments {
                 "--threads {threads} is reduced to {used}: a thread without a connection is idle"
             ));
         }
-        Ok(Order { plan, outputs: self.output, is_plain: self.plain, notes })
+        Ok(Order { plan, outputs: self.output, is_plain: self.plain, baseline, notes })
+    }
+}
+
+impl RunArguments {
+    /// Judges the arguments of `ab`, whose servers are commands of their own.
+    fn judge_ab(mut self, sides: &Sides) -> Result<Contest, Vec<Problem>> {
+        let commands = sides.commands().map_err(|(flag, reason)| vec![Problem { flag, reason }])?;
+        let unused = [
+            ("TARGET", self.target.is_some()),
+            ("COMMAND", !self.command.is_empty()),
+            ("--server-pid", self.server_pid.is_some()),
+            ("--metrics", self.metrics.is_some()),
+            ("--output", !self.output.is_empty()),
+            ("--baseline", self.baseline.is_some()),
+        ];
+        let problems: Vec<Problem> = unused
+            .into_iter()
+            .filter(|(_, is_given)| *is_given)
+            .map(|(flag, _)| Problem {
+                flag,
+                reason: "has no meaning here: --a and --b name the servers".to_owned(),
+            })
+            .collect();
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        // Many short runs tell more than few long ones.
+        if self.requests.is_none() {
+            self.duration.get_or_insert_with(|| AB_DURATION.to_owned());
+            self.warm_up.get_or_insert_with(|| AB_WARM_UP.to_owned());
+        }
+        self.command.clone_from(&commands[0]);
+        let order = self.judge()?;
+        Ok(sides.contest(&order.plan, commands))
     }
 }
 
@@ -237,6 +499,10 @@ impl Judge {
         }
     }
 
+    fn refuse(&mut self, flag: &'static str, reason: &str) {
+        self.problems.push(Problem { flag, reason: reason.to_owned() });
+    }
+
     fn number<T: FromStr>(&mut self, flag: &'static str, text: Option<&str>) -> Option<T> {
         self.value(flag, text, |text| {
             text.parse().map_err(|_| format!("is not a whole number in range: `{text}`"))
@@ -250,15 +516,40 @@ impl Judge {
 
 impl Order {
     fn carry_out(self) -> u8 {
+        self.say_notes();
+        self.report_on(|order, stop| {
+            let mut live = Live::start(&order.plan, order.is_plain, stop);
+            let report = run::run(&order.plan, stop, &mut |progress| live.show(progress));
+            drop(live);
+            report.map_err(|error| error.to_string())
+        })
+    }
+
+    /// Searches, and reports on the best run.
+    fn search(self, search: &Search) -> u8 {
+        self.say_notes();
+        self.report_on(|order, stop| {
+            let found = search.run(&order.plan, stop, &mut |step| eprintln!("{step}"));
+            let found = found.map_err(|error| error.to_string())?;
+            // A reader that has gone is no reason to lose the exit code.
+            let _ = writeln!(io::stdout(), "{found}");
+            Ok(found.report)
+        })
+    }
+
+    fn say_notes(&self) {
         for note in &self.notes {
             eprintln!("loadgen: {note}");
         }
+    }
+
+    /// Makes a report, writes it where it was asked for, and turns it into an exit code.
+    fn report_on(&self, make: impl FnOnce(&Self, &Stop) -> Result<Report, String>) -> u8 {
         // Before the run: a file that cannot be written must not cost its result.
-        let outputs: Result<Vec<_>, _> =
-            self.outputs.iter().map(|path| Output::open(path)).collect();
-        let outcome = outputs.and_then(|outputs| {
-            let report = self.run()?;
-            Ok((outputs, report))
+        let outcome = Output::open_all(&self.outputs).and_then(|outputs| {
+            let stop = Stop::new();
+            stop_on_signals(&stop).map_err(|error| format!("cannot catch signals: {error}"))?;
+            Ok((outputs, make(self, &stop)?))
         });
         let (outputs, report) = match outcome {
             Ok(results) => results,
@@ -267,106 +558,39 @@ impl Order {
                 return COULD_NOT_RUN;
             }
         };
-        let mut exit_code = report.verdict.exit_code();
-        let json = report.to_json();
+        let mut exit_code = report.verdict.exit_code_with(&report.slo);
+        let document = Document::of(&report);
         for output in outputs {
-            if let Err(error) = output.write(&json) {
+            if let Err(error) = output.write(&document) {
                 eprintln!("loadgen: {error}");
                 exit_code = exit_code.max(COULD_NOT_RUN);
             }
         }
-        // A reader that has gone is no reason to lose the exit code.
-        let _ = io::stdout().write_all(report.to_text().as_bytes());
+        let mut text = report.to_text();
+        if let Some(baseline) = &self.baseline {
+            let (comparison, code) = baseline.judge(&document);
+            text += &comparison;
+            // Wrong replies come before a regression, which comes before missing replies.
+            exit_code = exit_code.max(code);
+        }
+        let _ = io::stdout().write_all(text.as_bytes());
         exit_code
     }
-
-    fn run(&self) -> Result<Report, String> {
-        let stop = Stop::new();
-        stop_on_signals(&stop).map_err(|error| format!("cannot catch signals: {error}"))?;
-        let mut live = Live::new(self.is_plain);
-        let report = run::run(&self.plan, &stop, &mut |progress| live.show(progress));
-        live.finish();
-        report.map_err(|error| error.to_string())
-    }
 }
 
-/// Progress on standard error: one line that is rewritten on a terminal, else a line each time.
-#[derive(Debug)]
-struct Live {
-    is_rewriting: bool,
-    has_line: bool,
-}
-
-impl Live {
-    fn new(is_plain: bool) -> Self {
-        Self { is_rewriting: !is_plain && io::stderr().is_terminal(), has_line: false }
-    }
-
-    fn show(&mut self, progress: &Progress) {
-        let line = text::progress(progress);
-        let mut stderr = io::stderr().lock();
-        // Progress that nobody can see is no reason to end the run.
-        let _ = match self.is_rewriting {
-            true => write!(stderr, "\r\x1b[2K{line}"),
-            false => writeln!(stderr, "{line}"),
-        };
-        self.has_line = self.is_rewriting;
-    }
-
-    fn finish(&mut self) {
-        if self.has_line {
-            let _ = write!(io::stderr(), "\r\x1b[2K");
+/// Prints what there is to say, and returns the exit code.
+fn print(outcome: Result<String, String>) -> u8 {
+    match outcome {
+        Ok(text) => {
+            // A reader that has gone has read what it wanted.
+            let _ = io::stdout().write_all(text.as_bytes());
+            0
+        }
+        Err(error) => {
+            eprintln!("loadgen: {error}");
+            COULD_NOT_RUN
         }
     }
-}
-
-/// A file for a report, opened before the run. Dropped without a report, it disappears again if it
-/// was not there.
-#[derive(Debug)]
-struct Output<'a> {
-    path: &'a Path,
-    file: File,
-    is_new: bool,
-}
-
-impl<'a> Output<'a> {
-    fn open(path: &'a Path) -> Result<Self, String> {
-        let is_new = !path.exists();
-        let file = OpenOptions::new().write(true).create(true).truncate(false).open(path);
-        let file = file.map_err(|error| describe(path, &error))?;
-        Ok(Self { path, file, is_new })
-    }
-
-    fn write(mut self, text: &str) -> Result<(), String> {
-        let written = self.file.set_len(0).and_then(|()| self.file.write_all(text.as_bytes()));
-        self.is_new &= written.is_err();
-        written.map_err(|error| describe(self.path, &error))
-    }
-}
-
-impl Drop for Output<'_> {
-    fn drop(&mut self) {
-        if self.is_new {
-            // It is empty: nothing is lost if it stays.
-            let _ = fs::remove_file(self.path);
-        }
-    }
-}
-
-fn describe(path: &Path, error: &io::Error) -> String {
-    format!("cannot write {} (--output): {error}; choose another file", path.display())
-}
-
-fn check_format(path: &Path) -> Result<(), String> {
-    if path.extension().is_some_and(|extension| extension == "json") {
-        return Ok(());
-    }
-    Err(format!("is `{}`; the name must end in .json, the only format", path.display()))
-}
-
-fn payload_bytes(text: &str) -> Result<u32, String> {
-    // What is too large for its type is too large for a plan, which knows the limit.
-    units::parse_size(text).map(|size| u32::try_from(size).unwrap_or(u32::MAX))
 }
 
 fn available_threads() -> u32 {
@@ -394,8 +618,9 @@ mod tests {
         let words = ["loadgen"].into_iter().chain(line.split_whitespace());
         let cli = Cli::try_parse_from(words).unwrap();
         match cli.action {
-            Some(Action::Run(arguments)) => arguments.judge(),
             None => cli.run.judge(),
+            Some(Action::Run(arguments)) => arguments.judge(),
+            Some(other) => panic!("{other:?} is no run"),
         }
     }
 
@@ -409,7 +634,7 @@ mod tests {
     fn a_target_is_enough() {
         let Order { plan, .. } = judge(":9000").unwrap();
         assert_eq!(plan.target, Some(":9000".parse().unwrap()));
-        assert_eq!((plan.connections, plan.pipeline, plan.payload_bytes), (10, 1, 64));
+        assert_eq!((plan.connections, plan.pipeline, plan.sizes), (10, 1, Sizes::Fixed(64)));
         assert_eq!((plan.duration, plan.requests), (Some(Duration::from_secs(10)), None));
         assert_eq!(plan.warm_up, Duration::from_secs(2));
     }
@@ -441,7 +666,7 @@ mod tests {
     #[test]
     fn every_wrong_value_is_named_at_once() {
         let line = "-c x -t 0 -p 1.5 -d soon -n -w 1 -s big --seed z --timeout 0s --server-pid a \
-                    --verify none -o run.csv nowhere";
+                    --verify some -o run.txt nowhere";
         let line = line.replace("-n ", "");
         let flags = [
             "--connections",
@@ -450,9 +675,9 @@ mod tests {
             "--duration",
             "--warm-up",
             "--size",
+            "--verify",
             "--seed",
             "--server-pid",
-            "--verify",
             "--output",
             "--threads",
             "--timeout",
@@ -474,25 +699,8 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_format_says_which_are_known() {
-        let problems = judge("-o run.txt :9000").unwrap_err();
-        assert!(problems[0].to_string().contains(".json"), "{problems:?}");
-    }
-
-    #[test]
     fn help_fits_a_screen() {
         let help = Cli::try_parse_from(["loadgen", "-h"]).unwrap_err().to_string();
-        assert!(help.lines().count() <= 50, "{help}");
-    }
-
-    #[test]
-    fn an_output_that_is_never_written_leaves_no_file() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("run.json");
-        drop(Output::open(&path).unwrap());
-        assert!(!path.exists());
-        Output::open(&path).unwrap().write("new").unwrap();
-        drop(Output::open(&path).unwrap());
-        assert_eq!(fs::read_to_string(&path).unwrap(), "new");
+        assert!(help.lines().count() <= 30, "{help}");
     }
 }

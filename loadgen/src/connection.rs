@@ -22,6 +22,7 @@ use std::{
 use crate::{
     mismatch::{Evidence, Mismatch},
     payload::{Origin, Payloads},
+    plan::Verify,
     template::Template,
 };
 
@@ -32,8 +33,9 @@ const LONG_FRAMES_PER_WRITE: usize = 32;
 #[derive(Debug)]
 pub(crate) struct Source<'run> {
     pub(crate) payloads: &'run Payloads,
-    /// Present if the frames are short.
+    /// Present if the frames are short and all as long.
     pub(crate) template: Option<Template>,
+    pub(crate) verify: Verify,
 }
 
 /// Both directions of one connection.
@@ -48,10 +50,10 @@ pub(crate) struct Connection {
     evidence: Option<Box<Evidence>>,
 }
 
-/// Requests that were queued at the same moment.
+/// Requests that were due and queued at the same moments, in nanoseconds of the run's clock.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Batch {
-    /// When, in nanoseconds of the run's clock.
+    pub(crate) due_at: u64,
     pub(crate) sent_at: u64,
     pub(crate) count: u64,
     pub(crate) is_measured: bool,
@@ -62,6 +64,8 @@ pub(crate) struct Batch {
 struct Position {
     sequence: u64,
     offset: usize,
+    /// All bytes before it.
+    bytes: u64,
 }
 
 impl Connection {
@@ -80,6 +84,12 @@ impl Connection {
     #[inline]
     pub(crate) fn outstanding(&self) -> u64 {
         self.queued - self.echoed.sequence
+    }
+
+    /// How many requests have ever been queued.
+    #[inline]
+    pub(crate) fn queued(&self) -> u64 {
+        self.queued
     }
 
     #[inline]
@@ -115,7 +125,7 @@ impl Connection {
             }
             None => self.write_in_place(source.payloads, socket)?,
         };
-        self.written = self.written.after(taken, source.payloads);
+        self.written = self.written.after(taken, self.id, source.payloads);
         Ok(taken == offered)
     }
 
@@ -126,13 +136,22 @@ impl Connection {
     pub(crate) fn receive(&mut self, source: &mut Source<'_>, mut bytes: &[u8]) -> u64 {
         let before = self.echoed.sequence;
         while !bytes.is_empty() && self.evidence.is_none() {
-            let expected = match &mut source.template {
-                Some(template) => self.compare_batch(source.payloads, template, bytes),
-                None => self.compare_frame(source.payloads, bytes),
+            let expected = match (source.verify, &mut source.template) {
+                (Verify::Full, Some(template)) => {
+                    self.compare_batch(source.payloads, template, bytes)
+                }
+                (Verify::Full, None) => self.compare_frame(source.payloads, bytes),
+                (Verify::Sample(one_in), _) => {
+                    match self.echoed.sequence.is_multiple_of(one_in.get()) {
+                        true => self.compare_frame(source.payloads, bytes),
+                        false => self.pass_over(source.payloads, bytes),
+                    }
+                }
+                (Verify::None, _) => self.pass_over(source.payloads, bytes),
             };
             match expected {
                 Some(len) => {
-                    self.echoed = self.echoed.after(len, source.payloads);
+                    self.echoed = self.echoed.after(len, self.id, source.payloads);
                     bytes = &bytes[len..];
                 }
                 None => {
@@ -186,7 +205,7 @@ impl Connection {
     /// Forgets what is outstanding, for a new socket. Sequence numbers go on, so that late frames
     /// stay recognisable.
     pub(crate) fn abandon(&mut self) -> impl Iterator<Item = Batch> + '_ {
-        let next = Position { sequence: self.queued, offset: 0 };
+        let next = Position { sequence: self.queued, offset: 0, bytes: self.written.bytes };
         self.echoed = next;
         self.written = next;
         self.evidence = None;
@@ -226,8 +245,8 @@ impl Connection {
         template: &mut Template,
         bytes: &[u8],
     ) -> Option<usize> {
-        let len = bytes.len().min(self.owed_bytes(payloads));
-        let frames = (self.echoed.offset + len).div_ceil(payloads.frame_bytes());
+        let len = bytes.len().min(self.owed_bytes());
+        let frames = (self.echoed.offset + len).div_ceil(template.frame_bytes());
         let batch = template.batch(payloads, self.origin(self.echoed.sequence), frames as u64);
         let expected = &batch[self.echoed.offset..];
         let len = len.min(expected.len());
@@ -236,11 +255,19 @@ impl Connection {
 
     /// The same within the frame that is due.
     fn compare_frame(&self, payloads: &Payloads, bytes: &[u8]) -> Option<usize> {
-        let frame = payloads.frame(self.origin(self.echoed.sequence));
-        let due = payloads.frame_bytes() - self.echoed.offset;
-        let len = bytes.len().min(self.owed_bytes(payloads)).min(due);
+        let origin = self.origin(self.echoed.sequence);
+        let frame = payloads.frame(origin);
+        let due = payloads.frame_bytes(origin) - self.echoed.offset;
+        let len = bytes.len().min(self.owed_bytes()).min(due);
         let is_right = frame.common_bytes(self.echoed.offset, &bytes[..len]) == len;
         (len > 0 && is_right).then_some(len)
+    }
+
+    /// How many bytes at the start of `bytes` belong to the frame that is due, whatever they are.
+    fn pass_over(&self, payloads: &Payloads, bytes: &[u8]) -> Option<usize> {
+        let due = payloads.frame_bytes(self.origin(self.echoed.sequence)) - self.echoed.offset;
+        let len = bytes.len().min(self.owed_bytes()).min(due);
+        (len > 0).then_some(len)
     }
 
     /// Moves on to the first wrong byte and returns what comes from there on.
@@ -251,10 +278,10 @@ impl Connection {
         mut bytes: &'b [u8],
     ) -> &'b [u8] {
         while let Some(len) = self.compare_frame(payloads, bytes) {
-            self.echoed = self.echoed.after(len, payloads);
+            self.echoed = self.echoed.after(len, self.id, payloads);
             bytes = &bytes[len..];
         }
-        let len = bytes.len().min(self.owed_bytes(payloads));
+        let len = bytes.len().min(self.owed_bytes());
         let frame = payloads.frame(self.origin(self.echoed.sequence));
         let matched = frame.common_bytes(self.echoed.offset, &bytes[..len]);
         self.echoed.offset += matched;
@@ -263,15 +290,14 @@ impl Connection {
 
     /// How many bytes the server can have seen and not sent back.
     #[inline]
-    fn owed_bytes(&self, payloads: &Payloads) -> usize {
-        let frames = usize::try_from(self.written.sequence - self.echoed.sequence)
-            .expect("a pipeline is no longer than memory");
-        frames * payloads.frame_bytes() + self.written.offset - self.echoed.offset
+    fn owed_bytes(&self) -> usize {
+        usize::try_from(self.written.bytes - self.echoed.bytes)
+            .expect("a pipeline is no longer than memory")
     }
 
     /// Whether all that was written has come back: anything more was not asked for.
     fn is_ahead(&self) -> bool {
-        self.echoed >= self.written
+        self.echoed.bytes >= self.written.bytes
     }
 
     #[inline]
@@ -282,11 +308,21 @@ impl Connection {
 
 impl Position {
     #[inline]
-    fn after(self, bytes: usize, payloads: &Payloads) -> Self {
-        let end = self.offset + bytes;
-        Self {
-            sequence: self.sequence + (end / payloads.frame_bytes()) as u64,
-            offset: end % payloads.frame_bytes(),
+    fn after(self, bytes: usize, connection: u32, payloads: &Payloads) -> Self {
+        let all = self.bytes + bytes as u64;
+        let mut offset = self.offset + bytes;
+        if let Some(frame_bytes) = payloads.common_frame_bytes() {
+            let sequence = self.sequence + (offset / frame_bytes) as u64;
+            return Self { sequence, offset: offset % frame_bytes, bytes: all };
+        }
+        let mut sequence = self.sequence;
+        loop {
+            let frame_bytes = payloads.frame_bytes(Origin { connection, sequence });
+            if offset < frame_bytes {
+                return Self { sequence, offset, bytes: all };
+            }
+            offset -= frame_bytes;
+            sequence += 1;
         }
     }
 }
@@ -294,6 +330,7 @@ impl Position {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::size::Sizes;
 
     /// A socket that takes a few bytes at a time.
     struct Reluctant {
@@ -314,11 +351,11 @@ mod tests {
     }
 
     fn batch(count: u64, sent_at: u64) -> Batch {
-        Batch { sent_at, count, is_measured: true }
+        Batch { due_at: sent_at, sent_at, count, is_measured: true }
     }
 
     fn source(payloads: &Payloads) -> Source<'_> {
-        Source { payloads, template: Template::new(payloads, 64) }
+        Source { payloads, template: Template::new(payloads, 64), verify: Verify::Full }
     }
 
     fn written(
@@ -392,6 +429,42 @@ mod tests {
                 assert!(connection.last_judgement(&payloads).is_some());
             }
         }
+    }
+
+    #[test]
+    fn of_replies_that_are_not_compared_only_the_bytes_are_counted() {
+        for (sizes, verify) in [
+            ("64", Verify::None),
+            ("uniform:0..200", Verify::None),
+            ("64", Verify::Sample(3.try_into().unwrap())),
+        ] {
+            let payloads = Payloads::new(1, 4, sizes.parse::<Sizes>().unwrap());
+            let mut source = Source { verify, ..source(&payloads) };
+            let mut connection = Connection::new(2);
+            connection.queue(batch(20, 0));
+            let mut bytes = written(&mut connection, &mut source, 1 << 20);
+            // In the second frame, which is not among every third.
+            let second = payloads.frame_bytes(Origin { connection: 2, sequence: 0 });
+            bytes[second + 2] ^= 1;
+            let pieces = bytes.chunks(33);
+            let completed: u64 = pieces.map(|piece| connection.receive(&mut source, piece)).sum();
+            assert_eq!((completed, connection.is_suspect()), (20, false), "{sizes} {verify:?}");
+            assert_eq!(connection.receive(&mut source, b"more"), 0);
+            assert_eq!(connection.mismatch(&payloads), Some(Mismatch::Unsolicited));
+        }
+    }
+
+    #[test]
+    fn a_wrong_byte_in_a_sample_is_noticed() {
+        let payloads = Payloads::new(1, 4, 64);
+        let mut source =
+            Source { verify: Verify::Sample(3.try_into().unwrap()), ..source(&payloads) };
+        let mut connection = Connection::new(2);
+        connection.queue(batch(20, 0));
+        let mut bytes = written(&mut connection, &mut source, 1 << 20);
+        bytes[3 * 68 + 40] ^= 1;
+        assert_eq!(connection.receive(&mut source, &bytes), 3);
+        assert!(connection.is_suspect());
     }
 
     #[test]

@@ -1,30 +1,34 @@
-//! How long requests take: one HDR histogram in nanoseconds, kept per thread and merged by
+//! How long requests took: distributions of times in nanoseconds, kept per thread and merged by
 //! addition.
+//!
+//! A [`Recorder`] is what a thread fills: as large as all its buckets, and never larger. A
+//! [`Latency`] is what is kept of it: as large as what was recorded, so that a long run can keep one
+//! per interval.
 //!
 //! Percentiles are never averaged. Values are exact to three significant digits, up to [`LONGEST`].
 
-use std::{fmt, time::Duration};
+use std::{fmt, io::Cursor, time::Duration};
 
-use hdrhistogram::Histogram;
+use hdrhistogram::{
+    Histogram,
+    serialization::{Deserializer, Serializer, V2DeflateSerializer},
+};
 use serde::{Deserialize, Serialize};
 
 /// What takes longer is recorded as this long.
 pub(crate) const LONGEST: Duration = Duration::from_secs(3600);
 const SIGNIFICANT_DIGITS: u8 = 3;
 
-/// The distribution of many times.
-#[derive(Clone)]
-pub struct Latency {
+/// A distribution that grows.
+#[derive(Clone, Debug)]
+pub(crate) struct Recorder {
     histogram: Histogram<u64>,
 }
 
-impl Latency {
+impl Recorder {
     /// Makes an empty distribution. Allocates once: recording never does.
     pub(crate) fn new() -> Self {
-        let longest = u64::try_from(LONGEST.as_nanos()).expect("an hour fits");
-        let histogram = Histogram::new_with_bounds(1, longest, SIGNIFICANT_DIGITS)
-            .expect("the bounds are constants");
-        Self { histogram }
+        Self { histogram: empty() }
     }
 
     /// Records `count` requests that took the same time.
@@ -35,39 +39,99 @@ impl Latency {
 
     /// Adds all that `other` has recorded.
     pub(crate) fn add(&mut self, other: &Self) {
-        self.histogram.add(&other.histogram).expect("both have the same bounds");
+        if !other.histogram.is_empty() {
+            self.histogram.add(&other.histogram).expect("both have the same bounds");
+        }
     }
 
     pub(crate) fn clear(&mut self) {
-        self.histogram.reset();
+        if !self.histogram.is_empty() {
+            self.histogram.reset();
+        }
     }
 
+    /// Keeps what is recorded.
+    pub(crate) fn latency(&self) -> Latency {
+        Latency::from(&self.histogram)
+    }
+}
+
+/// The distribution of many times, in nanoseconds.
+#[derive(Clone)]
+pub struct Latency {
+    /// The histogram in the compressed V2 format of HdrHistogram.
+    packed: Box<[u8]>,
+    count: u64,
+    mean: f64,
+    percentiles: Percentiles,
+}
+
+impl Latency {
     /// How many times are recorded.
     #[must_use]
     pub fn count(&self) -> u64 {
-        self.histogram.len()
+        self.count
     }
 
-    /// Takes the usual percentiles. All are zero if nothing is recorded.
+    /// The usual percentiles. All are zero if nothing is recorded.
     #[must_use]
     pub fn percentiles(&self) -> Percentiles {
-        let at = |quantile| self.histogram.value_at_quantile(quantile);
-        Percentiles {
+        self.percentiles
+    }
+
+    /// The mean in nanoseconds, or zero if nothing is recorded.
+    #[must_use]
+    pub fn mean(&self) -> f64 {
+        self.mean
+    }
+
+    /// The whole distribution, unpacked. This allocates all its buckets: keep one at a time.
+    ///
+    /// All have the same bounds, so that they can be added.
+    #[must_use]
+    pub fn histogram(&self) -> Histogram<u64> {
+        if self.count == 0 {
+            return empty();
+        }
+        let mut packed = Cursor::new(&self.packed);
+        Deserializer::new().deserialize(&mut packed).expect("what is packed can be unpacked")
+    }
+}
+
+impl From<&Histogram<u64>> for Latency {
+    fn from(histogram: &Histogram<u64>) -> Self {
+        let mut packed = Vec::new();
+        if !histogram.is_empty() {
+            V2DeflateSerializer::new()
+                .serialize(histogram, &mut packed)
+                .expect("memory takes what is written");
+        }
+        let at = |quantile| histogram.value_at_quantile(quantile);
+        let percentiles = Percentiles {
             p50: at(0.50),
             p90: at(0.90),
             p99: at(0.99),
             p99_9: at(0.999),
-            max: self.histogram.max(),
-        }
+            max: histogram.max(),
+        };
+        let (count, mean) = (histogram.len(), histogram.mean());
+        Self { packed: packed.into_boxed_slice(), count, mean, percentiles }
+    }
+}
+
+impl Default for Latency {
+    fn default() -> Self {
+        Self { packed: Box::default(), count: 0, mean: 0.0, percentiles: Percentiles::default() }
     }
 }
 
 impl fmt::Debug for Latency {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Latency")
-            .field("count", &self.count())
-            .field("percentiles", &self.percentiles())
-            .finish()
+            .field("count", &self.count)
+            .field("mean", &self.mean)
+            .field("percentiles", &self.percentiles)
+            .finish_non_exhaustive()
     }
 }
 
@@ -86,22 +150,50 @@ pub struct Percentiles {
     pub max: u64,
 }
 
+fn empty() -> Histogram<u64> {
+    let longest = u64::try_from(LONGEST.as_nanos()).expect("an hour fits");
+    Histogram::new_with_bounds(1, longest, SIGNIFICANT_DIGITS).expect("the bounds are constants")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn nothing_recorded_is_all_zeros() {
-        assert_eq!(Latency::new().percentiles(), Percentiles::default());
+        let nothing = Recorder::new().latency();
+        assert_eq!(nothing.percentiles(), Percentiles::default());
+        assert_eq!((nothing.count(), nothing.mean()), (0, 0.0));
+        assert!(nothing.histogram().is_empty());
+    }
+
+    #[test]
+    fn what_is_packed_is_unpacked_the_same() {
+        let mut recorder = Recorder::new();
+        for micros in 1..=2_000 {
+            recorder.record(micros * micros * 100, micros);
+        }
+        let latency = recorder.latency();
+        assert_eq!(latency.histogram(), recorder.histogram);
+        assert_eq!(Latency::from(&latency.histogram()).percentiles(), latency.percentiles());
+    }
+
+    #[test]
+    fn a_distribution_over_nine_octaves_takes_a_few_kibibytes() {
+        let mut recorder = Recorder::new();
+        for number in 0..100_000_u64 {
+            recorder.record(20_000 + number * number / 1_000, 1);
+        }
+        assert!(recorder.latency().packed.len() < 6 * 1024);
     }
 
     #[test]
     fn percentiles_are_exact_to_three_digits() {
-        let mut latency = Latency::new();
+        let mut recorder = Recorder::new();
         for micros in 1..=1_000 {
-            latency.record(micros * 1_000, 1);
+            recorder.record(micros * 1_000, 1);
         }
-        let Percentiles { p50, p90, p99, p99_9, max } = latency.percentiles();
+        let Percentiles { p50, p90, p99, p99_9, max } = recorder.latency().percentiles();
         for (found, exact) in
             [(p50, 500_000), (p90, 900_000), (p99, 990_000), (p99_9, 999_000), (max, 1_000_000)]
         {
@@ -111,7 +203,7 @@ mod tests {
 
     #[test]
     fn merging_is_recording_in_one() {
-        let (mut one, mut other, mut both) = (Latency::new(), Latency::new(), Latency::new());
+        let (mut one, mut other, mut both) = (Recorder::new(), Recorder::new(), Recorder::new());
         for nanos in [100, 20_000, 3_000_000] {
             one.record(nanos, 64);
             other.record(nanos * 7, 3);
@@ -119,15 +211,16 @@ mod tests {
             both.record(nanos * 7, 3);
         }
         one.add(&other);
+        let (one, both) = (one.latency(), both.latency());
         assert_eq!(one.percentiles(), both.percentiles());
         assert_eq!(one.count(), 3 * 67);
     }
 
     #[test]
     fn what_is_too_long_counts_as_the_longest() {
-        let mut latency = Latency::new();
-        latency.record(u64::MAX, 1);
+        let mut recorder = Recorder::new();
+        recorder.record(u64::MAX, 1);
         let longest = u64::try_from(LONGEST.as_nanos()).unwrap();
-        assert!(latency.percentiles().max.abs_diff(longest) <= longest / 1_000);
+        assert!(recorder.latency().percentiles().max.abs_diff(longest) <= longest / 1_000);
     }
 }

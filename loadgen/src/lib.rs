@@ -12,45 +12,87 @@
 //!
 //! # What the figures mean
 //!
-//! * The load is a closed loop: each connection keeps a fixed number of requests in flight, and
-//!   sends the next when a reply comes. A slow server is therefore asked less often, and its
-//!   latency looks better than independent users would find it.
-//! * A request counts if it was sent after the warm-up and before the end. Its time runs from when
-//!   it was due, which is before it is written, until its reply is read. All replies that one read
-//!   brings share one look at the clock.
-//! * Service time equals latency, and send lag is zero: in a closed loop a request is due when it
-//!   is sent.
+//! * In closed loop each connection keeps a fixed number of requests in flight, and sends the next
+//!   when a reply comes. A slow server is therefore asked less often, and its latency looks better
+//!   than independent users would find it. In open loop ([`Rate`]) requests are due at their times,
+//!   however slow the server is.
+//! * A request counts if it was due after the warm-up and before the end. Three times are kept
+//!   apart, and nothing is ever added to them that did not happen:
+//!
+//! ```text
+//!         due                      sent                      echo read
+//!          |                        |                            |
+//!          +------------------------+----------------------------+
+//!          | send lag, or blocked   |        service time        |
+//!          \______________________ latency ______________________/
+//! ```
+//!
+//! * The time before a request is sent is *send lag* while there was room in the pipeline and the
+//!   socket took bytes: then the generator was late. Else the server left no room, and the request
+//!   was *blocked*. In closed loop a request is due when there is room, so there is neither.
+//! * A request that was due and could not be sent until the end is *unsent*; one that was sent and
+//!   not answered is *unanswered*. Both are counted with their age.
+//! * All replies that one read brings share one look at the clock.
 //! * Nothing that is wrong is left out: a mismatch, an error or a request without an answer is in
 //!   the report, and in the exit code of the program.
 //!
 //! # Modules, from the outside in
 //!
 //! ```text
-//! cli -> plan -> run -> worker -> link -> connection -> payload
-//!                 |                  \-> schedule, tally, latency
-//!                 \-> server_command, server_probe, verdict, report
+//! cli -> plan -> search -> run -> worker -> link -> connection -> template -> payload -> size
+//!   \                       |          \      |-> stream             \-> mismatch
+//!    \-> doctor             |           \     |-> rate
+//!                           |            \    \-> schedule, tally, latency
+//!                           |             \-> alarm
+//!                           |-> adversaries, server_command, server_probe, metrics_probe
+//!                           \-> interval, verdict, slo, report
+//! cli -> live                       shows the intervals of a run as they end
+//! cli -> ab -> compare -> bootstrap ab runs what compare judges; both stand on resampled samples
+//! cli -> merge, report::output      make one run of several, and other forms of one
+//! cli -> completions
 //! ```
+//!
+//! Everything that is written or read after a run goes through one document, the saved JSON: so
+//! `report`, `compare` and `merge` can do from a file whatever a run can do at its end.
 
+mod adversaries;
 pub mod cli;
+mod doctor;
 mod plan;
 mod run;
+mod search;
 
 mod worker;
 
+mod alarm;
 mod link;
+mod stream;
 
 mod connection;
 mod mismatch;
 mod payload;
+mod rate;
 mod schedule;
+mod size;
+mod slo;
 mod template;
 
+mod interval;
 mod latency;
 mod tally;
 mod verdict;
 
+mod live;
 mod report;
 
+mod ab;
+mod bootstrap;
+mod compare;
+mod merge;
+
+mod completions;
+
+mod metrics_probe;
 mod server_command;
 mod server_probe;
 
@@ -60,12 +102,19 @@ mod stop;
 mod units;
 
 pub use address::{Address, AddressError};
+pub use adversaries::{Adversaries, AdversaryCounts, AdversaryReport};
+pub use interval::Interval;
 pub use latency::{Latency, Percentiles};
+pub use metrics_probe::{MetricsUrl, MetricsUrlError, Sample};
 pub use mismatch::Mismatch;
-pub use plan::{Plan, PlanError, Problem};
+pub use plan::{Pin, Plan, PlanError, Problem, ReconnectEvery, Verify};
+pub use rate::{Arrival, Rate};
 pub use report::{ClientUsage, Report, ServerUsage};
 pub use run::{Progress, RunError, run};
+pub use search::{Found, Search, Step, StepOutcome};
 pub use server_command::ServerCommandError;
+pub use size::Sizes;
+pub use slo::{Slo, SloOutcome};
 pub use stop::Stop;
-pub use tally::{Counts, Errors, Mismatches};
+pub use tally::{Blocked, Counts, Errors, LittlesLaw, Mismatches};
 pub use verdict::Verdict;

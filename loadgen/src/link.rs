@@ -3,22 +3,29 @@
 //! Readiness is edge-triggered: a socket is read until a read does not fill the buffer, and written
 //! until a write is not taken whole. One read answers everything it brought: one look at the clock,
 //! one record in the histogram per batch, and one write of all that is due then.
+//!
+//! In open loop a link also sends when the agenda says so. While the server leaves it no room (the
+//! pipeline is full, the socket takes no bytes, or there is none), it stays off the agenda, and
+//! goes on as soon as there is room. What was due meanwhile counts from when it was due.
 
 use std::{
-    io::{self, IoSlice, Read, Write},
+    cmp::Reverse,
+    collections::BinaryHeap,
+    io::{self, Read},
     mem,
-    net::SocketAddr,
     time::Duration,
 };
 
-use mio::{Interest, Registry, Token, event::Event, net::TcpStream};
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
+use mio::{Registry, Token, event::Event};
 
 use crate::{
     clock::Clock,
     connection::{Batch, Connection, Source},
     mismatch::Mismatch,
+    plan::ReconnectEvery,
+    rate::Arrivals,
     schedule::{Phase, Schedule},
+    stream::{Endpoint, Stream},
     tally::Tally,
 };
 
@@ -34,14 +41,18 @@ const READS_PER_TURN: u32 = 16;
 /// What all links of one thread share.
 #[derive(Debug)]
 pub(crate) struct Desk<'run> {
-    pub(crate) addresses: &'run [SocketAddr],
+    pub(crate) endpoints: &'run [Endpoint],
     pub(crate) source: Source<'run>,
     pub(crate) clock: &'run Clock,
     pub(crate) pipeline: u64,
     pub(crate) timeout: Option<Duration>,
+    pub(crate) reconnect_every: Option<ReconnectEvery>,
     pub(crate) registry: Registry,
     pub(crate) schedule: Schedule,
-    pub(crate) tally: Tally,
+    /// Present in open loop.
+    pub(crate) agenda: Option<Agenda>,
+    /// What happened since the last report.
+    pub(crate) tally: Box<Tally>,
     /// The last look at the clock.
     pub(crate) now: u64,
     /// Requests of all links that have been queued and not echoed.
@@ -51,15 +62,54 @@ pub(crate) struct Desk<'run> {
     pub(crate) read_buffer: Box<[u8]>,
 }
 
+/// Which links have a request to send, and when; the next one first.
+#[derive(Debug, Default)]
+pub(crate) struct Agenda {
+    entries: BinaryHeap<Reverse<(u64, usize)>>,
+}
+
+impl Agenda {
+    /// When the next request is due.
+    #[inline]
+    pub(crate) fn next_due(&self) -> Option<u64> {
+        self.entries.peek().map(|Reverse((due_at, _))| *due_at)
+    }
+
+    /// Takes the link whose request is due next, if it is due by now.
+    #[inline]
+    pub(crate) fn take_due(&mut self, now: u64) -> Option<usize> {
+        let index = self.entries.peek().filter(|Reverse((due_at, _))| *due_at <= now)?.0.1;
+        self.entries.pop();
+        Some(index)
+    }
+}
+
 /// One connection and its socket.
 #[derive(Debug)]
 pub(crate) struct Link {
     token: Token,
     connection: Connection,
     socket: Socket,
+    /// Present in open loop.
+    pace: Option<Pace>,
+    /// When the socket was opened, and how many requests had been queued before.
+    opened_at: u64,
+    queued_before: u64,
     /// Attempts to connect that failed since the last success.
     failures: u32,
     was_open: bool,
+}
+
+/// When the requests of a link are due, and what keeps them.
+#[derive(Debug)]
+struct Pace {
+    arrivals: Arrivals,
+    /// When the load began: arrivals count from there.
+    begins_at: u64,
+    /// Since when there is room; only if it is not blocked.
+    free_since: u64,
+    is_blocked: bool,
+    is_on_agenda: bool,
 }
 
 /// Whether a link wants to go on at once.
@@ -74,8 +124,8 @@ pub(crate) enum Turn {
 #[derive(Debug)]
 enum Socket {
     Down { retry_at: u64 },
-    Connecting { stream: TcpStream, since: u64 },
-    Open { stream: TcpStream },
+    Connecting { stream: Stream, since: u64 },
+    Open { stream: Stream },
 }
 
 /// Why a socket is given up.
@@ -89,11 +139,15 @@ enum Loss {
 }
 
 impl Link {
-    pub(crate) fn new(token: Token, id: u32) -> Self {
+    /// Makes one that will connect, but not before `opens_at`.
+    pub(crate) fn new(token: Token, id: u32, opens_at: u64) -> Self {
         Self {
             token,
             connection: Connection::new(id),
-            socket: Socket::Down { retry_at: 0 },
+            socket: Socket::Down { retry_at: opens_at },
+            pace: None,
+            opened_at: 0,
+            queued_before: 0,
             failures: 0,
             was_open: false,
         }
@@ -109,17 +163,38 @@ impl Link {
 
     /// Whether every address has refused.
     pub(crate) fn has_tried_all(&self, desk: &Desk<'_>) -> bool {
-        self.failures as usize >= desk.addresses.len()
+        self.failures as usize >= desk.endpoints.len()
+    }
+
+    /// From now on requests are due at these times, counted from `begins_at`.
+    pub(crate) fn follow(&mut self, mut arrivals: Arrivals, begins_at: u64) {
+        if let Socket::Down { retry_at } = self.socket
+            && self.failures == 0
+        {
+            // Before it joins nothing is due.
+            while begins_at + arrivals.next_due() < retry_at {
+                arrivals.advance();
+            }
+        }
+        let pace = Pace {
+            arrivals,
+            begins_at,
+            free_since: begins_at,
+            is_blocked: true,
+            is_on_agenda: false,
+        };
+        self.pace = Some(pace);
+    }
+
+    /// Whether it is down and due to be connected.
+    pub(crate) fn is_due_to_connect(&self, now: u64) -> bool {
+        matches!(self.socket, Socket::Down { retry_at } if retry_at <= now)
     }
 
     /// Begins to connect. A failure shows at once or as an event.
     pub(crate) fn connect(&mut self, desk: &mut Desk<'_>) {
-        let address = desk.addresses[self.failures as usize % desk.addresses.len()];
-        let made = TcpStream::connect(address).and_then(|mut stream| {
-            let interest = Interest::READABLE | Interest::WRITABLE;
-            desk.registry.register(&mut stream, self.token, interest)?;
-            Ok(stream)
-        });
+        let endpoint = &desk.endpoints[self.failures as usize % desk.endpoints.len()];
+        let made = Stream::connect(endpoint, &desk.registry, self.token);
         match made {
             Ok(stream) => self.socket = Socket::Connecting { stream, since: desk.now },
             Err(error) => self.lose(Loss::NotMade(error), desk),
@@ -153,15 +228,129 @@ impl Link {
         if !self.is_open() || self.connection.is_suspect() {
             return;
         }
-        let room = desk.pipeline - self.connection.outstanding();
-        let admitted = desk.schedule.admit(room, desk.now);
+        let sent = match self.pace.is_some() {
+            true => self.send_what_is_due(desk),
+            false => self.fill_the_pipeline(desk),
+        };
+        if let Err(error) = sent {
+            self.lose(Loss::Broken(error), desk);
+        }
+    }
+
+    /// Sends because the agenda says so.
+    pub(crate) fn send_on_time(&mut self, desk: &mut Desk<'_>) {
+        if let Some(pace) = &mut self.pace {
+            pace.is_on_agenda = false;
+        }
+        desk.now = desk.clock.now();
+        self.send(desk);
+    }
+
+    /// Closed loop: as many requests as there is room for.
+    #[inline]
+    fn fill_the_pipeline(&mut self, desk: &mut Desk<'_>) -> io::Result<()> {
+        let admitted = desk.schedule.admit(self.room(desk), desk.now);
         if admitted.count > 0 {
             let (count, is_measured) = (admitted.count, admitted.is_measured);
-            self.connection.queue(Batch { sent_at: desk.now, count, is_measured });
+            let now = desk.now;
+            self.connection.queue(Batch { due_at: now, sent_at: now, count, is_measured });
             desk.in_flight += count;
         }
-        if let Err(error) = self.write(desk) {
-            self.lose(Loss::Broken(error), desk);
+        self.write(desk)
+    }
+
+    /// Open loop: what is due by now, as far as there is room; the next one goes on the agenda.
+    fn send_what_is_due(&mut self, desk: &mut Desk<'_>) -> io::Result<()> {
+        self.write(desk)?;
+        let room = if self.connection.has_unwritten() { 0 } else { self.room(desk) };
+        if room > 0 {
+            self.queue_what_is_due(room, desk);
+            self.write(desk)?;
+        }
+        let is_blocked = self.connection.has_unwritten() || self.room(desk) == 0;
+        let (Some(pace), Some(agenda)) = (&mut self.pace, &mut desk.agenda) else {
+            return Ok(());
+        };
+        pace.is_blocked = is_blocked;
+        let due_at = pace.next_due();
+        if !is_blocked && !pace.is_on_agenda && desk.schedule.is_open_for(due_at) {
+            pace.is_on_agenda = true;
+            agenda.entries.push(Reverse((due_at, self.token.0)));
+        }
+        Ok(())
+    }
+
+    fn queue_what_is_due(&mut self, room: u64, desk: &mut Desk<'_>) {
+        let Some(pace) = &mut self.pace else {
+            return;
+        };
+        let now = desk.now;
+        if mem::take(&mut pace.is_blocked) {
+            pace.free_since = now;
+        }
+        for _ in 0..room {
+            let due_at = pace.next_due();
+            if due_at > now {
+                return;
+            }
+            let Some(admitted) = desk.schedule.admit_due(due_at) else {
+                return;
+            };
+            pace.arrivals.advance();
+            let (count, is_measured) = (admitted.count, admitted.is_measured);
+            self.connection.queue(Batch { due_at, sent_at: now, count, is_measured });
+            desk.in_flight += count;
+            let tally = &mut desk.tally;
+            let times = if is_measured { &mut tally.times } else { &mut tally.warm_up_times };
+            times.send_lag.record(now - due_at.max(pace.free_since), count);
+            if is_measured && pace.free_since > due_at {
+                tally.blocked.record(pace.free_since - due_at);
+            }
+        }
+    }
+
+    /// How many more requests this socket may have in flight.
+    #[inline]
+    fn room(&self, desk: &Desk<'_>) -> u64 {
+        let room = desk.pipeline - self.connection.outstanding();
+        match desk.reconnect_every {
+            None => room,
+            Some(limit) => room.min(self.left_on_socket(limit, desk.now)),
+        }
+    }
+
+    /// How many more requests this socket will carry before it is changed for another.
+    fn left_on_socket(&self, limit: ReconnectEvery, now: u64) -> u64 {
+        match limit {
+            ReconnectEvery::Requests(count) => {
+                count.get().saturating_sub(self.connection.queued() - self.queued_before)
+            }
+            ReconnectEvery::Time(time) => {
+                let is_old = Duration::from_nanos(now.saturating_sub(self.opened_at)) >= time;
+                if is_old { 0 } else { u64::MAX }
+            }
+        }
+    }
+
+    /// Changes a socket that has carried what it should for another one.
+    #[cold]
+    fn renew(&mut self, limit: ReconnectEvery, desk: &mut Desk<'_>) {
+        let is_over = desk.schedule.phase() == Phase::Draining;
+        if is_over || self.connection.outstanding() > 0 || self.left_on_socket(limit, desk.now) > 0
+        {
+            return;
+        }
+        desk.tally.counts.planned_reconnects += 1;
+        self.was_open = false;
+        self.socket = Socket::Down { retry_at: desk.now };
+        self.block();
+        self.connect(desk);
+    }
+
+    /// Notes that there is no room.
+    fn block(&mut self) {
+        if let Some(pace) = &mut self.pace {
+            pace.is_blocked = true;
         }
     }
 
@@ -181,8 +370,18 @@ impl Link {
                     self.lose(Loss::Mismatch(mismatch), desk);
                 } else if self.connection.oldest().is_some_and(|oldest| is_overdue(&oldest, desk)) {
                     self.lose(Loss::TimedOut, desk);
+                } else if let Some(limit) = desk.reconnect_every {
+                    self.renew(limit, desk);
                 }
             }
+        }
+    }
+
+    /// How many bytes have arrived that have not been read.
+    pub(crate) fn unread_bytes(&self) -> u64 {
+        match &self.socket {
+            Socket::Open { stream } => stream.unread_bytes().unwrap_or_default(),
+            _ => 0,
         }
     }
 
@@ -193,7 +392,22 @@ impl Link {
         }
         for batch in self.connection.abandon() {
             desk.in_flight -= batch.count;
-            desk.tally.counts.unanswered += measured(&batch);
+            desk.tally.give_up(measured(&batch), desk.now.saturating_sub(batch.due_at));
+        }
+        let Some(pace) = &mut self.pace else {
+            return;
+        };
+        while desk.schedule.is_warm_up(pace.next_due()) {
+            pace.arrivals.advance();
+        }
+        let oldest = pace.next_due();
+        while desk.schedule.is_missing(pace.next_due()) {
+            desk.tally.counts.unsent += 1;
+            pace.arrivals.advance();
+        }
+        if pace.next_due() > oldest {
+            let age = desk.now.saturating_sub(oldest);
+            desk.tally.unsent_age_max = desk.tally.unsent_age_max.max(age);
         }
     }
 
@@ -201,13 +415,9 @@ impl Link {
         let Socket::Connecting { stream, .. } = &self.socket else {
             return;
         };
-        let made = match stream.take_error() {
-            Ok(None) => stream.peer_addr().and_then(|_| stream.set_nodelay(true)),
-            Ok(Some(error)) | Err(error) => Err(error),
-        };
-        match made {
-            Ok(()) => self.open(desk),
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => {}
+        match stream.outcome() {
+            Ok(true) => self.open(desk),
+            Ok(false) => {}
             Err(error) => self.lose(Loss::NotMade(error), desk),
         }
     }
@@ -220,6 +430,8 @@ impl Link {
         desk.tally.counts.reconnects += u64::from(self.was_open);
         self.was_open = true;
         self.failures = 0;
+        self.opened_at = desk.now;
+        self.queued_before = self.connection.queued();
         self.send(desk);
     }
 
@@ -231,7 +443,7 @@ impl Link {
             let Socket::Open { stream } = &mut self.socket else {
                 return Turn::Waits;
             };
-            match Wire(stream).read(&mut desk.read_buffer) {
+            match (&*stream).read(&mut desk.read_buffer) {
                 Ok(0) => {
                     self.lose(Loss::Closed, desk);
                     return Turn::Waits;
@@ -261,19 +473,32 @@ impl Link {
         let completed = self.connection.receive(&mut desk.source, &desk.read_buffer[..len]);
         desk.in_flight -= completed;
         let (tally, now) = (&mut desk.tally, desk.now);
+        let is_warming_up = desk.schedule.phase() == Phase::WarmUp;
+        let is_open_loop = self.pace.is_some();
         self.connection.settle(completed, |batch| {
-            if batch.is_measured {
-                tally.latency.record(now - batch.sent_at, batch.count);
+            let times = if batch.is_measured {
                 tally.counts.requests += batch.count;
                 tally.last_echo_at = now;
+                &mut tally.times
             } else {
                 tally.counts.warm_up_requests += batch.count;
+                if !is_warming_up {
+                    return;
+                }
+                &mut tally.warm_up_times
+            };
+            times.latency.record(now - batch.due_at, batch.count);
+            if is_open_loop {
+                times.service.record(now - batch.sent_at, batch.count);
             }
         });
-        match self.connection.mismatch(desk.source.payloads) {
-            Some(mismatch) => self.lose(Loss::Mismatch(mismatch), desk),
-            None => self.send(desk),
+        if let Some(mismatch) = self.connection.mismatch(desk.source.payloads) {
+            return self.lose(Loss::Mismatch(mismatch), desk);
         }
+        if let Some(limit) = desk.reconnect_every {
+            self.renew(limit, desk);
+        }
+        self.send(desk);
     }
 
     #[inline]
@@ -282,7 +507,7 @@ impl Link {
             return Ok(());
         };
         while self.connection.has_unwritten() {
-            match self.connection.write(&mut desk.source, &mut Wire(stream)) {
+            match self.connection.write(&mut desk.source, &mut &*stream) {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -296,6 +521,7 @@ impl Link {
     /// Drops the socket, counts why and what that costs, and plans the next attempt.
     #[cold]
     fn lose(&mut self, loss: Loss, desk: &mut Desk<'_>) {
+        self.block();
         let loss = match (loss, self.connection.last_judgement(desk.source.payloads)) {
             (Loss::Closed | Loss::Broken(_), Some(mismatch)) => Loss::Mismatch(mismatch),
             (loss, _) => loss,
@@ -338,38 +564,17 @@ impl Link {
                 desk.tally.counts.errors.timeouts += batch.count;
             } else {
                 let others = measured(&batch).saturating_sub(mem::take(&mut mismatched));
-                desk.tally.counts.unanswered += others;
+                desk.tally.give_up(others, desk.now.saturating_sub(batch.due_at));
             }
         }
     }
 }
 
-/// A socket that is read and written by the plain system calls. Those of the standard library are
-/// points where a thread may be cancelled, which costs as much as checking a few frames.
-#[derive(Debug)]
-struct Wire<'a>(&'a TcpStream);
-
-impl Read for Wire<'_> {
+impl Pace {
+    /// When the next request is due, on the run's clock.
     #[inline]
-    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        let (len, _) = rustix::net::recv(self.0, bytes, RecvFlags::empty())?;
-        Ok(len)
-    }
-}
-
-impl Write for Wire<'_> {
-    #[inline]
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(rustix::net::send(self.0, bytes, SendFlags::NOSIGNAL)?)
-    }
-
-    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let mut nothing = SendAncillaryBuffer::default();
-        Ok(rustix::net::sendmsg(self.0, slices, &mut nothing, SendFlags::NOSIGNAL)?)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+    fn next_due(&self) -> u64 {
+        self.begins_at.saturating_add(self.arrivals.next_due())
     }
 }
 

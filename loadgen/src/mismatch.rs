@@ -2,7 +2,8 @@
 //!
 //! The evidence is where the reply first differs from the frame that was due, and what arrived from
 //! there on. The stamp decides, if it names a request that can have been sent: one that is damaged
-//! names another with near certainty.
+//! names another with near certainty. Where the start of a frame is right and a later stamp in it
+//! is another request's, the frame is torn, and counts as what its foreign part is.
 //!
 //! | Class           | The bytes are                                                                       |
 //! |-----------------|-------------------------------------------------------------------------------------|
@@ -16,7 +17,7 @@
 
 use serde::Serialize;
 
-use crate::payload::{HEADER_BYTES, Origin, PREFIX_BYTES, Payloads};
+use crate::payload::{HEADER_BYTES, Origin, PREFIX_BYTES, Payloads, STAMP_BYTES};
 
 /// How much body is enough to tell a damaged stamp from the bytes of no known frame.
 const TELLING_BYTES: usize = 64;
@@ -95,10 +96,11 @@ impl Evidence {
 
     /// Whether more bytes could change the judgement.
     pub(crate) fn is_sufficient(&self, payloads: &Payloads) -> bool {
-        let frame_bytes = payloads.frame_bytes();
+        let frame_bytes = payloads.frame_bytes(self.due);
         let known = self.matched + self.odd.len();
-        if self.matched >= PREFIX_BYTES || !payloads.is_stamped() {
-            return known >= frame_bytes.min(self.matched + PREFIX_BYTES);
+        if self.matched >= PREFIX_BYTES || !self.is_stamped(payloads) {
+            let stamp_ends_at = self.next_stamp(payloads).map_or(0, |place| place + STAMP_BYTES);
+            return known >= frame_bytes.min(self.matched + PREFIX_BYTES).max(stamp_ends_at);
         }
         let Some(length) = self.start(payloads).first_chunk().copied().map(u32::from_be_bytes)
         else {
@@ -110,23 +112,25 @@ impl Evidence {
 
     /// Judges by what is known.
     pub(crate) fn classify(&self, payloads: &Payloads) -> Mismatch {
-        if !payloads.is_stamped() {
+        if !self.is_stamped(payloads) {
             return Mismatch::Unclassified;
         }
         if self.is_cut_off(payloads) {
             return Mismatch::Truncated;
         }
         if self.matched >= PREFIX_BYTES {
-            return Mismatch::Flipped;
+            let foreign = self.foreign_part(payloads);
+            return foreign.map_or(Mismatch::Flipped, |origin| self.class_of(origin));
         }
         let start = self.start(payloads);
         let Some((header, payload)) = start.split_first_chunk::<HEADER_BYTES>() else {
             return Mismatch::Unclassified;
         };
         let length = u32::from_be_bytes(*header);
-        let is_short = length < payloads.payload_bytes();
+        let payload_bytes = payloads.payload_bytes(self.due);
+        let is_short = length < payload_bytes;
         // What follows a frame is not its own.
-        let payload_bytes = length.min(payloads.payload_bytes()) as usize;
+        let payload_bytes = length.min(payload_bytes) as usize;
         let payload = &payload[..payload.len().min(payload_bytes)];
         let Some((stamp, body)) = payload.split_first_chunk() else {
             let due = payloads.frame(self.due);
@@ -139,19 +143,45 @@ impl Evidence {
             return if is_short { Mismatch::Truncated } else { Mismatch::Flipped };
         }
         if self.can_have_been_sent(origin, payloads) {
-            return match origin.connection == self.due.connection {
-                false => Mismatch::OtherConnection,
-                true if origin.sequence < self.due.sequence => Mismatch::Stale,
-                true => Mismatch::Early,
-            };
+            return self.class_of(origin);
         }
         let due_stamp = payloads.stamps(self.due).next().expect("there is no last stamp");
         let wrong_bits = u64::from_ne_bytes(due_stamp) ^ u64::from_ne_bytes(*stamp);
-        let has_due_body = !body.is_empty() && body == payloads.body(self.due, body.len());
+        let due = payloads.frame(self.due);
+        let has_due_body = !body.is_empty() && due.common_bytes(PREFIX_BYTES, body) == body.len();
         match has_due_body || wrong_bits.count_ones() <= DAMAGED_BITS_MAX {
             true => Mismatch::Flipped,
             false => Mismatch::Unclassified,
         }
+    }
+
+    /// What a frame of this other request is.
+    fn class_of(&self, origin: Origin) -> Mismatch {
+        match origin.connection == self.due.connection {
+            false => Mismatch::OtherConnection,
+            true if origin.sequence < self.due.sequence => Mismatch::Stale,
+            true => Mismatch::Early,
+        }
+    }
+
+    fn is_stamped(&self, payloads: &Payloads) -> bool {
+        payloads.payload_bytes(self.due) as usize >= STAMP_BYTES
+    }
+
+    /// Where the first stamp is that ends after the first wrong byte, but for the one in front.
+    fn next_stamp(&self, payloads: &Payloads) -> Option<usize> {
+        let places = &payloads.lacing()?.places;
+        places.iter().copied().find(|place| place + STAMP_BYTES > self.matched)
+    }
+
+    /// Whose bytes the frame goes on with after a right start, if they are another request's.
+    fn foreign_part(&self, payloads: &Payloads) -> Option<Origin> {
+        let place = self.next_stamp(payloads)?;
+        let mut known = payloads.frame(self.due).tail(0).concat();
+        known.truncate(self.matched);
+        known.extend_from_slice(&self.odd);
+        let origin = payloads.origin_of(*known.get(place..)?.first_chunk()?);
+        (origin != self.due && self.can_have_been_sent(origin, payloads)).then_some(origin)
     }
 
     fn can_have_been_sent(&self, origin: Origin, payloads: &Payloads) -> bool {
@@ -179,6 +209,7 @@ impl Evidence {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::size::Sizes;
 
     const DUE: Origin = Origin { connection: 1, sequence: 50 };
 
@@ -203,6 +234,38 @@ mod tests {
             assert_eq!(judge(&payloads, &reply(2, 49)), Mismatch::OtherConnection);
             assert_eq!(judge(&payloads, &reply(1, 49)), Mismatch::Stale);
             assert_eq!(judge(&payloads, &reply(1, 51)), Mismatch::Early);
+        }
+    }
+
+    #[test]
+    fn a_torn_frame_is_what_its_foreign_part_is() {
+        let payloads = Payloads::new(5, 4, 1_000);
+        let due = bytes_of(&payloads, DUE);
+        for (foreign, class) in [
+            (Origin { connection: 2, sequence: 50 }, Mismatch::OtherConnection),
+            (Origin { connection: 1, sequence: 49 }, Mismatch::Stale),
+            // Far enough that the body is the same again.
+            (Origin { connection: 1, sequence: 50 + 127 }, Mismatch::Early),
+        ] {
+            let foreign = bytes_of(&payloads, foreign);
+            for start in [PREFIX_BYTES, 100, 500, 990] {
+                let torn = [&due[..start], &foreign[start..]].concat();
+                assert_eq!(judge(&payloads, &torn), class, "from byte {start} on");
+            }
+            let mut hole = due.clone();
+            hole[300..428].copy_from_slice(&foreign[300..428]);
+            assert_eq!(judge(&payloads, &hole), class);
+        }
+    }
+
+    #[test]
+    fn frames_of_other_lengths_are_named_all_the_same() {
+        let payloads = Payloads::new(5, 4, "uniform:100..3000".parse::<Sizes>().unwrap());
+        let reply = |connection, sequence| bytes_of(&payloads, Origin { connection, sequence });
+        for sequence in 0..50 {
+            assert_eq!(judge(&payloads, &reply(1, sequence)), Mismatch::Stale);
+            assert_eq!(judge(&payloads, &reply(2, sequence)), Mismatch::OtherConnection);
+            assert_eq!(judge(&payloads, &reply(1, 51 + sequence)), Mismatch::Early);
         }
     }
 

@@ -17,15 +17,28 @@
 //! request that was never sent, and so do zeros and bytes of other runs. A payload of fewer than 8
 //! bytes has no room for it: there the slice starts at once.
 //!
-//! Bodies repeat after [`BODIES`] requests: that many frames can be kept ready, and only their
-//! stamps are rewritten (see [`template`](crate::template)). The number is prime, so that memory
-//! which a server uses again after a round number of requests never holds the right body by its
-//! age.
+//! A frame whose parts come from different requests must not pass as one. How that is told depends
+//! on how frames are sent:
+//!
+//! | Frames              | Bodies repeat after                | So a foreign part is noticed if       |
+//! |---------------------|------------------------------------|---------------------------------------|
+//! | short, all the same | [`LACED_BODIES`] requests, but the | it reaches over a stamp: any part of  |
+//! |                     | stamp comes again every            | twice [`STAMP_DISTANCE`], and any that|
+//! |                     | [`STAMP_DISTANCE`] bytes, and last | reaches to the end                    |
+//! | any other           | [`SLICED_BODIES`] requests         | it is longer than a byte or two       |
+//!
+//! Short frames stand ready in a row, and only their stamps are rewritten (see
+//! [`template`](crate::template)): there must be few bodies. Other frames are sent from where the
+//! block lies, so stamps within them would have to be copied; but there each body can be another
+//! slice. Both numbers are prime, so that memory which a server uses again after a round number of
+//! requests never holds the right body by its age.
 
 use rand_xoshiro::{
     Xoshiro256PlusPlus,
     rand_core::{Rng, SeedableRng},
 };
+
+use crate::size::{SizeTable, Sizes};
 
 /// The length in front of each payload.
 pub(crate) const HEADER_BYTES: usize = 4;
@@ -41,10 +54,16 @@ pub(crate) const PAYLOAD_BYTES_MAX: u32 = 1 << 30;
 
 const SEQUENCE_BITS: u32 = 44;
 const SEQUENCE_MASK: u64 = (1 << SEQUENCE_BITS) - 1;
-/// How many different bodies there are.
-pub(crate) const BODIES: usize = 127;
-/// How far each body starts behind the one before, in the block.
-const BODY_STEP: usize = 16;
+/// How many different bodies frames with several stamps have.
+pub(crate) const LACED_BODIES: usize = 127;
+/// How far the stamps in them are apart.
+pub(crate) const STAMP_DISTANCE: usize = 64;
+/// The longest payload of such frames: with longer ones the row would not fit into a cache.
+pub(crate) const LACED_PAYLOAD_BYTES_MAX: u32 = 4 * 1024;
+/// How many different bodies other frames have. Each starts one byte behind the one before.
+const SLICED_BODIES: usize = 65_521;
+/// How far bodies of frames in a row start behind each other.
+const LACED_BODY_STEP: usize = 16;
 /// How many bodies connections are apart.
 const BODIES_PER_CONNECTION: u64 = 48;
 /// 2^64 divided by the golden ratio: what is multiplied by it differs in many bits from its
@@ -54,7 +73,7 @@ const STAMP_INVERSE: u64 = inverse(STAMP_FACTOR);
 
 const _: () = assert!(STAMP_FACTOR.wrapping_mul(STAMP_INVERSE) == 1);
 const _: () = assert!(CONNECTIONS_MAX.ilog2() + SEQUENCE_BITS == u64::BITS);
-const _: () = assert!(PAYLOAD_BYTES_MAX as u64 <= u32::MAX as u64);
+const _: () = assert!(LACED_BODIES * LACED_BODY_STEP < SLICED_BODIES);
 
 /// All frames of a run.
 #[derive(Debug)]
@@ -62,9 +81,17 @@ pub(crate) struct Payloads {
     block: Box<[u8]>,
     key: u64,
     connections: u32,
-    payload_bytes: u32,
-    header: [u8; HEADER_BYTES],
-    prefix_bytes: usize,
+    sizes: SizeTable,
+    /// How long every frame is, if all are as long.
+    frame_bytes: Option<usize>,
+    lacing: Option<Lacing>,
+}
+
+/// Where stamps are in a payload that has several.
+#[derive(Debug)]
+pub(crate) struct Lacing {
+    /// All but the first one, in order; counted from the start of the frame.
+    pub(crate) places: Box<[usize]>,
 }
 
 /// Where a frame comes from, as its stamp says.
@@ -80,32 +107,39 @@ impl Origin {
     fn name(self) -> u64 {
         u64::from(self.connection) << SEQUENCE_BITS | self.sequence & SEQUENCE_MASK
     }
+
+    #[inline]
+    fn body_number(self, bodies: usize) -> usize {
+        let count = self.sequence + u64::from(self.connection) * BODIES_PER_CONNECTION;
+        usize::try_from(count % bodies as u64).expect("a number below one in memory")
+    }
 }
 
-/// One frame in its two pieces.
+/// One frame, in pieces.
 #[derive(Debug)]
-pub(crate) struct Frame<'a> {
-    prefix: [u8; PREFIX_BYTES],
-    prefix_bytes: usize,
-    body: &'a [u8],
+pub(crate) enum Frame<'a> {
+    Sliced { prefix: [u8; PREFIX_BYTES], prefix_bytes: usize, body: &'a [u8] },
+    Laced(Vec<u8>),
 }
 
 impl Payloads {
-    /// Fills the block. `payload_bytes` and `connections` have been checked against the limits
-    /// above.
-    pub(crate) fn new(seed: u64, connections: u32, payload_bytes: u32) -> Self {
-        assert!(connections <= CONNECTIONS_MAX && payload_bytes <= PAYLOAD_BYTES_MAX);
+    /// Draws the sizes and fills the block. Sizes and number of connections have been checked
+    /// against the limits above.
+    pub(crate) fn new(seed: u64, connections: u32, sizes: impl Into<Sizes>) -> Self {
+        let sizes = SizeTable::new(&sizes.into(), seed);
+        let largest = sizes.largest();
+        assert!(connections <= CONNECTIONS_MAX && largest <= PAYLOAD_BYTES_MAX);
         let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
-        let mut block = vec![0; BODIES * BODY_STEP + payload_bytes as usize].into_boxed_slice();
+        let mut block = vec![0; SLICED_BODIES + largest as usize].into_boxed_slice();
         random.fill_bytes(&mut block);
-        let is_stamped = payload_bytes as usize >= STAMP_BYTES;
+        let fixed = sizes.fixed();
         Self {
             block,
             key: random.next_u64(),
             connections,
-            payload_bytes,
-            header: payload_bytes.to_be_bytes(),
-            prefix_bytes: if is_stamped { PREFIX_BYTES } else { HEADER_BYTES },
+            sizes,
+            frame_bytes: fixed.map(|payload_bytes| HEADER_BYTES + payload_bytes as usize),
+            lacing: fixed.filter(|&bytes| bytes <= LACED_PAYLOAD_BYTES_MAX).map(Lacing::new),
         }
     }
 
@@ -113,32 +147,61 @@ impl Payloads {
         self.connections
     }
 
-    pub(crate) fn payload_bytes(&self) -> u32 {
-        self.payload_bytes
+    /// How large payloads are on average.
+    pub(crate) fn mean_payload_bytes(&self) -> f64 {
+        self.sizes.mean()
     }
 
-    pub(crate) fn frame_bytes(&self) -> usize {
-        HEADER_BYTES + self.payload_bytes as usize
+    #[inline]
+    pub(crate) fn payload_bytes(&self, origin: Origin) -> u32 {
+        self.sizes.size(origin.connection, origin.sequence)
     }
 
-    pub(crate) fn is_stamped(&self) -> bool {
-        self.prefix_bytes == PREFIX_BYTES
+    #[inline]
+    pub(crate) fn frame_bytes(&self, origin: Origin) -> usize {
+        match self.frame_bytes {
+            Some(bytes) => bytes,
+            None => HEADER_BYTES + self.payload_bytes(origin) as usize,
+        }
+    }
+
+    /// How long every frame is, if all are as long.
+    #[inline]
+    pub(crate) fn common_frame_bytes(&self) -> Option<usize> {
+        self.frame_bytes
+    }
+
+    /// Where further stamps are. Present if the frames are short and all as long.
+    pub(crate) fn lacing(&self) -> Option<&Lacing> {
+        self.lacing.as_ref()
     }
 
     #[inline]
     pub(crate) fn frame(&self, origin: Origin) -> Frame<'_> {
-        Frame {
-            prefix: self.prefix(origin),
-            prefix_bytes: self.prefix_bytes,
-            body: self.body(origin, self.frame_bytes() - self.prefix_bytes),
-        }
+        let payload_bytes = self.payload_bytes(origin);
+        let is_stamped = payload_bytes as usize >= STAMP_BYTES;
+        let prefix_bytes = if is_stamped { PREFIX_BYTES } else { HEADER_BYTES };
+        let prefix = self.prefix(payload_bytes, origin);
+        let len = HEADER_BYTES + payload_bytes as usize - prefix_bytes;
+        let Some(lacing) = &self.lacing else {
+            let number = origin.body_number(SLICED_BODIES);
+            return Frame::Sliced { prefix, prefix_bytes, body: &self.block[number..][..len] };
+        };
+        let start = self.body_number(origin) * LACED_BODY_STEP;
+        let mut bytes = [&prefix[..prefix_bytes], &self.block[start..][..len]].concat();
+        let (_, stamp) = prefix.split_at(HEADER_BYTES);
+        lacing
+            .places
+            .iter()
+            .for_each(|&place| bytes[place..][..STAMP_BYTES].copy_from_slice(stamp));
+        Frame::Laced(bytes)
     }
 
-    /// Which of the [`BODIES`] this frame has. The next frame of the connection has the next one.
+    /// Which of the [`LACED_BODIES`] this frame has. The next frame of the connection has the next
+    /// one.
     #[inline]
     pub(crate) fn body_number(&self, origin: Origin) -> usize {
-        let count = origin.sequence + u64::from(origin.connection) * BODIES_PER_CONNECTION;
-        usize::try_from(count % BODIES as u64).expect("there are few bodies")
+        origin.body_number(LACED_BODIES)
     }
 
     /// The stamps of this request and of those that follow it on the connection. Multiplying by a
@@ -161,36 +224,48 @@ impl Payloads {
         Origin { connection, sequence: name & SEQUENCE_MASK }
     }
 
-    /// The first `len` bytes that follow the prefix of this frame.
-    #[inline]
-    pub(crate) fn body(&self, origin: Origin, len: usize) -> &[u8] {
-        &self.block[self.body_number(origin) * BODY_STEP..][..len]
-    }
-
-    fn prefix(&self, origin: Origin) -> [u8; PREFIX_BYTES] {
+    fn prefix(&self, payload_bytes: u32, origin: Origin) -> [u8; PREFIX_BYTES] {
         let mut prefix = [0; PREFIX_BYTES];
         let (header, stamp) = prefix.split_at_mut(HEADER_BYTES);
-        header.copy_from_slice(&self.header);
+        header.copy_from_slice(&payload_bytes.to_be_bytes());
         stamp.copy_from_slice(&self.stamps(origin).next().expect("there is no last stamp"));
         prefix
     }
 }
 
+impl Lacing {
+    fn new(payload_bytes: u32) -> Self {
+        let frame_bytes = HEADER_BYTES + payload_bytes as usize;
+        let Some(last) = frame_bytes.checked_sub(STAMP_BYTES).filter(|&last| last >= PREFIX_BYTES)
+        else {
+            return Self { places: Box::default() };
+        };
+        let regular = (HEADER_BYTES..).step_by(STAMP_DISTANCE).skip(1);
+        let regular = regular.take_while(|&place| place + STAMP_BYTES <= last);
+        Self { places: regular.chain([last]).collect() }
+    }
+}
+
 impl Frame<'_> {
-    /// The two pieces from byte `start` of the frame on.
+    /// The pieces from byte `start` of the frame on.
     pub(crate) fn tail(&self, start: usize) -> [&[u8]; 2] {
-        let in_prefix = start.min(self.prefix_bytes);
-        [&self.prefix[in_prefix..self.prefix_bytes], &self.body[start - in_prefix..]]
+        match self {
+            Self::Laced(bytes) => [&bytes[start..], &[]],
+            Self::Sliced { prefix, prefix_bytes, body } => {
+                let in_prefix = start.min(*prefix_bytes);
+                [&prefix[in_prefix..*prefix_bytes], &body[start - in_prefix..]]
+            }
+        }
     }
 
     /// How many of `bytes` equal the frame from byte `start` on.
     pub(crate) fn common_bytes(&self, start: usize, bytes: &[u8]) -> usize {
-        let [prefix, body] = self.tail(start);
-        let in_prefix = common_prefix(prefix, bytes);
-        if in_prefix < prefix.len() {
-            return in_prefix;
+        let [first, second] = self.tail(start);
+        let in_first = common_prefix(first, bytes);
+        if in_first < first.len() {
+            return in_first;
         }
-        in_prefix + common_prefix(body, &bytes[in_prefix..])
+        in_first + common_prefix(second, &bytes[in_first..])
     }
 }
 
@@ -294,6 +369,44 @@ mod tests {
             let there = bytes_of(&payloads, origin);
             assert_ne!(here[4..12], there[4..12]);
             assert_ne!(here[12..], there[12..]);
+        }
+    }
+
+    #[test]
+    fn every_part_as_long_as_twice_the_distance_tells_two_requests_with_one_body_apart() {
+        let twin = Origin { sequence: ORIGIN.sequence + LACED_BODIES as u64, ..ORIGIN };
+        for payload_bytes in [64, 100, 1_000, LACED_PAYLOAD_BYTES_MAX] {
+            let payloads = Payloads::new(1, 4, payload_bytes);
+            let (mut here, there) = (bytes_of(&payloads, ORIGIN), bytes_of(&payloads, twin));
+            here[..PREFIX_BYTES].copy_from_slice(&there[..PREFIX_BYTES]);
+            let parts = there[PREFIX_BYTES..].windows(2 * STAMP_DISTANCE);
+            for (part, same) in parts.zip(here[PREFIX_BYTES..].windows(2 * STAMP_DISTANCE)) {
+                assert_ne!(part, same);
+            }
+            assert_ne!(here.last_chunk::<STAMP_BYTES>(), there.last_chunk::<STAMP_BYTES>());
+        }
+    }
+
+    #[test]
+    fn sliced_frames_have_other_bodies_for_a_long_time() {
+        let payloads = Payloads::new(1, 4, LACED_PAYLOAD_BYTES_MAX + 1);
+        let here = bytes_of(&payloads, ORIGIN);
+        for later in [1, 127, 128, 4_096, 65_520] {
+            let sequence = ORIGIN.sequence + later;
+            let there = bytes_of(&payloads, Origin { sequence, ..ORIGIN });
+            let common = here.iter().zip(&there).filter(|(here, there)| here == there).count();
+            assert!(common < here.len() / 32, "{common} bytes are the same {later} later");
+        }
+    }
+
+    #[test]
+    fn frames_of_a_distribution_have_the_lengths_that_they_say() {
+        let payloads = Payloads::new(1, 4, "uniform:0..300".parse::<Sizes>().unwrap());
+        for sequence in 0..1_000 {
+            let origin = Origin { sequence, ..ORIGIN };
+            let bytes = bytes_of(&payloads, origin);
+            assert_eq!(bytes[..4], payloads.payload_bytes(origin).to_be_bytes());
+            assert_eq!(bytes.len(), payloads.frame_bytes(origin));
         }
     }
 

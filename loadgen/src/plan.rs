@@ -3,13 +3,19 @@
 //! [`Plan`] is a plain struct: fill in what differs from the defaults. [`Plan::check`] finds
 //! everything that is wrong with it at once, and names each part by the flag that sets it.
 
-use std::{fmt, time::Duration};
+use std::{fmt, num::NonZeroU64, str::FromStr, time::Duration};
 
 use thiserror::Error;
 
 use crate::{
     address::Address,
-    payload::{CONNECTIONS_MAX, PAYLOAD_BYTES_MAX},
+    adversaries::Adversaries,
+    metrics_probe::MetricsUrl,
+    payload::CONNECTIONS_MAX,
+    rate::{Arrival, Rate},
+    size::Sizes,
+    slo::Slo,
+    units,
 };
 
 /// How many connections there are unless the plan says otherwise.
@@ -47,9 +53,23 @@ pub struct Plan {
     pub requests: Option<u64>,
     /// How long to load before measuring begins.
     pub warm_up: Duration,
-    /// Payload size in bytes, without the length in front.
-    pub payload_bytes: u32,
-    /// What all payloads follow from.
+    /// Payload sizes, without the length in front.
+    pub sizes: Sizes,
+    /// How many requests are sent.
+    pub rate: Rate,
+    /// How they are spread over time, unless the rate is [`Rate::Max`].
+    pub arrival: Arrival,
+    /// Over how long the connections are opened, one after the other. It comes before the warm-up.
+    pub ramp_up: Duration,
+    /// When a connection is changed for another.
+    pub reconnect_every: Option<ReconnectEvery>,
+    /// Clients that behave badly, beside the connections.
+    pub adversaries: Adversaries,
+    /// What of the replies is checked.
+    pub verify: Verify,
+    /// Whether each thread stays on one CPU.
+    pub pin: Pin,
+    /// What all payloads and random arrivals follow from.
     pub seed: u64,
     /// After this long a request counts as an error and its connection is closed.
     pub timeout: Option<Duration>,
@@ -58,6 +78,43 @@ pub struct Plan {
     pub server_pid: Option<u32>,
     /// How often progress is reported.
     pub interval: Duration,
+    /// The page on which the server tells of its arena.
+    pub metrics: Option<MetricsUrl>,
+    /// What the run must reach.
+    pub slo: Option<Slo>,
+}
+
+/// What of the replies is compared with what must come. Their length always counts.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Verify {
+    /// Every byte.
+    #[default]
+    Full,
+    /// Every byte of one in so many replies of each connection.
+    Sample(NonZeroU64),
+    /// Nothing.
+    None,
+}
+
+/// When a connection is closed, once all its requests are answered, and made anew.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ReconnectEvery {
+    /// After so many requests.
+    Requests(NonZeroU64),
+    /// After so much time.
+    Time(Duration),
+}
+
+/// Whether each thread stays on one CPU.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Pin {
+    /// If that leaves a CPU for the server.
+    Auto,
+    /// Yes.
+    On,
+    /// No.
+    #[default]
+    Off,
 }
 
 /// One thing that is wrong with a plan.
@@ -123,11 +180,15 @@ impl Plan {
             "--pipeline",
             format!("is {}; it must be 1 to {PIPELINE_MAX}", self.pipeline),
         );
+        let problem = self.rate.problem();
+        rule(problem.is_none(), "--rate", problem.unwrap_or_default());
         rule(
-            self.payload_bytes <= PAYLOAD_BYTES_MAX,
-            "--size",
-            format!("is {} bytes; it must be at most {PAYLOAD_BYTES_MAX}", self.payload_bytes),
+            self.duration.is_some() || !matches!(self.rate, Rate::Ramp { .. }),
+            "--rate",
+            "is a ramp; it needs a --duration over which to rise or fall".to_owned(),
         );
+        let problem = self.sizes.problem();
+        rule(problem.is_none(), "--size", problem.unwrap_or_default());
         rule(
             self.duration.is_some() || self.requests.is_some(),
             "--duration",
@@ -154,9 +215,72 @@ impl Plan {
     }
 }
 
+impl Verify {
+    /// How it is written on the command line.
+    #[must_use]
+    pub fn words(self) -> String {
+        match self {
+            Self::Full => "full".to_owned(),
+            Self::Sample(one_in) => format!("sample:{one_in}"),
+            Self::None => "none".to_owned(),
+        }
+    }
+}
+
+impl FromStr for Verify {
+    type Err = String;
+
+    /// Reads [its words](Self::words). The error is a sentence without subject.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let unknown = || format!("is `{text}`; it must be full, sample:N or none");
+        match text.split_once(':') {
+            None if text == "full" => Ok(Self::Full),
+            None if text == "none" => Ok(Self::None),
+            Some(("sample", one_in)) => one_in.parse().map(Self::Sample).map_err(|_| unknown()),
+            _ => Err(unknown()),
+        }
+    }
+}
+
+impl FromStr for ReconnectEvery {
+    type Err = String;
+
+    /// Reads a number of requests or a time. The error is a sentence without subject.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let requests = text.trim().parse().map(Self::Requests);
+        let time = || units::parse_time(text).ok().filter(|time| !time.is_zero()).map(Self::Time);
+        requests.ok().or_else(time).ok_or_else(|| {
+            format!("is `{text}`; write a number of requests such as 100, or a time such as 1s")
+        })
+    }
+}
+
+impl fmt::Display for ReconnectEvery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Requests(count) => count.fmt(f),
+            Self::Time(time) => humantime::format_duration(*time).fmt(f),
+        }
+    }
+}
+
+impl FromStr for Pin {
+    type Err = String;
+
+    /// Reads `auto`, `on` or `off`. The error is a sentence without subject.
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "on" => Ok(Self::On),
+            "off" => Ok(Self::Off),
+            _ => Err(format!("is `{text}`; it must be auto, on or off")),
+        }
+    }
+}
+
 impl Default for Plan {
-    /// The plan of a command line without flags. One thing differs: there is one thread, so that a
-    /// test that embeds a run does not take all cores.
+    /// The plan of a command line without flags. Two things differ: there is one thread and it is
+    /// not pinned, so that tests that embed runs do not take all cores, or all the same one.
     fn default() -> Self {
         Self {
             target: None,
@@ -167,11 +291,20 @@ impl Default for Plan {
             duration: Some(DEFAULT_DURATION),
             requests: None,
             warm_up: DEFAULT_WARM_UP,
-            payload_bytes: DEFAULT_PAYLOAD_BYTES,
+            sizes: Sizes::Fixed(DEFAULT_PAYLOAD_BYTES),
+            rate: Rate::Max,
+            arrival: Arrival::Fixed,
+            ramp_up: Duration::ZERO,
+            reconnect_every: None,
+            adversaries: Adversaries::default(),
+            verify: Verify::Full,
+            pin: Pin::Off,
             seed: 0,
             timeout: None,
             server_pid: None,
             interval: Duration::from_secs(1),
+            metrics: None,
+            slo: None,
         }
     }
 }
@@ -214,7 +347,7 @@ mod tests {
             connections: 0,
             threads: 0,
             pipeline: 0,
-            payload_bytes: u32::MAX,
+            sizes: Sizes::Fixed(u32::MAX),
             duration: Some(Duration::ZERO),
             requests: Some(0),
             timeout: Some(Duration::ZERO),

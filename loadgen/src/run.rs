@@ -11,35 +11,41 @@
 
 use std::{
     io,
-    net::SocketAddr,
     ops::Range,
-    sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    sync::mpsc::{self, Receiver, RecvTimeoutError},
     thread,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
+use rustix::thread::{CpuSet, sched_getaffinity};
 use thiserror::Error;
 
 use crate::{
     address::Address,
+    adversaries::AdversaryReport,
     clock::{self, Clock},
-    latency::Percentiles,
-    payload::Payloads,
-    plan::{Plan, PlanError},
+    interval::{Assembly, Cuts, Interval},
+    metrics_probe::{MetricsProbe, Sample},
+    payload::{HEADER_BYTES, Payloads},
+    plan::{Pin, Plan, PlanError},
+    rate::{Rate, Timetable},
     report::{ClientUsage, Report, ServerUsage},
     schedule::Bounds,
     server_command::{ServerCommand, ServerCommandError},
-    server_probe::{ServerProbe, Usage},
+    server_probe::{MachineTime, ServerProbe, Usage},
     stop::{Stop, Urgency},
-    tally::Tally,
-    verdict::{Load, Verdict},
-    worker::{self, Effort, Job, News},
+    stream::Endpoint,
+    tally::{LittlesLaw, Tally},
+    verdict::{Evidence, Verdict},
+    worker::{self, Effort, Job, Lines, News, Start},
 };
 
 /// How often the orchestrating thread looks up while nothing happens.
 const PATIENCE: Duration = Duration::from_millis(20);
 /// In less time than this, how busy a side was says nothing.
 const TELLING_TIME: Duration = Duration::from_millis(200);
+/// From fewer looks than this, what is in flight on average cannot be told.
+const SAMPLES_MIN: u64 = 50;
 
 /// Why there is nothing to report.
 #[non_exhaustive]
@@ -80,21 +86,15 @@ pub enum RunError {
     Stopped,
 }
 
-/// What happened in one interval, over all threads.
-#[derive(Clone, Copy, Debug)]
+/// What is told while a run goes on: the interval that has just ended.
+#[derive(Clone, Debug)]
 pub struct Progress {
     /// Time since the load began.
     pub elapsed: Duration,
-    /// How long the interval was.
-    pub interval: Duration,
-    /// Requests that were answered in it, whether measured or not.
-    pub requests: u64,
-    /// Whether none of them was measured.
-    pub is_warm_up: bool,
-    /// How long the measured ones took.
-    pub latency: Percentiles,
-    /// Errors and mismatches in it.
-    pub failures: u64,
+    /// What happened in the interval. It will be the last one in [`Report::intervals`] so far.
+    pub interval: Interval,
+    /// What the server told last of its arena.
+    pub arena: Option<Sample>,
 }
 
 /// Runs a plan and reports. It blocks until all is over.
@@ -150,10 +150,11 @@ pub fn run(
     };
     let announced = server.as_ref().map(|server| server.address().clone());
     let target = plan.target.clone().or(announced).expect("a checked plan has one of the two");
-    let addresses =
+    let endpoints =
         target.resolve().map_err(|error| RunError::Lookup { target: target.clone(), error })?;
     let pid = server.as_ref().map(ServerCommand::pid).or(plan.server_pid);
-    let site = Site { plan, target, addresses, probe: pid.map(ServerProbe::new) };
+    let payloads = Payloads::new(plan.seed, plan.connections, plan.sizes.clone());
+    let site = Site { plan, target, payloads, endpoints, probe: pid.map(ServerProbe::new) };
     site.run(stop, observe)
 }
 
@@ -162,7 +163,8 @@ pub fn run(
 struct Site<'run> {
     plan: &'run Plan,
     target: Address,
-    addresses: Vec<SocketAddr>,
+    endpoints: Vec<Endpoint>,
+    payloads: Payloads,
     probe: Option<ServerProbe>,
 }
 
@@ -170,42 +172,47 @@ struct Site<'run> {
 #[derive(Debug)]
 struct Gathered {
     total: Tally,
-    /// What came in since progress was last reported, and from how many threads.
-    interval: Tally,
-    intervals: usize,
-    observed_until: u64,
+    assembly: Assembly,
+    intervals: Vec<Interval>,
+    arena: Option<MetricsProbe>,
     loading: usize,
     efforts: Vec<Effort>,
     costs: [Option<Cost>; 2],
 }
 
 /// CPU time of both sides at one moment.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Cost {
     at: u64,
     client: Duration,
     server: Option<Usage>,
+    machine: Option<MachineTime>,
 }
 
 impl Site<'_> {
     fn run(&self, stop: &Stop, observe: &mut dyn FnMut(&Progress)) -> Result<Report, RunError> {
         let plan = self.plan;
         let clock = Clock::start();
-        let payloads = Payloads::new(plan.seed, plan.connections, plan.payload_bytes);
         thread::scope(|scope| {
             let (news, received) = mpsc::channel();
-            let mut signals = Vec::new();
-            for thread in 0..plan.threads_used() {
+            let (cpus, allowed) = cpus_for(plan);
+            let mut lines = Vec::new();
+            for (thread, number) in (0..plan.threads_used()).zip(0..) {
                 let (signal, go) = mpsc::channel();
-                signals.push(signal);
+                let (used, spares) = mpsc::channel();
+                lines.push(Lines { go: signal, spares: used });
                 let job = Job {
                     plan,
-                    addresses: &self.addresses,
-                    payloads: &payloads,
+                    endpoints: &self.endpoints,
+                    payloads: &self.payloads,
                     clock: &clock,
                     stop,
                     connections: connections_of(thread, plan),
+                    cpu: cpus.as_ref().map(|cpus| cpus[number % cpus.len()]),
+                    may_spin: plan.threads_used() < allowed,
                     go,
+                    spares,
+                    number,
                     news: news.clone(),
                 };
                 thread::Builder::new()
@@ -214,20 +221,30 @@ impl Site<'_> {
             }
             // Now the news end when the last thread does.
             drop(news);
-            self.wait_for_connections(&received, signals.len(), stop)?;
-            self.conduct(&clock, &signals, &received, stop, observe)
+            self.wait_for_connections(&received, lines.len(), stop)?;
+            if plan.adversaries.is_empty() {
+                return self.conduct(&clock, &lines, &received, stop, observe);
+            }
+            let (begin, begun) = mpsc::channel();
+            let adversaries = scope.spawn(move || plan.adversaries.run(&self.endpoints, &begun));
+            // It cannot fail: the other end waits for it.
+            let _ = begin.send(());
+            let report = self.conduct(&clock, &lines, &received, stop, observe);
+            drop(begin);
+            let adversaries = adversaries.join().expect("that thread does not panic")?;
+            report.map(|report| Report { adversaries, ..report })
         })
     }
 
     fn wait_for_connections(
         &self,
-        received: &Receiver<News>,
+        received: &Receiver<(usize, News)>,
         threads: usize,
         stop: &Stop,
     ) -> Result<(), RunError> {
         let mut connections = 0;
         let mut error = None;
-        for news in received.iter().take(threads) {
+        for (_, news) in received.iter().take(threads) {
             match news {
                 News::Connected { open, first_error } => {
                     connections += open;
@@ -243,7 +260,7 @@ impl Site<'_> {
         if stop.is_requested() {
             return Err(RunError::Stopped);
         }
-        let tried: Vec<String> = self.addresses.iter().map(ToString::to_string).collect();
+        let tried: Vec<String> = self.endpoints.iter().map(ToString::to_string).collect();
         Err(RunError::NothingConnects {
             target: self.target.clone(),
             tried: tried.join(", "),
@@ -255,18 +272,29 @@ impl Site<'_> {
     fn conduct(
         &self,
         clock: &Clock,
-        signals: &[Sender<Bounds>],
-        received: &Receiver<News>,
+        lines: &[Lines],
+        received: &Receiver<(usize, News)>,
         stop: &Stop,
         observe: &mut dyn FnMut(&Progress),
     ) -> Result<Report, RunError> {
         let started_at = clock.now();
-        let measured_from = clock.after(started_at, self.plan.warm_up);
-        let mut gathered = Gathered::new(signals.len(), started_at);
-        if self.plan.warm_up.is_zero() {
+        let warm_up = self.plan.ramp_up.saturating_add(self.plan.warm_up);
+        let measured_from = clock.after(started_at, warm_up);
+        let duration = self.plan.duration.unwrap_or(Duration::MAX);
+        let timetable = Timetable::new(self.plan.rate, warm_up, duration);
+        let wall_clock = SystemTime::now();
+        let length = u64::try_from(self.plan.interval.as_nanos()).unwrap_or(u64::MAX);
+        let cuts = Cuts { load_begins_at: started_at, measuring_begins_at: measured_from, length };
+        let mut gathered =
+            Gathered::new(Assembly::new(cuts, lines.len(), timetable.is_some()), lines.len());
+        if let Some(url) = &self.plan.metrics {
+            let probe = MetricsProbe::start(url, self.plan.interval, *clock, started_at)?;
+            gathered.arena = Some(probe);
+        }
+        if warm_up.is_zero() {
             gathered.costs[0] = Some(self.cost(clock));
         }
-        for (signal, thread) in signals.iter().zip(0..) {
+        for (line, thread) in lines.iter().zip(0..) {
             let share = |requests| {
                 let share = share(requests, thread, self.plan.threads_used());
                 share.end - share.start
@@ -277,20 +305,20 @@ impl Site<'_> {
                 remaining: self.plan.requests.map(share),
             };
             // A thread that is gone has told why: its news are next.
-            let _ = signal.send(bounds);
+            let _ = line.go.send(Start { bounds, cuts, timetable });
         }
-        while gathered.efforts.len() < signals.len() {
+        while gathered.efforts.len() < lines.len() {
             if gathered.costs[0].is_none() && clock.now() >= measured_from {
                 gathered.costs[0] = Some(self.cost(clock));
             }
             match received.recv_timeout(gathered.patience(clock, measured_from)) {
-                Ok(News::Failed(error)) => {
+                Ok((_, News::Failed(error))) => {
                     // The other threads end at once, and with them the scope.
                     stop.request();
                     stop.request();
                     return Err(RunError::System(error));
                 }
-                Ok(News::LoadEnded) => {
+                Ok((_, News::LoadEnded)) => {
                     gathered.loading -= 1;
                     // Requests that time ends are in flight for a moment; a number of them may be,
                     // for long.
@@ -298,59 +326,110 @@ impl Site<'_> {
                         gathered.costs[1] = Some(self.cost(clock));
                     }
                 }
-                Ok(news) => gathered.take_in(news, clock, started_at, observe),
+                Ok((thread, news)) => gathered.take_in(thread, news, lines, observe),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
         gathered.costs[1].get_or_insert_with(|| self.cost(clock));
-        Ok(self.report(gathered, stop.urgency() != Urgency::None))
+        Ok(self.report(gathered, wall_clock, stop.urgency() != Urgency::None))
     }
 
     fn cost(&self, clock: &Clock) -> Cost {
         let server = self.probe.and_then(|probe| probe.usage());
-        Cost { at: clock.now(), client: clock::process_cpu(), server }
+        let (client, machine) = (clock::process_cpu(), MachineTime::now());
+        Cost { at: clock.now(), client, server, machine }
     }
 
-    fn report(&self, gathered: Gathered, was_stopped: bool) -> Report {
-        let Gathered { total, efforts, costs, .. } = gathered;
+    fn report(&self, gathered: Gathered, started_at: SystemTime, was_stopped: bool) -> Report {
+        let Gathered { total, intervals, arena, efforts, costs, .. } = gathered;
         let from = efforts.iter().map(|effort| effort.window.0).min().unwrap_or_default();
         let until = efforts.iter().map(|effort| effort.window.1).max().unwrap_or_default();
         let until = until.max(total.last_echo_at);
         let duration = Duration::from_nanos(until.saturating_sub(from));
         let sent = total.counts.sent();
-        let client = client_usage(&efforts, &costs, sent);
-        let server = server_usage(&costs, sent);
         let is_telling = duration >= TELLING_TIME;
-        let load = Load {
-            client: client.busy_share.filter(|_| is_telling).unwrap_or_default(),
-            server: server.busy_share,
+        let in_flight_mean = total.samples.in_flight as f64 / total.samples.count.max(1) as f64
+            * efforts.len() as f64;
+        // Each sample has all that a thread had in flight, and what one of its connections held.
+        let connections_per_thread =
+            f64::from(self.plan.connections) / f64::from(self.plan.threads_used());
+        let in_flight_bytes = total.samples.in_flight as f64 / connections_per_thread
+            * (HEADER_BYTES as f64 + self.payloads.mean_payload_bytes());
+        let client = ClientUsage {
+            // With less than a request per connection, what lies unread is a matter of chance.
+            unread_share: (is_telling && in_flight_mean >= f64::from(self.plan.connections))
+                .then(|| total.samples.unread_bytes as f64 / in_flight_bytes),
+            ..client_usage(&efforts, &costs, sent)
         };
-        Report {
+        let server = server_usage(&costs, sent);
+        let latency = total.times.latency.latency();
+        // In closed loop a request is due when it is sent.
+        let service = match self.plan.rate {
+            Rate::Max => latency.clone(),
+            _ => total.times.service.latency(),
+        };
+        let send_lag = total.times.send_lag.latency();
+        let littles_law = (total.samples.count >= SAMPLES_MIN).then(|| LittlesLaw {
+            in_flight_mean,
+            rate_times_service: total.counts.requests as f64 / duration.as_secs_f64()
+                * (service.mean() / 1e9),
+        });
+        let lag_and_latency = match self.plan.rate {
+            Rate::Max => None,
+            _ => Some((send_lag.percentiles().p99, latency.percentiles().p99)),
+        };
+        let evidence = Evidence {
+            client_busy: client.busy_share.filter(|_| is_telling),
+            server_busy: server.busy_share,
+            lag_and_latency: lag_and_latency.filter(|_| is_telling),
+            unread_share: client.unread_share,
+            stolen_share: client.stolen_share.filter(|_| is_telling),
+            littles_law,
+        };
+        let (verdict, reasons) = Verdict::of(&total.counts, &evidence);
+        let mut report = Report {
+            started_at,
             plan: self.plan.clone(),
             target: self.target.clone(),
-            verdict: Verdict::of(&total.counts, load),
+            verdict,
+            reasons,
+            slo: Vec::new(),
+            littles_law,
             duration,
             counts: total.counts,
-            latency: total.latency,
+            latency,
+            service,
+            send_lag,
+            unanswered_ages: total.unanswered_ages.map(|ages| ages.latency()).unwrap_or_default(),
+            unsent_age_max: Duration::from_nanos(total.unsent_age_max),
+            blocked: total.blocked,
+            intervals,
+            arena: arena.map(MetricsProbe::finish).unwrap_or_default(),
+            mean_payload_bytes: self.payloads.mean_payload_bytes(),
             client,
             server,
+            adversaries: AdversaryReport::default(),
             first_error: total.first_error,
             was_stopped,
+        };
+        if let Some(slo) = &self.plan.slo {
+            report.slo = slo.judge(&report);
         }
+        report
     }
 }
 
 impl Gathered {
-    fn new(threads: usize, started_at: u64) -> Self {
+    fn new(assembly: Assembly, threads: usize) -> Self {
         Self {
             total: Tally::new(),
-            interval: Tally::new(),
-            intervals: 0,
-            observed_until: started_at,
+            assembly,
+            intervals: Vec::new(),
+            arena: None,
             loading: threads,
             efforts: Vec::with_capacity(threads),
-            costs: [None; 2],
+            costs: [None, None],
         }
     }
 
@@ -364,39 +443,49 @@ impl Gathered {
 
     fn take_in(
         &mut self,
+        thread: usize,
         news: News,
-        clock: &Clock,
-        started_at: u64,
+        lines: &[Lines],
         observe: &mut dyn FnMut(&Progress),
     ) {
         match news {
-            News::Interval(tally) => {
-                self.total.add(&tally);
-                self.interval.add(&tally);
-                self.intervals += 1;
+            News::Interval(piece) => {
+                self.total.add(&piece.tally);
+                self.assembly.add(thread, piece);
             }
-            News::Finished(effort) => self.efforts.push(effort),
+            News::Finished(effort) => {
+                self.efforts.push(effort);
+                self.assembly.finish(thread);
+            }
             News::Connected { .. } | News::LoadEnded | News::Failed(_) => {}
         }
-        // While draining, threads end at different times: what they still tell is in the report.
-        let threads = self.loading;
-        if threads == 0 || self.intervals < threads {
-            return;
+        while let Some(interval) = self.assembly.next() {
+            let arena = self.arena.as_ref().and_then(MetricsProbe::latest);
+            let progress = Progress { elapsed: interval.end(), interval, arena };
+            observe(&progress);
+            self.intervals.push(progress.interval);
         }
-        let now = clock.now();
-        let counts = &self.interval.counts;
-        observe(&Progress {
-            elapsed: Duration::from_nanos(now - started_at),
-            interval: Duration::from_nanos(now - self.observed_until),
-            requests: counts.requests + counts.warm_up_requests,
-            is_warm_up: counts.requests == 0 && counts.warm_up_requests > 0,
-            latency: self.interval.latency.percentiles(),
-            failures: counts.errors.total() + counts.mismatches.total(),
-        });
-        self.interval.clear();
-        self.intervals = 0;
-        self.observed_until = now;
+        for (owner, tally) in self.assembly.spares() {
+            // A thread that has finished needs none.
+            let _ = lines[owner].spares.send(tally);
+        }
     }
+}
+
+/// The CPUs to which threads are pinned, if they are, and how many there are that may be used.
+fn cpus_for(plan: &Plan) -> (Option<Vec<usize>>, u32) {
+    let Ok(allowed) = sched_getaffinity(None) else {
+        return (None, 1);
+    };
+    let count = allowed.count();
+    let is_pinned = match plan.pin {
+        Pin::Auto => plan.threads_used() < count,
+        Pin::On => count > 0,
+        Pin::Off => false,
+    };
+    // The last ones first: servers, and what interrupts, tend to be on the first.
+    let cpus = (0..CpuSet::MAX_CPU).rev().filter(|&cpu| allowed.is_set(cpu));
+    (is_pinned.then(|| cpus.collect()), count)
 }
 
 /// The connections of one thread.
@@ -418,11 +507,17 @@ fn share(total: u64, thread: u32, threads: u32) -> Range<u64> {
 fn client_usage(efforts: &[Effort], costs: &[Option<Cost>; 2], sent: u64) -> ClientUsage {
     let windows: u64 = efforts.iter().map(|effort| effort.window.1 - effort.window.0).sum();
     let busy: Duration = efforts.iter().map(|effort| effort.cpu).sum();
-    let cpu = match costs {
-        [Some(before), Some(after)] => Some(after.client.saturating_sub(before.client)),
-        _ => None,
+    let (cpu, stolen_share) = match costs {
+        [Some(before), Some(after)] => {
+            let machine = before.machine.zip(after.machine);
+            let stolen = machine.and_then(|(first, last)| last.stolen_share_since(&first));
+            (Some(after.client.saturating_sub(before.client)), stolen)
+        }
+        _ => (None, None),
     };
     ClientUsage {
+        unread_share: None,
+        stolen_share,
         cpu_us_per_request: cpu.and_then(|cpu| micros_per_request(cpu, sent)),
         busy_share: (windows > 0).then(|| busy.as_nanos() as f64 / windows as f64),
     }
@@ -432,17 +527,20 @@ fn server_usage(costs: &[Option<Cost>; 2], sent: u64) -> ServerUsage {
     let [Some(before), Some(after)] = costs else {
         return ServerUsage::default();
     };
-    let rss_peak_bytes = after.server.and_then(|usage| usage.rss_peak_bytes);
-    let (Some(first), Some(last)) = (before.server, after.server) else {
+    let rss_peak_bytes = after.server.as_ref().and_then(|usage| usage.rss_peak_bytes);
+    let (Some(first), Some(last)) = (&before.server, &after.server) else {
         return ServerUsage { rss_peak_bytes, ..ServerUsage::default() };
     };
-    let cpu = last.cpu.saturating_sub(first.cpu);
+    let cpu = last.cpu_since(first);
+    let (voluntary, involuntary) = last.switches_since(first);
     let time = Duration::from_nanos(after.at - before.at);
     let possible = time.as_secs_f64() * f64::from(last.cpus);
     ServerUsage {
         cpu_us_per_request: micros_per_request(cpu, sent),
         rss_peak_bytes,
         busy_share: (time >= TELLING_TIME).then(|| cpu.as_secs_f64() / possible),
+        voluntary_switches: Some(voluntary),
+        involuntary_switches: Some(involuntary),
     }
 }
 

@@ -5,9 +5,9 @@
 //!          time            time, number, or stop
 //! ```
 //!
-//! In closed loop a request is due as soon as there is room in a pipeline. Requests count as
-//! measured if they are *sent* while measuring, so what is in flight at either end of the window is
-//! counted once and whole.
+//! In closed loop a request is due as soon as there is room in a pipeline; in open loop when the
+//! timetable says so. Requests count as measured if they are *due* while measuring, so what is in
+//! flight at either end of the window is counted once and whole.
 
 /// Hands out permissions to send.
 #[derive(Debug)]
@@ -99,6 +99,47 @@ impl Schedule {
         }
     }
 
+    /// Whether a request that is due then will be admitted, unless something changes.
+    #[inline]
+    pub(crate) fn is_open_for(&self, due_at: u64) -> bool {
+        let is_measured = !self.is_warm_up(due_at);
+        self.phase != Phase::Draining
+            && self.is_due_in_time(due_at)
+            && !(is_measured && self.bounds.remaining == Some(0))
+    }
+
+    /// Admits a request that was due then, and says whether it is measured. For open loop: the
+    /// phase need not be that of this moment.
+    #[inline]
+    pub(crate) fn admit_due(&mut self, due_at: u64) -> Option<Admission> {
+        if !self.is_open_for(due_at) {
+            return None;
+        }
+        let is_measured = !self.is_warm_up(due_at);
+        if let (true, Some(remaining)) = (is_measured, &mut self.bounds.remaining) {
+            *remaining -= 1;
+        }
+        Some(Admission { count: 1, is_measured })
+    }
+
+    /// Whether a request that is due then belongs to the load.
+    fn is_due_in_time(&self, due_at: u64) -> bool {
+        self.bounds.load_ends_at.is_none_or(|end| due_at < end)
+    }
+
+    /// Whether a request that is due then does not count because it is too early.
+    pub(crate) fn is_warm_up(&self, due_at: u64) -> bool {
+        due_at < self.bounds.warm_up_ends_at
+    }
+
+    /// Whether a request that was due then would have counted, but the load ended before it was
+    /// sent.
+    pub(crate) fn is_missing(&self, due_at: u64) -> bool {
+        let is_measured = !self.is_warm_up(due_at);
+        let is_due = self.is_due_in_time(due_at) && due_at < self.loaded_until;
+        is_measured && is_due && self.bounds.remaining != Some(0)
+    }
+
     /// Whether the load ended because its time was over, rather than its number.
     pub(crate) fn is_bounded_by_time(&self) -> bool {
         self.bounds.load_ends_at.is_some()
@@ -151,6 +192,27 @@ mod tests {
         assert_eq!(schedule.admit(5, 101).count, 2);
         assert_eq!(schedule.admit(5, 102).count, 0);
         assert_eq!(schedule.phase(), Phase::Draining);
+    }
+
+    #[test]
+    fn in_open_loop_what_counts_is_when_a_request_was_due() {
+        let mut schedule = schedule(Some(200), Some(2));
+        let is_measured = |admission: Option<Admission>| admission.map(|a| a.is_measured);
+        assert_eq!(is_measured(schedule.admit_due(99)), Some(false));
+        assert_eq!(is_measured(schedule.admit_due(100)), Some(true));
+        assert_eq!(is_measured(schedule.admit_due(200)), None);
+        assert_eq!(is_measured(schedule.admit_due(199)), Some(true));
+        assert_eq!(is_measured(schedule.admit_due(199)), None);
+    }
+
+    #[test]
+    fn what_was_due_and_not_sent_is_missing() {
+        let mut schedule = schedule(Some(200), None);
+        schedule.end(150);
+        assert_eq!(
+            [99, 100, 149, 150, 200].map(|due_at| schedule.is_missing(due_at)),
+            [false, true, true, false, false]
+        );
     }
 
     #[test]

@@ -1,10 +1,12 @@
-//! What the server costs: its CPU time and memory, as the kernel counts them for its process.
+//! What the server costs: its CPU time, memory and context switches, as the kernel counts them for
+//! its process.
 //!
-//! The CPU time has the resolution of the kernel's tick (10 ms): over a second or more that is
-//! exact enough. Peak memory is the largest resident set since the process started. Elsewhere than
-//! on Linux nothing is known.
+//! CPU time comes from the scheduler's own books, in nanoseconds per thread. Threads that ended
+//! meanwhile are missing there; then the process's total counts, which has the resolution of the
+//! kernel's tick (10 ms). Peak memory is the largest resident set since the process started.
+//! Elsewhere than on Linux nothing is known.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 /// A process that is watched.
 #[derive(Clone, Copy, Debug)]
@@ -14,14 +16,46 @@ pub(crate) struct ServerProbe {
 }
 
 /// What a process has used up to now.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Usage {
-    /// User and system time of all its threads, also of those that have ended.
-    pub(crate) cpu: Duration,
+    /// User and system time of all its threads, also of those that have ended; in whole ticks.
+    ticked_cpu: Duration,
+    /// The same of each thread that lives, exactly.
+    threads: BTreeMap<i32, ThreadUsage>,
     /// The largest resident set so far.
     pub(crate) rss_peak_bytes: Option<u64>,
     /// How many CPUs it could keep busy: the smaller of its threads and of the CPUs it may use.
     pub(crate) cpus: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+struct ThreadUsage {
+    cpu: Duration,
+    voluntary_switches: u64,
+    involuntary_switches: u64,
+}
+
+impl Usage {
+    /// CPU time since `earlier`.
+    pub(crate) fn cpu_since(&self, earlier: &Self) -> Duration {
+        let all_live = earlier.threads.keys().all(|thread| self.threads.contains_key(thread));
+        let cpu = |usage: &Self| usage.threads.values().map(|thread| thread.cpu).sum::<Duration>();
+        match all_live && !self.threads.is_empty() {
+            true => cpu(self).saturating_sub(cpu(earlier)),
+            false => self.ticked_cpu.saturating_sub(earlier.ticked_cpu),
+        }
+    }
+
+    /// Voluntary and involuntary context switches since `earlier`, of the threads that live.
+    pub(crate) fn switches_since(&self, earlier: &Self) -> (u64, u64) {
+        let mut switches = (0, 0);
+        for (thread, now) in &self.threads {
+            let before = earlier.threads.get(thread).copied().unwrap_or_default();
+            switches.0 += now.voluntary_switches.saturating_sub(before.voluntary_switches);
+            switches.1 += now.involuntary_switches.saturating_sub(before.involuntary_switches);
+        }
+        switches
+    }
 }
 
 impl ServerProbe {
@@ -40,7 +74,8 @@ impl ServerProbe {
         let allowed: u32 = allowed.iter().map(|(first, last)| last - first + 1).sum();
         let threads = u32::try_from(stat.num_threads).unwrap_or(1);
         Some(Usage {
-            cpu: Duration::from_secs_f64(ticks as f64 / procfs::ticks_per_second() as f64),
+            ticked_cpu: Duration::from_secs_f64(ticks as f64 / procfs::ticks_per_second() as f64),
+            threads: threads_of(&process),
             rss_peak_bytes: status.vmhwm.map(|kibibytes| kibibytes * 1024),
             cpus: threads.min(allowed.min(available_cpus())).max(1),
         })
@@ -51,6 +86,56 @@ impl ServerProbe {
     pub(crate) fn usage(&self) -> Option<Usage> {
         None
     }
+}
+
+/// Time of the whole machine, in ticks: what the hypervisor gave to others, and all of it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct MachineTime {
+    stolen: u64,
+    all: u64,
+}
+
+impl MachineTime {
+    /// Reads it. `None` where the system does not tell.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn now() -> Option<Self> {
+        use procfs::CurrentSI;
+
+        let cpu = procfs::KernelStats::current().ok()?.total;
+        let stolen = cpu.steal?;
+        let waiting = cpu.idle + cpu.iowait.unwrap_or_default();
+        let interrupts = cpu.irq.unwrap_or_default() + cpu.softirq.unwrap_or_default();
+        let all = cpu.user + cpu.nice + cpu.system + waiting + interrupts + stolen;
+        Some(Self { stolen, all })
+    }
+
+    /// Nothing is known on this system.
+    #[cfg(not(target_os = "linux"))]
+    pub(crate) fn now() -> Option<Self> {
+        None
+    }
+
+    /// The share that was stolen since `earlier`.
+    pub(crate) fn stolen_share_since(&self, earlier: &Self) -> Option<f64> {
+        let all = self.all.checked_sub(earlier.all).filter(|all| *all > 0)?;
+        Some(self.stolen.saturating_sub(earlier.stolen) as f64 / all as f64)
+    }
+}
+
+/// What each thread has used. Those that end while they are read are left out.
+#[cfg(target_os = "linux")]
+fn threads_of(process: &procfs::process::Process) -> BTreeMap<i32, ThreadUsage> {
+    let tasks = process.tasks().into_iter().flatten().flatten();
+    let read = |task: procfs::process::Task| {
+        let (cpu, status) = (task.schedstat().ok()?.sum_exec_runtime, task.status().ok()?);
+        let usage = ThreadUsage {
+            cpu: Duration::from_nanos(cpu),
+            voluntary_switches: status.voluntary_ctxt_switches.unwrap_or_default(),
+            involuntary_switches: status.nonvoluntary_ctxt_switches.unwrap_or_default(),
+        };
+        Some((task.tid, usage))
+    };
+    tasks.filter_map(read).collect()
 }
 
 /// The mask of a process may name CPUs that the machine does not have.
@@ -76,9 +161,30 @@ mod tests {
     #[test]
     fn work_shows_as_cpu_time() {
         let probe = ServerProbe::new(std::process::id());
-        let before = probe.usage().unwrap().cpu;
-        while probe.usage().unwrap().cpu == before {}
-        assert!(probe.usage().unwrap().cpu > before);
+        let before = probe.usage().unwrap();
+        while probe.usage().unwrap().cpu_since(&before).is_zero() {}
+        assert!(probe.usage().unwrap().cpu_since(&before) > Duration::ZERO);
+    }
+
+    #[test]
+    fn without_a_thread_that_has_ended_the_ticks_count() {
+        let usage = |ticked: u64, threads: &[(i32, u64)]| Usage {
+            ticked_cpu: Duration::from_millis(ticked),
+            threads: threads
+                .iter()
+                .map(|&(thread, cpu)| {
+                    let cpu = Duration::from_millis(cpu);
+                    (thread, ThreadUsage { cpu, ..ThreadUsage::default() })
+                })
+                .collect(),
+            rss_peak_bytes: None,
+            cpus: 1,
+        };
+        let before = usage(10, &[(1, 5), (2, 6)]);
+        let both_live = usage(40, &[(1, 15), (2, 18), (3, 2)]);
+        assert_eq!(both_live.cpu_since(&before), Duration::from_millis(24));
+        let one_ended = usage(40, &[(1, 15)]);
+        assert_eq!(one_ended.cpu_since(&before), Duration::from_millis(30));
     }
 
     #[test]

@@ -6,15 +6,17 @@
 //! sent = requests + mismatches + timeouts + unanswered
 //! ```
 //!
+//! In open loop a request may also be due and never sent, which is counted apart.
+//!
 //! Unsolicited bytes are a mismatch, but the end of no request. Mismatches and errors are counted
 //! whenever they happen; the rest only for measured requests. So while warming up the sum does not
 //! hold, but nothing that is wrong goes unseen.
 
-use std::ops::AddAssign;
+use std::{ops::AddAssign, time::Duration};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::{latency::Latency, mismatch::Mismatch};
+use crate::{latency::Recorder, mismatch::Mismatch};
 
 /// The counts of a run.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -25,16 +27,21 @@ pub struct Counts {
     pub warm_up_requests: u64,
     /// Measured requests whose echo never came.
     pub unanswered: u64,
+    /// Requests that were due while measuring and were never sent, because the server left no room
+    /// for them until the load ended. Open loop only.
+    pub unsent: u64,
     /// What went wrong on the way.
     pub errors: Errors,
     /// Replies that were wrong, by class.
     pub mismatches: Mismatches,
-    /// How often a connection was made again.
+    /// How often a connection was made again after it was lost.
     pub reconnects: u64,
+    /// How often one was changed for another because the plan says so.
+    pub planned_reconnects: u64,
 }
 
 /// Errors by kind.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Errors {
     /// Requests that took longer than the timeout.
     pub timeouts: u64,
@@ -48,11 +55,74 @@ pub struct Errors {
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Mismatches([u64; Mismatch::ALL.len()]);
 
+/// How long requests had to wait before they could be sent, because the server had left no room in
+/// the pipeline, took no bytes, or was not connected. Open loop only.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Blocked {
+    /// Requests that had to wait.
+    pub requests: u64,
+    /// All waiting times together.
+    pub total: Duration,
+    /// The longest.
+    pub max: Duration,
+}
+
+/// Two figures that are equal for any load that is steady: how many requests were in flight, as
+/// looked at from time to time, and what rate and service time say.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LittlesLaw {
+    /// The mean of many looks.
+    pub in_flight_mean: f64,
+    /// Answered requests per second, times the mean service time in seconds.
+    pub rate_times_service: f64,
+}
+
+impl LittlesLaw {
+    /// Whether both are equal, but for what looking from time to time misses.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        let slack = 1.0 + self.rate_times_service.max(self.in_flight_mean) * 0.25;
+        (self.in_flight_mean - self.rate_times_service).abs() <= slack
+    }
+}
+
+/// What was seen at regular moments while measuring.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Samples {
+    pub(crate) count: u64,
+    /// Requests in flight, summed over the samples.
+    pub(crate) in_flight: u64,
+    /// Bytes that had arrived and not been read on one connection, summed over the samples.
+    pub(crate) unread_bytes: u64,
+}
+
+/// How long requests took, in three parts that are kept apart.
+#[derive(Clone, Debug)]
+pub(crate) struct Times {
+    /// From when they were due until their echo was read.
+    pub(crate) latency: Recorder,
+    /// From when they were sent. Empty in closed loop, where a request is due when it is sent.
+    pub(crate) service: Recorder,
+    /// How late they were sent, through the generator's fault. Empty in closed loop.
+    pub(crate) send_lag: Recorder,
+}
+
 /// What one thread did since its last report.
 #[derive(Clone, Debug)]
 pub(crate) struct Tally {
     pub(crate) counts: Counts,
-    pub(crate) latency: Latency,
+    /// The times of measured requests.
+    pub(crate) times: Times,
+    /// The times of requests that were answered while warming up. They are shown and forgotten.
+    pub(crate) warm_up_times: Times,
+    /// How long requests had been due that were never answered. Present once there is one.
+    pub(crate) unanswered_ages: Option<Box<Recorder>>,
+    /// How long the oldest request had been due that was never sent.
+    pub(crate) unsent_age_max: u64,
+    pub(crate) blocked: Blocked,
+    pub(crate) samples: Samples,
+    /// Requests in flight when the tally was taken.
+    pub(crate) in_flight: u64,
     /// The first error in words, so that a report can say more than a number.
     pub(crate) first_error: Option<String>,
     /// When the last measured request was answered.
@@ -104,6 +174,7 @@ impl AddAssign<&Self> for Counts {
         self.requests += other.requests;
         self.warm_up_requests += other.warm_up_requests;
         self.unanswered += other.unanswered;
+        self.unsent += other.unsent;
         self.errors.timeouts += other.errors.timeouts;
         self.errors.lost += other.errors.lost;
         self.errors.connect += other.errors.connect;
@@ -111,6 +182,51 @@ impl AddAssign<&Self> for Counts {
             *sum += count;
         }
         self.reconnects += other.reconnects;
+        self.planned_reconnects += other.planned_reconnects;
+    }
+}
+
+impl Blocked {
+    #[inline]
+    pub(crate) fn record(&mut self, nanos: u64) {
+        let time = Duration::from_nanos(nanos);
+        self.requests += 1;
+        self.total += time;
+        self.max = self.max.max(time);
+    }
+}
+
+impl AddAssign for Blocked {
+    fn add_assign(&mut self, other: Self) {
+        self.requests += other.requests;
+        self.total += other.total;
+        self.max = self.max.max(other.max);
+    }
+}
+
+impl AddAssign for Samples {
+    fn add_assign(&mut self, other: Self) {
+        self.count += other.count;
+        self.in_flight += other.in_flight;
+        self.unread_bytes += other.unread_bytes;
+    }
+}
+
+impl Times {
+    fn new() -> Self {
+        Self { latency: Recorder::new(), service: Recorder::new(), send_lag: Recorder::new() }
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.latency.add(&other.latency);
+        self.service.add(&other.service);
+        self.send_lag.add(&other.send_lag);
+    }
+
+    fn clear(&mut self) {
+        self.latency.clear();
+        self.service.clear();
+        self.send_lag.clear();
     }
 }
 
@@ -118,7 +234,13 @@ impl Tally {
     pub(crate) fn new() -> Self {
         Self {
             counts: Counts::default(),
-            latency: Latency::new(),
+            times: Times::new(),
+            warm_up_times: Times::new(),
+            unanswered_ages: None,
+            unsent_age_max: 0,
+            blocked: Blocked::default(),
+            samples: Samples::default(),
+            in_flight: 0,
             first_error: None,
             last_echo_at: 0,
         }
@@ -128,10 +250,27 @@ impl Tally {
         self.first_error.get_or_insert_with(error);
     }
 
+    /// Counts requests that were due this long and will not be answered.
+    pub(crate) fn give_up(&mut self, count: u64, age: u64) {
+        if count > 0 {
+            self.counts.unanswered += count;
+            let ages = self.unanswered_ages.get_or_insert_with(|| Box::new(Recorder::new()));
+            ages.record(age, count);
+        }
+    }
+
     /// Adds all of `other`.
     pub(crate) fn add(&mut self, other: &Self) {
         self.counts += &other.counts;
-        self.latency.add(&other.latency);
+        self.times.add(&other.times);
+        self.warm_up_times.add(&other.warm_up_times);
+        if let Some(ages) = &other.unanswered_ages {
+            self.unanswered_ages.get_or_insert_with(|| Box::new(Recorder::new())).add(ages);
+        }
+        self.unsent_age_max = self.unsent_age_max.max(other.unsent_age_max);
+        self.blocked += other.blocked;
+        self.samples += other.samples;
+        self.in_flight += other.in_flight;
         self.last_echo_at = self.last_echo_at.max(other.last_echo_at);
         if let Some(error) = &other.first_error {
             self.note(|| error.clone());
@@ -141,7 +280,13 @@ impl Tally {
     /// Starts again from zero, in the same memory.
     pub(crate) fn clear(&mut self) {
         self.counts = Counts::default();
-        self.latency.clear();
+        self.times.clear();
+        self.warm_up_times.clear();
+        self.unanswered_ages = None;
+        self.unsent_age_max = 0;
+        self.blocked = Blocked::default();
+        self.samples = Samples::default();
+        self.in_flight = 0;
         self.first_error = None;
     }
 }
@@ -163,7 +308,7 @@ mod tests {
         one.counts.requests = 3;
         one.counts.errors = Errors { timeouts: 1, lost: 2, connect: 4 };
         one.counts.mismatches.count(Mismatch::Stale);
-        one.latency.record(1_000, 3);
+        one.times.latency.record(1_000, 3);
         one.note(|| "first".to_owned());
         let mut sum = one.clone();
         one.note(|| "second".to_owned());
@@ -172,7 +317,7 @@ mod tests {
         assert_eq!(sum.counts.errors.total(), 14);
         assert_eq!(sum.counts.mismatches.of(Mismatch::Stale), 2);
         assert_eq!(sum.counts.mismatches.total(), 2);
-        assert_eq!(sum.latency.count(), 6);
+        assert_eq!(sum.times.latency.latency().count(), 6);
         assert_eq!(sum.first_error.as_deref(), Some("first"));
     }
 }

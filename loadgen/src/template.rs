@@ -12,12 +12,10 @@
 //! whatever its first frame. Writing it copies nothing, and checking many replies is one
 //! comparison.
 
-use crate::payload::{BODIES, HEADER_BYTES, Origin, PREFIX_BYTES, Payloads};
+use crate::payload::{HEADER_BYTES, LACED_BODIES, Origin, PREFIX_BYTES, Payloads, STAMP_BYTES};
 
 /// How long one batch may be.
 const BATCH_BYTES_MAX: usize = 64 * 1024;
-/// Longer frames leave from where they are: with them the row would not fit into a cache.
-const FRAME_BYTES_MAX: usize = HEADER_BYTES + 4 * 1024;
 
 /// The row of one thread.
 #[derive(Debug)]
@@ -26,28 +24,39 @@ pub(crate) struct Template {
     frame_bytes: usize,
     batch_frames: usize,
     is_stamped: bool,
+    /// Where the last stamp is, if there is more than one; and those between it and the first.
+    last_stamp: Option<usize>,
+    inner_stamps: Box<[usize]>,
 }
 
 impl Template {
     /// Lays the row out for batches of up to `pipeline` frames. `None` if the frames are too long
-    /// for it.
+    /// for it, or not all as long.
     pub(crate) fn new(payloads: &Payloads, pipeline: u32) -> Option<Self> {
-        let frame_bytes = payloads.frame_bytes();
-        if frame_bytes > FRAME_BYTES_MAX {
-            return None;
-        }
+        let (lacing, frame_bytes) = (payloads.lacing()?, payloads.common_frame_bytes()?);
         let batch_frames = (pipeline as usize).min(BATCH_BYTES_MAX / frame_bytes);
-        let numbers = 0..(BODIES + batch_frames) as u64;
+        let numbers = 0..(LACED_BODIES + batch_frames) as u64;
         // The first connection has the bodies in the order of their numbers.
         let origins = numbers.map(|sequence| Origin { connection: 0, sequence });
         let row: Vec<u8> =
             origins.flat_map(|origin| payloads.frame(origin).tail(0).concat()).collect();
+        let (last_stamp, inner_stamps) = match lacing.places.split_last() {
+            Some((&last, inner)) => (Some(last), inner.into()),
+            None => (None, Box::default()),
+        };
         Some(Self {
             row: row.into_boxed_slice(),
             frame_bytes,
             batch_frames,
-            is_stamped: payloads.is_stamped(),
+            is_stamped: frame_bytes >= PREFIX_BYTES,
+            last_stamp,
+            inner_stamps,
         })
+    }
+
+    #[inline]
+    pub(crate) fn frame_bytes(&self) -> usize {
+        self.frame_bytes
     }
 
     /// Writes the stamps of `frames` frames from `first` on and returns those frames: as many as
@@ -59,9 +68,23 @@ impl Template {
         let start = payloads.body_number(first) * self.frame_bytes;
         let batch = &mut self.row[start..][..frames * self.frame_bytes];
         if self.is_stamped {
-            let frames = batch.chunks_exact_mut(self.frame_bytes);
-            for (frame, stamp) in frames.zip(payloads.stamps(first)) {
-                frame[HEADER_BYTES..PREFIX_BYTES].copy_from_slice(&stamp);
+            // A lone stamp is the last one; what is before it then has no room for a first.
+            let last = self.last_stamp.unwrap_or(HEADER_BYTES);
+            for (frame, stamp) in
+                batch.chunks_exact_mut(self.frame_bytes).zip(payloads.stamps(first))
+            {
+                let (start, end) = frame.split_at_mut(last);
+                if let Some(place) = start.get_mut(HEADER_BYTES..PREFIX_BYTES) {
+                    place.copy_from_slice(&stamp);
+                }
+                end[..STAMP_BYTES].copy_from_slice(&stamp);
+            }
+            // In rounds of their own: most frames have none, and should not pay for asking.
+            for &place in &self.inner_stamps {
+                let frames = batch.chunks_exact_mut(self.frame_bytes);
+                for (frame, stamp) in frames.zip(payloads.stamps(first)) {
+                    frame[place..place + STAMP_BYTES].copy_from_slice(&stamp);
+                }
             }
         }
         batch
@@ -71,10 +94,11 @@ impl Template {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::size::Sizes;
 
     #[test]
     fn a_batch_is_its_frames_in_a_row() {
-        for payload_bytes in [0, 1, 7, 8, 64, 4_096] {
+        for payload_bytes in [0, 1, 7, 8, 15, 16, 64, 4_096] {
             let payloads = Payloads::new(1, 9, payload_bytes);
             let mut template = Template::new(&payloads, 70).unwrap();
             let starts = [(0, 0, 1), (8, 100, 15), (3, 126, 2), (3, 1 << 40, 9)];
@@ -94,7 +118,7 @@ mod tests {
     fn every_body_can_be_the_first_of_a_batch() {
         let payloads = Payloads::new(1, 9, 64);
         let mut template = Template::new(&payloads, 64).unwrap();
-        for sequence in 0..2 * BODIES as u64 {
+        for sequence in 0..2 * LACED_BODIES as u64 {
             let first = Origin { connection: 5, sequence };
             let last = Origin { connection: 5, sequence: sequence + 63 };
             let batch = template.batch(&payloads, first, 64);
@@ -115,8 +139,10 @@ mod tests {
     }
 
     #[test]
-    fn long_frames_have_no_row() {
+    fn long_frames_and_those_of_several_lengths_have_no_row() {
         assert!(Template::new(&Payloads::new(1, 1, 4_096), 1).is_some());
         assert!(Template::new(&Payloads::new(1, 1, 4_097), 1).is_none());
+        let sizes: Sizes = "list:1,2".parse().unwrap();
+        assert!(Template::new(&Payloads::new(1, 1, sizes), 1).is_none());
     }
 }

@@ -3,6 +3,7 @@
 //! | Written             | Means                                     |
 //! |---------------------|-------------------------------------------|
 //! | `64`, `4k`, `1MiB`  | bytes; every unit is a power of 1,024     |
+//! | `500`, `20k`, `1M`  | requests per second; powers of 1,000      |
 //! | `500ms`, `10s`      | a time, as `humantime` reads it           |
 
 use std::time::Duration;
@@ -28,6 +29,27 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     number.checked_mul(1 << shift).ok_or_else(|| not_a_size(text))
 }
 
+/// Reads a number of requests per second such as `500`, `20k` or `1.5M`. Units are powers of 1,000.
+///
+/// # Errors
+///
+/// A sentence without subject if the text is no rate.
+pub(crate) fn parse_rate(text: &str) -> Result<f64, String> {
+    let text = text.trim();
+    let number = text.trim_end_matches(|last: char| last.is_ascii_alphabetic());
+    let factor = match text[number.len()..].to_ascii_lowercase().as_str() {
+        "" => 1.0,
+        "k" => 1e3,
+        "m" => 1e6,
+        _ => f64::NAN,
+    };
+    let rate = number.parse().unwrap_or(f64::NAN) * factor;
+    if rate.is_finite() {
+        return Ok(rate);
+    }
+    Err(format!("is not a rate: `{text}`; write for example 500, 20k or 1.5M requests per second"))
+}
+
 /// Reads a time such as `500ms`, `10s` or `1m 30s`.
 ///
 /// # Errors
@@ -36,6 +58,12 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
 pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text.trim())
         .map_err(|_| format!("is not a time: `{text}`; write for example 500ms, 10s or 1m"))
+}
+
+/// The whole part of a number, or the nearest whole number that there is.
+#[expect(clippy::cast_possible_truncation, reason = "a cast saturates, as this does")]
+pub(crate) fn whole(number: f64) -> u64 {
+    number as u64
 }
 
 /// Writes a whole number with a comma between groups of three digits.
@@ -68,6 +96,16 @@ pub(crate) fn time(nanos: u64) -> String {
         1_000_000..1_000_000_000 => three_digits(nanos as f64 / 1e6, "ms"),
         _ => three_digits(nanos as f64 / 1e9, "s"),
     }
+}
+
+/// The same of nanoseconds that are the result of a calculation.
+pub(crate) fn time_of_nanos(nanos: f64) -> String {
+    time_of(Duration::try_from_secs_f64(nanos / 1e9).unwrap_or(Duration::MAX))
+}
+
+/// The same of a [`Duration`].
+pub(crate) fn time_of(time: Duration) -> String {
+    self::time(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
 }
 
 /// Writes a number of bytes in the unit that suits: `512 B`, `64.0 KiB`, `1.50 MiB`.
@@ -118,6 +156,16 @@ mod tests {
             ["", "k", "-1", "1.5k", "4kk", "4x", "99999999999999999999", "18446744073709551615k"]
         {
             assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn units_of_rate_are_powers_of_1000() {
+        for (text, rate) in [("1", 1.0), ("20k", 20_000.0), ("1.5M", 1_500_000.0), (" 3 ", 3.0)] {
+            assert_eq!(parse_rate(text), Ok(rate), "{text}");
+        }
+        for text in ["", "k", "1kk", "2x", "inf", "nan", "1e999"] {
+            assert!(parse_rate(text).is_err(), "{text}");
         }
     }
 

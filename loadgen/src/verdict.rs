@@ -1,11 +1,28 @@
-//! What a run is worth: one word, and the exit code.
+//! What a run is worth: one word, the reasons for it, and the exit code.
+
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::tally::Counts;
+use crate::{
+    slo::SloOutcome,
+    tally::{Counts, LittlesLaw},
+    units,
+};
 
 /// What share of its time a side must have been busy to count as saturated.
 const SATURATED_SHARE: f64 = 0.95;
+/// What share of the requests that were due may stay unsent.
+const UNSENT_SHARE_MAX: f64 = 0.01;
+/// Requests that the generator sends no later than this are on time.
+const SEND_LAG_MAX: Duration = Duration::from_micros(100);
+/// What share of the latency may be the generator's own lag, both at p99.
+const SEND_LAG_SHARE_MAX: f64 = 0.25;
+/// What share of what is in flight may lie unread in the generator's sockets. With a server that is
+/// as fast as the generator it is a half.
+const UNREAD_SHARE_MAX: f64 = 0.75;
+/// What share of the machine's time the hypervisor may give to others.
+const STOLEN_SHARE_MAX: f64 = 0.05;
 
 /// The worth of a run in one word. The first that applies.
 #[non_exhaustive]
@@ -18,35 +35,71 @@ pub enum Verdict {
     Failed,
     /// There were errors, or requests that nobody answered.
     Errors,
-    /// The generator was busy all the time and the server was not: the figures describe the
+    /// The generator was late or busy, and the server was not known to be: the figures describe the
     /// generator.
     ClientLimited,
+    /// The server left no room for requests that were due: it cannot keep up with the rate.
+    Overloaded,
+    /// Something outside took the CPUs away.
+    Disturbed,
     /// The figures describe the server.
     Ok,
 }
 
-/// How busy a side was, as a share of what it could have been.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Load {
-    pub(crate) client: f64,
-    /// Unknown without the server's process.
-    pub(crate) server: Option<f64>,
+/// What a verdict is drawn from, besides the counts.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Evidence {
+    /// How busy each side was, as a share of what it could have been, if known.
+    pub(crate) client_busy: Option<f64>,
+    pub(crate) server_busy: Option<f64>,
+    /// Open loop: send lag and latency at p99, in nanoseconds.
+    pub(crate) lag_and_latency: Option<(u64, u64)>,
+    /// What share of the bytes in flight lay unread in the generator's sockets.
+    pub(crate) unread_share: Option<f64>,
+    /// What share of the machine's time the hypervisor gave to others.
+    pub(crate) stolen_share: Option<f64>,
+    pub(crate) littles_law: Option<LittlesLaw>,
 }
 
 impl Verdict {
-    pub(crate) fn of(counts: &Counts, load: Load) -> Self {
-        let server_is_saturated = load.server.is_some_and(|share| share >= SATURATED_SHARE);
-        if counts.mismatches.total() > 0 {
+    /// Judges, and gives the reasons, each a sentence.
+    pub(crate) fn of(counts: &Counts, evidence: &Evidence) -> (Self, Vec<String>) {
+        let limits = evidence.limits_of_the_client();
+        let unsent = counts.unsent as f64 / (counts.sent() + counts.unsent).max(1) as f64;
+        let stolen = evidence.stolen_share.filter(|share| *share > STOLEN_SHARE_MAX);
+        let mut reasons = Vec::new();
+        let verdict = if counts.mismatches.total() > 0 {
             Self::Mismatch
         } else if counts.requests == 0 {
             Self::Failed
         } else if counts.errors.total() > 0 || counts.unanswered > 0 {
             Self::Errors
-        } else if load.client >= SATURATED_SHARE && !server_is_saturated {
+        } else if !limits.is_empty() {
             Self::ClientLimited
+        } else if unsent > UNSENT_SHARE_MAX {
+            reasons.push(format!(
+                "{:.1} % of the requests that were due were never sent",
+                unsent * 100.0
+            ));
+            Self::Overloaded
+        } else if stolen.is_some() {
+            Self::Disturbed
         } else {
             Self::Ok
+        };
+        reasons.extend(limits);
+        if let Some(share) = stolen {
+            reasons
+                .push(format!("the hypervisor gave {:.0} % of the CPUs to others", share * 100.0));
         }
+        reasons.extend(evidence.littles_law.filter(|law| !law.holds()).map(|law| {
+            format!(
+                "Little's law does not hold: {:.1} requests were in flight, but rate times service \
+                 time is {:.1}; the load was not steady",
+                law.in_flight_mean, law.rate_times_service
+            )
+        }));
+        (verdict, reasons)
     }
 
     /// The word, as in JSON.
@@ -56,7 +109,9 @@ impl Verdict {
             Self::Mismatch => "mismatch",
             Self::Failed => "failed",
             Self::Errors => "errors",
+            Self::Overloaded => "overloaded",
             Self::ClientLimited => "client-limited",
+            Self::Disturbed => "disturbed",
             Self::Ok => "ok",
         }
     }
@@ -68,10 +123,11 @@ impl Verdict {
             Self::Mismatch => "the server sent wrong bytes",
             Self::Failed => "no measured request was answered",
             Self::Errors => "not every request was answered",
+            Self::Overloaded => "the server cannot keep up with the rate",
             Self::ClientLimited => {
-                "the generator was busy all the time and the server was not known to be: \
-                 try more threads or cores"
+                "the figures describe the generator: try more threads or cores, or a lower rate"
             }
+            Self::Disturbed => "something outside took the CPUs away: try again",
             Self::Ok => "every reply was right",
         }
     }
@@ -82,8 +138,55 @@ impl Verdict {
         match self {
             Self::Mismatch => 4,
             Self::Failed | Self::Errors => 1,
-            Self::ClientLimited | Self::Ok => 0,
+            Self::Overloaded | Self::ClientLimited | Self::Disturbed | Self::Ok => 0,
         }
+    }
+
+    /// The same, where the run also had conditions to meet: wrong bytes come before a missed
+    /// condition, which comes before errors.
+    #[must_use]
+    pub fn exit_code_with(self, slo: &[SloOutcome]) -> u8 {
+        match self.exit_code() {
+            4 => 4,
+            _ if slo.iter().any(|outcome| !outcome.is_met) => 3,
+            code => code,
+        }
+    }
+}
+
+impl Evidence {
+    fn client_is_busier(&self) -> bool {
+        self.client_busy.is_some_and(|share| share >= SATURATED_SHARE)
+            && self.server_busy.is_none_or(|share| share < SATURATED_SHARE)
+    }
+
+    /// In what the generator fell short, if that matters.
+    fn limits_of_the_client(&self) -> Vec<String> {
+        let mut limits = Vec::new();
+        match self.lag_and_latency {
+            Some((lag, latency)) => {
+                let share = lag as f64 / latency.max(1) as f64;
+                if u128::from(lag) > SEND_LAG_MAX.as_nanos() && share > SEND_LAG_SHARE_MAX {
+                    limits.push(format!(
+                        "requests were sent up to {} late (p99), which is {:.0} % of the latency",
+                        units::time(lag),
+                        share * 100.0
+                    ));
+                }
+            }
+            // A thread that waits for moments may keep its CPU busy; in closed loop busy is busy.
+            None if self.client_is_busier() => limits.push(
+                "the generator was busy all the time and the server was not known to be".to_owned(),
+            ),
+            None => {}
+        }
+        if let Some(share) = self.unread_share.filter(|share| *share > UNREAD_SHARE_MAX) {
+            limits.push(format!(
+                "{:.0} % of what was in flight lay unread in the generator's sockets",
+                share * 100.0
+            ));
+        }
+        limits
     }
 }
 
@@ -92,24 +195,35 @@ mod tests {
     use super::*;
     use crate::{mismatch::Mismatch, tally::Errors};
 
-    const IDLE: Load = Load { client: 0.5, server: None };
+    const NOTHING: Evidence = Evidence {
+        client_busy: None,
+        server_busy: None,
+        lag_and_latency: None,
+        unread_share: None,
+        stolen_share: None,
+        littles_law: None,
+    };
 
     fn good() -> Counts {
-        Counts { requests: 10, ..Counts::default() }
+        Counts { requests: 1_000, ..Counts::default() }
+    }
+
+    fn judge(counts: &Counts, evidence: &Evidence) -> Verdict {
+        Verdict::of(counts, evidence).0
     }
 
     #[test]
     fn a_mismatch_comes_before_everything() {
         let mut counts = Counts { unanswered: 1, ..Counts::default() };
         counts.mismatches.count(Mismatch::Flipped);
-        assert_eq!(Verdict::of(&counts, IDLE), Verdict::Mismatch);
+        assert_eq!(judge(&counts, &NOTHING), Verdict::Mismatch);
         assert_eq!(Verdict::Mismatch.exit_code(), 4);
     }
 
     #[test]
     fn a_run_without_a_single_answer_has_failed() {
         let counts = Counts { warm_up_requests: 5, unanswered: 1, ..Counts::default() };
-        assert_eq!(Verdict::of(&counts, IDLE), Verdict::Failed);
+        assert_eq!(judge(&counts, &NOTHING), Verdict::Failed);
         assert_eq!(Verdict::Failed.exit_code(), 1);
     }
 
@@ -118,17 +232,72 @@ mod tests {
         let unanswered = Counts { unanswered: 1, ..good() };
         let errors = Counts { errors: Errors { connect: 1, ..Errors::default() }, ..good() };
         for counts in [unanswered, errors] {
-            assert_eq!(Verdict::of(&counts, IDLE), Verdict::Errors);
+            assert_eq!(judge(&counts, &NOTHING), Verdict::Errors);
         }
         assert_eq!(Verdict::Errors.exit_code(), 1);
     }
 
     #[test]
     fn a_busy_client_limits_only_a_server_that_is_not_busy() {
-        let verdict = |client, server| Verdict::of(&good(), Load { client, server });
+        let verdict = |client, server_busy| {
+            judge(&good(), &Evidence { client_busy: Some(client), server_busy, ..NOTHING })
+        };
         assert_eq!(verdict(0.99, Some(0.6)), Verdict::ClientLimited);
         assert_eq!(verdict(0.99, None), Verdict::ClientLimited);
         assert_eq!(verdict(0.99, Some(0.99)), Verdict::Ok);
         assert_eq!(verdict(0.90, Some(0.6)), Verdict::Ok);
+    }
+
+    #[test]
+    fn in_open_loop_lag_counts_and_not_how_busy_the_client_was() {
+        let verdict = |lag, latency| {
+            let lag_and_latency = Some((lag, latency));
+            judge(&good(), &Evidence { client_busy: Some(1.0), lag_and_latency, ..NOTHING })
+        };
+        assert_eq!(verdict(90_000, 90_000), Verdict::Ok);
+        assert_eq!(verdict(400_000, 1_000_000), Verdict::ClientLimited);
+        assert_eq!(verdict(400_000, 1_000_000_000), Verdict::Ok);
+    }
+
+    #[test]
+    fn requests_that_were_never_sent_mean_that_the_server_is_overloaded() {
+        assert_eq!(judge(&Counts { unsent: 5, ..good() }, &NOTHING), Verdict::Ok);
+        let counts = Counts { unsent: 50, ..good() };
+        let (verdict, reasons) = Verdict::of(&counts, &NOTHING);
+        assert_eq!(verdict, Verdict::Overloaded);
+        assert!(reasons[0].contains("4.8 %"), "{reasons:?}");
+    }
+
+    #[test]
+    fn unread_replies_and_stolen_time_are_said() {
+        let unread = Evidence { unread_share: Some(0.8), ..NOTHING };
+        assert_eq!(judge(&good(), &unread), Verdict::ClientLimited);
+        let stolen = Evidence { stolen_share: Some(0.3), ..NOTHING };
+        let (verdict, reasons) = Verdict::of(&good(), &stolen);
+        assert_eq!(verdict, Verdict::Disturbed);
+        assert!(reasons[0].contains("30 %"), "{reasons:?}");
+    }
+
+    #[test]
+    fn a_load_that_breaks_littles_law_says_so_whatever_the_verdict() {
+        let law = |in_flight_mean| {
+            let law = LittlesLaw { in_flight_mean, rate_times_service: 10.0 };
+            Verdict::of(&good(), &Evidence { littles_law: Some(law), ..NOTHING }).1.len()
+        };
+        assert_eq!((law(10.5), law(3.0), law(30.0)), (0, 1, 1));
+    }
+
+    #[test]
+    fn wrong_bytes_come_before_a_missed_condition_and_that_before_errors() {
+        let outcome = |is_met| SloOutcome {
+            condition: "p99<1ms".to_owned(),
+            reached: 2e6,
+            reached_text: "2 ms".to_owned(),
+            is_met,
+        };
+        assert_eq!(Verdict::Mismatch.exit_code_with(&[outcome(false)]), 4);
+        assert_eq!(Verdict::Errors.exit_code_with(&[outcome(true), outcome(false)]), 3);
+        assert_eq!(Verdict::Errors.exit_code_with(&[outcome(true)]), 1);
+        assert_eq!(Verdict::Ok.exit_code_with(&[]), 0);
     }
 }

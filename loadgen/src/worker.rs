@@ -5,8 +5,7 @@
 //! and the report it talks to nobody, except that it sends a tally once per interval.
 
 use std::{
-    io,
-    net::SocketAddr,
+    io, mem,
     ops::Range,
     sync::mpsc::{Receiver, Sender},
     time::Duration,
@@ -14,15 +13,21 @@ use std::{
 
 use mio::{Events, Poll, Token};
 
+use rustix::thread::{CpuSet, sched_setaffinity};
+
 use crate::{
+    alarm::Alarm,
     clock::{self, Clock},
     connection::Source,
-    link::{Desk, Link, Turn},
+    interval::{Cuts, Piece},
+    link::{Agenda, Desk, Link, Turn},
     payload::Payloads,
     plan::Plan,
+    rate::{Arrivals, Timetable},
     schedule::{Bounds, Phase, Schedule},
     stop::{Stop, Urgency},
-    tally::Tally,
+    stream::Endpoint,
+    tally::{Samples, Tally},
     template::Template,
 };
 
@@ -36,19 +41,49 @@ const EVENTS_PER_POLL: usize = 1024;
 /// One read should bring everything that a connection has waiting.
 const READ_BUFFER_BYTES: usize = 256 * 1024;
 
+/// Wakes up the poll before a request is due.
+const ALARM: Token = Token(usize::MAX);
+/// How long before a request is due the alarm goes off: waking up takes some time, and what is left
+/// of it is spent polling without a pause.
+const WAKE_EARLY: Duration = Duration::from_micros(50);
+
 /// What a thread needs to start.
 #[derive(Debug)]
 pub(crate) struct Job<'run> {
     pub(crate) plan: &'run Plan,
-    pub(crate) addresses: &'run [SocketAddr],
+    pub(crate) endpoints: &'run [Endpoint],
     pub(crate) payloads: &'run Payloads,
     pub(crate) clock: &'run Clock,
     pub(crate) stop: &'run Stop,
     /// The connections of this thread.
     pub(crate) connections: Range<u32>,
+    /// The CPU on which it stays.
+    pub(crate) cpu: Option<usize>,
+    /// Whether it may keep a CPU busy while it waits for a moment.
+    pub(crate) may_spin: bool,
     /// The signal to go. If it never comes, the thread ends.
-    pub(crate) go: Receiver<Bounds>,
-    pub(crate) news: Sender<News>,
+    pub(crate) go: Receiver<Start>,
+    pub(crate) spares: Receiver<Box<Tally>>,
+    /// Who tells what is said there.
+    pub(crate) number: usize,
+    pub(crate) news: Sender<(usize, News)>,
+}
+
+/// The signal to go.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Start {
+    pub(crate) bounds: Bounds,
+    pub(crate) cuts: Cuts,
+    /// Present in open loop.
+    pub(crate) timetable: Option<Timetable>,
+}
+
+/// The other ends of what a thread listens to.
+#[derive(Debug)]
+pub(crate) struct Lines {
+    pub(crate) go: Sender<Start>,
+    /// Empty tallies, to be filled.
+    pub(crate) spares: Sender<Box<Tally>>,
 }
 
 /// What a thread tells.
@@ -56,8 +91,8 @@ pub(crate) struct Job<'run> {
 pub(crate) enum News {
     /// Every connection is made or has failed.
     Connected { open: usize, first_error: Option<String> },
-    /// What happened since the last tally.
-    Interval(Box<Tally>),
+    /// What happened since the last cut.
+    Interval(Piece),
     /// No more requests are sent.
     LoadEnded,
     /// All is over.
@@ -77,14 +112,21 @@ pub(crate) struct Effort {
 
 #[derive(Debug)]
 struct Worker<'run> {
+    plan: &'run Plan,
     poll: Poll,
+    alarm: Alarm,
+    first_connection: u32,
+    may_spin: bool,
+    /// The link that is asked next how much it has not read.
+    next_sample: usize,
     links: Vec<Link>,
     desk: Desk<'run>,
     stop: &'run Stop,
-    news: Sender<News>,
+    number: usize,
+    news: Sender<(usize, News)>,
+    spares: &'run Receiver<Box<Tally>>,
     drain_timeout: Duration,
     silence_max: Duration,
-    interval: Duration,
     /// Links that wait for nothing.
     eager: Vec<usize>,
 }
@@ -97,56 +139,74 @@ pub(crate) fn run(job: Job<'_>) {
     let outcome = Worker::new(&job).and_then(|mut worker| {
         worker.connect()?;
         match go.recv() {
-            Ok(bounds) => worker.load(bounds),
+            Ok(start) => worker.load(start),
             Err(_) => Ok(()),
         }
     });
     if let Err(error) = outcome {
         // Nobody listens only if the run has failed for another reason.
-        let _ = news.send(News::Failed(error));
+        let _ = news.send((job.number, News::Failed(error)));
     }
 }
 
 impl<'run> Worker<'run> {
-    fn new(job: &Job<'run>) -> io::Result<Self> {
+    fn new(job: &'run Job<'run>) -> io::Result<Self> {
+        if let Some(cpu) = job.cpu {
+            let mut cpus = CpuSet::new();
+            cpus.set(cpu);
+            sched_setaffinity(None, &cpus)?;
+        }
         let poll = Poll::new()?;
-        let links =
-            job.connections.clone().enumerate().map(|(index, id)| Link::new(Token(index), id));
+        let alarm = Alarm::new(poll.registry(), ALARM)?;
+        let now = job.clock.now();
+        let links = job.connections.clone().enumerate().map(|(index, id)| {
+            let pause = job.plan.ramp_up.mul_f64(f64::from(id) / f64::from(job.plan.connections));
+            Link::new(Token(index), id, job.clock.after(now, pause))
+        });
         let timeout = job.plan.timeout;
         let template = Template::new(job.payloads, job.plan.pipeline);
         let desk = Desk {
-            addresses: job.addresses,
-            source: Source { payloads: job.payloads, template },
+            endpoints: job.endpoints,
+            source: Source { payloads: job.payloads, template, verify: job.plan.verify },
             clock: job.clock,
             pipeline: u64::from(job.plan.pipeline),
             timeout,
+            reconnect_every: job.plan.reconnect_every,
             registry: poll.registry().try_clone()?,
             schedule: Schedule::closed(),
-            tally: Tally::new(),
-            now: job.clock.now(),
+            agenda: None,
+            tally: Box::new(Tally::new()),
+            now,
             in_flight: 0,
             last_arrival_at: 0,
             read_buffer: vec![0; READ_BUFFER_BYTES].into_boxed_slice(),
         };
         Ok(Self {
+            plan: job.plan,
             links: links.collect(),
             poll,
+            alarm,
+            first_connection: job.connections.start,
+            may_spin: job.may_spin,
+            next_sample: 0,
             desk,
             stop: job.stop,
+            number: job.number,
             news: job.news.clone(),
+            spares: &job.spares,
             drain_timeout: timeout.unwrap_or(DRAIN_TIMEOUT),
             silence_max: SILENCE_MAX.max(timeout.unwrap_or_default().saturating_mul(2)),
-            interval: job.plan.interval,
             eager: Vec::new(),
         })
     }
 
-    /// Tries every connection once on every address.
+    /// Tries every connection that is to be there from the start once on every address.
     fn connect(&mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS_PER_POLL);
-        self.links.iter_mut().for_each(|link| link.connect(&mut self.desk));
+        let now = self.desk.now;
+        let first = self.links.iter().take_while(|link| link.is_due_to_connect(now)).count();
         while self.stop.urgency() == Urgency::None {
-            for link in &mut self.links {
+            for link in &mut self.links[..first] {
                 let is_down = !link.is_open() && !link.is_connecting();
                 if is_down && !link.has_tried_all(&self.desk) {
                     link.connect(&mut self.desk);
@@ -164,41 +224,60 @@ impl<'run> Worker<'run> {
         Ok(())
     }
 
-    fn load(&mut self, bounds: Bounds) -> io::Result<()> {
+    fn load(&mut self, Start { bounds, cuts, timetable }: Start) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS_PER_POLL);
         self.desk.schedule = Schedule::new(bounds);
         self.desk.now = self.desk.clock.now();
         self.desk.last_arrival_at = self.desk.now;
+        if let Some(timetable) = timetable {
+            self.follow(timetable, cuts.load_begins_at);
+        }
         let mut meter = Meter::start();
         let mut next_check = self.desk.now;
-        let mut next_interval = self.desk.clock.after(self.desk.now, self.interval);
+        let mut interval = cuts.number_at(self.desk.now);
+        let mut next_cut = cuts.start_of(interval + 1);
         self.links.iter_mut().for_each(|link| link.send(&mut self.desk));
         loop {
-            self.wait(&mut events, self.patience())?;
+            let patience = self.patience(next_cut)?;
+            self.wait(&mut events, patience)?;
+            self.send_what_is_due();
             self.desk.schedule.advance(self.desk.now);
             if meter.follow(self.desk.schedule.phase(), self.desk.now) {
                 self.tell(News::LoadEnded);
+                // What is in flight now belongs to this interval, unless it stays for long.
+                next_cut = next_cut.max(self.desk.now.saturating_add(cuts.length));
             }
             if self.desk.now >= next_check {
                 next_check = self.desk.clock.after(self.desk.now, TICK);
                 self.look_after_links();
             }
-            if self.desk.now >= next_interval {
-                next_interval = self.desk.clock.after(next_interval, self.interval);
-                self.report();
+            if self.desk.now >= next_cut {
+                self.report(interval);
+                interval = cuts.number_at(self.desk.now).max(interval + 1);
+                next_cut = cuts.start_of(interval + 1);
             }
             if meter.drained_since.is_some_and(|since| self.is_drained(since)) {
                 break;
             }
         }
         self.links.iter_mut().for_each(|link| link.finish(&mut self.desk));
-        self.report();
+        self.report(interval);
         let window = self.desk.schedule.measured_window();
         self.tell(News::Finished(Effort { window, cpu: meter.cpu() }));
         Ok(())
     }
 
-    /// Waits for events and lets the links react. Afterwards the desk's `now` is fresh.
+    /// Open loop: gives every link its times.
+    fn follow(&mut self, timetable: Timetable, begins_at: u64) {
+        self.desk.agenda = Some(Agenda::default());
+        let Plan { arrival, connections, seed, .. } = *self.plan;
+        for (link, id) in self.links.iter_mut().zip(self.first_connection..) {
+            link.follow(Arrivals::new(timetable, arrival, id, connections, seed), begins_at);
+        }
+    }
+
+    /// Waits for events and lets the links react. In closed loop the desk's `now` is fresh
+    /// afterwards.
     fn wait(&mut self, events: &mut Events, patience: Duration) -> io::Result<()> {
         match self.poll.poll(events, Some(patience)) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
@@ -207,26 +286,64 @@ impl<'run> Worker<'run> {
         if events.is_empty() {
             self.desk.now = self.desk.clock.now();
         }
-        let mut eager = std::mem::take(&mut self.eager);
+        let mut eager = mem::take(&mut self.eager);
         eager.retain(|&index| self.links[index].go_on(&mut self.desk) == Turn::HasMore);
         for event in events.iter() {
             let index = event.token().0;
+            if event.token() == ALARM {
+                continue;
+            }
             if self.links[index].ready(event, &mut self.desk) == Turn::HasMore
                 && !eager.contains(&index)
             {
                 eager.push(index);
             }
+            self.send_what_is_due();
         }
         self.eager = eager;
         Ok(())
     }
 
-    fn patience(&self) -> Duration {
-        if !self.eager.is_empty() {
-            return Duration::ZERO;
+    /// Open loop: sends what is due by now on every link that has room. Afterwards the desk's `now`
+    /// is fresh.
+    #[inline]
+    fn send_what_is_due(&mut self) {
+        if self.desk.agenda.is_some() {
+            self.keep_the_agenda();
         }
-        let next_change_at = self.desk.schedule.next_change_at().unwrap_or(u64::MAX);
-        TICK.min(Duration::from_nanos(next_change_at.saturating_sub(self.desk.now)))
+    }
+
+    fn keep_the_agenda(&mut self) {
+        self.desk.now = self.desk.clock.now();
+        while let Some(agenda) = &mut self.desk.agenda
+            && let Some(index) = agenda.take_due(self.desk.now)
+        {
+            self.links[index].send_on_time(&mut self.desk);
+        }
+    }
+
+    /// How long a poll may wait. If that is not a matter of milliseconds the alarm is set.
+    fn patience(&mut self, next_cut: u64) -> io::Result<Duration> {
+        if !self.eager.is_empty() {
+            return Ok(Duration::ZERO);
+        }
+        let desk = &mut self.desk;
+        let next_change = desk.schedule.next_change_at().unwrap_or(u64::MAX).min(next_cut);
+        let patience = TICK.min(Duration::from_nanos(next_change.saturating_sub(desk.now)));
+        let Some(due_at) = desk.agenda.as_ref().and_then(Agenda::next_due) else {
+            return Ok(patience);
+        };
+        desk.now = desk.clock.now();
+        let until_due = Duration::from_nanos(due_at.saturating_sub(desk.now));
+        let early = if self.may_spin { WAKE_EARLY } else { Duration::ZERO };
+        let pause = until_due.saturating_sub(early);
+        if pause.is_zero() {
+            return Ok(Duration::ZERO);
+        }
+        if pause < patience {
+            self.alarm.set(pause)?;
+        }
+        Ok(patience)
     }
 
     fn look_after_links(&mut self) {
@@ -238,6 +355,15 @@ impl<'run> Worker<'run> {
         if !desk.schedule.is_bounded_by_time() && silence >= self.silence_max {
             desk.tally.note(|| format!("nothing arrived for {} s", silence.as_secs()));
             desk.schedule.end(desk.now);
+        }
+        if desk.schedule.phase() == Phase::Measuring {
+            // One link after the other: asking them all would keep the thread from its work.
+            self.next_sample = (self.next_sample + 1) % self.links.len();
+            desk.tally.samples += Samples {
+                count: 1,
+                in_flight: desk.in_flight,
+                unread_bytes: self.links[self.next_sample].unread_bytes(),
+            };
         }
         let is_ending = desk.schedule.phase() == Phase::Draining;
         self.links.iter_mut().for_each(|link| link.check(is_ending, desk));
@@ -259,15 +385,18 @@ impl<'run> Worker<'run> {
             || self.stop.urgency() == Urgency::AtOnce
     }
 
-    fn report(&mut self) {
-        self.tell(News::Interval(Box::new(self.desk.tally.clone())));
-        self.desk.tally.clear();
+    fn report(&mut self, number: u64) {
+        self.desk.tally.in_flight = self.desk.in_flight;
+        // Whoever reads the tallies sends them back, so that there is nothing to allocate or copy.
+        let spare = self.spares.try_recv().unwrap_or_else(|_| Box::new(Tally::new()));
+        let tally = mem::replace(&mut self.desk.tally, spare);
+        self.tell(News::Interval(Piece { number, until: self.desk.now, tally }));
     }
 
     fn tell(&self, news: News) {
         // Nobody listens only if the run has failed for another reason; then there is nobody to
         // tell.
-        let _ = self.news.send(news);
+        let _ = self.news.send((self.number, news));
     }
 }
 

@@ -1,137 +1,499 @@
 //! The report as JSON. The names are an interface: scripts read them.
+//!
+//! A [`Document`] is a run that was saved. Every other file is written from one, so `report`,
+//! `compare` and `merge` need nothing but the JSON.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    time::{Duration, UNIX_EPOCH},
+};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 
-use super::Report;
+use super::{Report, encoded::Encoded};
 use crate::{
-    latency::Percentiles,
+    adversaries::AdversaryReport,
+    interval::Interval,
+    latency::{Latency, Percentiles},
+    metrics_probe::Sample,
     mismatch::Mismatch,
-    tally::{Counts, Errors},
+    plan::Plan,
+    slo::SloOutcome,
+    tally::{Counts, Errors, LittlesLaw},
     verdict::Verdict,
 };
 
 /// Grows when a name changes its meaning or goes away, not when one is added.
 const SCHEMA: u32 = 1;
 
-#[derive(Serialize)]
-struct Document<'a> {
-    schema: u32,
-    version: &'static str,
-    target: String,
-    verdict: Verdict,
-    stopped: bool,
-    requests: u64,
-    errors: u64,
-    mismatches: u64,
-    unanswered: u64,
-    duration_s: f64,
-    rate: f64,
-    mib_per_s: f64,
-    latency_ns: Percentiles,
-    service_ns: Percentiles,
-    send_lag_ns: Percentiles,
-    client: Client,
-    server: Server,
-    reconnects: u64,
-    warm_up: WarmUp,
-    errors_by_kind: Errors,
-    mismatches_by_class: BTreeMap<String, u64>,
-    first_error: Option<&'a str>,
-    config: Config<'a>,
+/// A run, as it is saved.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Document {
+    pub(crate) schema: u32,
+    pub(crate) version: String,
+    pub(crate) target: String,
+    /// When the load began, warm-up included, in seconds since 1970.
+    pub(crate) started_at_unix_s: f64,
+    pub(crate) verdict: Verdict,
+    /// Why, in sentences.
+    pub(crate) verdict_reasons: Vec<String>,
+    pub(crate) slo: Vec<Condition>,
+    pub(crate) stopped: bool,
+    pub(crate) requests: u64,
+    pub(crate) errors: u64,
+    pub(crate) mismatches: u64,
+    pub(crate) unanswered: u64,
+    pub(crate) duration_s: f64,
+    pub(crate) rate: f64,
+    pub(crate) mib_per_s: f64,
+    pub(crate) payload_bytes_mean: f64,
+    pub(crate) latency_ns: Percentiles,
+    pub(crate) service_ns: Percentiles,
+    pub(crate) send_lag_ns: Percentiles,
+    pub(crate) client: Client,
+    pub(crate) server: Server,
+    pub(crate) littles_law: Option<Law>,
+    pub(crate) adversaries: SavedAdversaries,
+    pub(crate) unanswered_age_ns: Percentiles,
+    pub(crate) unsent: u64,
+    pub(crate) unsent_age_ns: Age,
+    pub(crate) blocked: BlockedTime,
+    pub(crate) reconnects: u64,
+    pub(crate) warm_up: WarmUp,
+    pub(crate) errors_by_kind: Errors,
+    pub(crate) mismatches_by_class: BTreeMap<String, u64>,
+    pub(crate) first_error: Option<String>,
+    pub(crate) config: Config,
+    /// The whole distributions, of measured requests only.
+    pub(crate) histograms: Histograms,
+    pub(crate) unanswered_age_histogram: Encoded,
+    pub(crate) intervals: Vec<SavedInterval>,
+    /// What the server told of its arena. Empty without `--metrics`.
+    #[serde(default)]
+    pub(crate) arena: Vec<Sample>,
 }
 
-#[derive(Serialize)]
-struct Client {
-    cpu_us_per_request: Option<f64>,
-    busy_share: Option<f64>,
+/// How the run was made: settings by name, in the order in which they are shown.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct Config(Map<String, Value>);
+
+/// What the generator used.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+pub(crate) struct Client {
+    pub(crate) cpu_us_per_request: Option<f64>,
+    pub(crate) busy_share: Option<f64>,
+    pub(crate) unread_share: Option<f64>,
+    pub(crate) stolen_share: Option<f64>,
 }
 
-#[derive(Serialize)]
-struct Server {
-    cpu_us_per_request: Option<f64>,
-    rss_peak_bytes: Option<u64>,
-    busy_share: Option<f64>,
+/// What the server used.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+pub(crate) struct Server {
+    pub(crate) cpu_us_per_request: Option<f64>,
+    pub(crate) rss_peak_bytes: Option<u64>,
+    pub(crate) busy_share: Option<f64>,
+    pub(crate) voluntary_switches: Option<u64>,
+    pub(crate) involuntary_switches: Option<u64>,
 }
 
-#[derive(Serialize)]
-struct WarmUp {
-    requests: u64,
+/// A condition that the run was to meet.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Condition {
+    pub(crate) condition: String,
+    /// Nothing if it is infinite, for which JSON has no word.
+    pub(crate) reached: Option<f64>,
+    /// The same with its unit, for people.
+    pub(crate) reached_text: String,
+    pub(crate) met: bool,
 }
 
-#[derive(Serialize)]
-struct Config<'a> {
-    connections: u32,
-    threads: u32,
-    pipeline: u32,
-    duration_s: Option<f64>,
-    requests: Option<u64>,
-    warm_up_s: f64,
-    payload_bytes: u32,
-    seed: u64,
-    timeout_s: Option<f64>,
-    verify: &'static str,
-    command: &'a [String],
+/// What the clients did that behave badly.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+pub(crate) struct SavedAdversaries {
+    #[serde(flatten)]
+    pub(crate) kinds: AdversaryReport,
+    pub(crate) planned_reconnects: u64,
 }
 
-pub(super) fn write(report: &Report) -> String {
-    let Counts { requests, unanswered, errors, mismatches, reconnects, warm_up_requests } =
-        report.counts;
-    let latency = report.latency.percentiles();
-    let plan = &report.plan;
-    let document = Document {
-        schema: SCHEMA,
-        version: env!("CARGO_PKG_VERSION"),
-        target: report.target.to_string(),
-        verdict: report.verdict,
-        stopped: report.was_stopped,
-        requests,
-        errors: errors.total(),
-        mismatches: mismatches.total(),
-        unanswered,
-        duration_s: report.duration.as_secs_f64(),
-        rate: report.rate(),
-        mib_per_s: report.mebibytes_per_second(),
-        latency_ns: latency,
-        service_ns: latency,
-        send_lag_ns: Percentiles::default(),
-        client: Client {
-            cpu_us_per_request: report.client.cpu_us_per_request,
-            busy_share: report.client.busy_share,
-        },
-        server: Server {
-            cpu_us_per_request: report.server.cpu_us_per_request,
-            rss_peak_bytes: report.server.rss_peak_bytes,
-            busy_share: report.server.busy_share,
-        },
-        reconnects,
-        warm_up: WarmUp { requests: warm_up_requests },
-        errors_by_kind: errors,
-        mismatches_by_class: mismatches.iter().map(|(class, count)| (key(class), count)).collect(),
-        first_error: report.first_error.as_deref(),
-        config: Config {
-            connections: plan.connections,
-            threads: plan.threads_used(),
-            pipeline: plan.pipeline,
-            duration_s: plan.duration.map(|duration| duration.as_secs_f64()),
-            requests: plan.requests,
-            warm_up_s: plan.warm_up.as_secs_f64(),
-            payload_bytes: plan.payload_bytes,
-            seed: plan.seed,
-            timeout_s: plan.timeout.map(|timeout| timeout.as_secs_f64()),
-            verify: "full",
-            command: &plan.command,
-        },
-    };
-    let mut text = serde_json::to_string_pretty(&document).expect("plain data can be written");
-    text.push('\n');
-    text
+/// Whether the load was steady.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub(crate) struct Law {
+    pub(crate) in_flight_mean: f64,
+    pub(crate) rate_times_service: f64,
+    pub(crate) holds: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+pub(crate) struct Age {
+    pub(crate) max: u64,
+}
+
+/// How long the server left no room for requests that were due.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+pub(crate) struct BlockedTime {
+    pub(crate) requests: u64,
+    pub(crate) total_s: f64,
+    pub(crate) max_ns: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+pub(crate) struct WarmUp {
+    pub(crate) requests: u64,
+}
+
+/// Response time, service time and send lag in nanoseconds.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct Histograms {
+    pub(crate) latency: Encoded,
+    pub(crate) service: Encoded,
+    pub(crate) send_lag: Encoded,
+}
+
+/// What happened in one interval.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct SavedInterval {
+    /// When it began, in seconds since the load began.
+    pub(crate) start_s: f64,
+    pub(crate) length_s: f64,
+    /// Whether it lies before what is measured.
+    pub(crate) is_warm_up: bool,
+    pub(crate) requests: u64,
+    pub(crate) errors: u64,
+    pub(crate) mismatches: u64,
+    /// How many requests were in flight at its end.
+    pub(crate) in_flight: u64,
+    pub(crate) latency_ns: Percentiles,
+    pub(crate) service_ns: Percentiles,
+    pub(crate) send_lag_ns: Percentiles,
+    pub(crate) histograms: Histograms,
+}
+
+impl Document {
+    pub(crate) fn of(report: &Report) -> Self {
+        let counts = &report.counts;
+        let Counts { requests, unanswered, unsent, errors, mismatches, .. } = *counts;
+        let since_1970 = report.started_at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self {
+            schema: SCHEMA,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            target: report.target.to_string(),
+            started_at_unix_s: since_1970.as_secs_f64(),
+            verdict: report.verdict,
+            verdict_reasons: report.reasons.clone(),
+            slo: report.slo.iter().map(Condition::of).collect(),
+            stopped: report.was_stopped,
+            requests,
+            errors: errors.total(),
+            mismatches: mismatches.total(),
+            unanswered,
+            duration_s: report.duration.as_secs_f64(),
+            rate: report.rate(),
+            mib_per_s: report.mebibytes_per_second(),
+            payload_bytes_mean: report.mean_payload_bytes,
+            latency_ns: report.latency.percentiles(),
+            service_ns: report.service.percentiles(),
+            send_lag_ns: report.send_lag.percentiles(),
+            client: Client {
+                cpu_us_per_request: report.client.cpu_us_per_request,
+                busy_share: report.client.busy_share,
+                unread_share: report.client.unread_share,
+                stolen_share: report.client.stolen_share,
+            },
+            server: Server {
+                cpu_us_per_request: report.server.cpu_us_per_request,
+                rss_peak_bytes: report.server.rss_peak_bytes,
+                busy_share: report.server.busy_share,
+                voluntary_switches: report.server.voluntary_switches,
+                involuntary_switches: report.server.involuntary_switches,
+            },
+            littles_law: report.littles_law.map(Law::of),
+            adversaries: SavedAdversaries {
+                kinds: report.adversaries,
+                planned_reconnects: counts.planned_reconnects,
+            },
+            unanswered_age_ns: report.unanswered_ages.percentiles(),
+            unsent,
+            unsent_age_ns: Age { max: nanos(report.unsent_age_max) },
+            blocked: BlockedTime {
+                requests: report.blocked.requests,
+                total_s: report.blocked.total.as_secs_f64(),
+                max_ns: nanos(report.blocked.max),
+            },
+            reconnects: counts.reconnects,
+            warm_up: WarmUp { requests: counts.warm_up_requests },
+            errors_by_kind: errors,
+            mismatches_by_class: mismatches
+                .iter()
+                .map(|(class, count)| (key(class), count))
+                .collect(),
+            first_error: report.first_error.clone(),
+            config: Config::of(&report.plan),
+            histograms: Histograms::of(&report.latency, &report.service, &report.send_lag),
+            unanswered_age_histogram: Encoded::of_latency(&report.unanswered_ages),
+            intervals: report.intervals.iter().map(SavedInterval::of).collect(),
+            arena: report.arena.clone(),
+        }
+    }
+
+    /// Reads a saved run.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that names the file, if it cannot be read or is no run of this schema.
+    pub(crate) fn read(path: &Path) -> Result<Self, String> {
+        let name = path.display();
+        let text =
+            fs::read_to_string(path).map_err(|error| format!("cannot read {name}: {error}"))?;
+        let document: Self = serde_json::from_str(&text).map_err(|error| {
+            format!("{name} is not a run that loadgen has saved with `-o FILE.json`: {error}")
+        })?;
+        match document.schema {
+            SCHEMA => Ok(document),
+            schema => Err(format!(
+                "{name} has schema {schema}, and this loadgen reads schema {SCHEMA}: use the \
+                 loadgen that wrote it"
+            )),
+        }
+    }
+
+    pub(crate) fn to_json(&self) -> String {
+        let mut text = serde_json::to_string_pretty(self).expect("plain data can be written");
+        text.push('\n');
+        text
+    }
+
+    /// Whether requests were due when they were sent, so that latency is all there is.
+    pub(crate) fn is_closed_loop(&self) -> bool {
+        self.histograms.service == self.histograms.latency
+    }
+
+    /// The intervals that are measured, which are those of the sums.
+    pub(crate) fn measured(&self) -> impl Iterator<Item = &SavedInterval> {
+        self.intervals.iter().filter(|interval| !interval.is_warm_up)
+    }
+}
+
+impl Condition {
+    fn of(outcome: &SloOutcome) -> Self {
+        let SloOutcome { condition, reached, reached_text, is_met } = outcome;
+        Self {
+            condition: condition.clone(),
+            reached: reached.is_finite().then_some(*reached),
+            reached_text: reached_text.clone(),
+            met: *is_met,
+        }
+    }
+}
+
+impl Law {
+    fn of(law: LittlesLaw) -> Self {
+        Self {
+            in_flight_mean: law.in_flight_mean,
+            rate_times_service: law.rate_times_service,
+            holds: law.holds(),
+        }
+    }
+}
+
+impl Histograms {
+    pub(crate) fn of(latency: &Latency, service: &Latency, send_lag: &Latency) -> Self {
+        let [latency, service, send_lag] = [latency, service, send_lag].map(Encoded::of_latency);
+        Self { latency, service, send_lag }
+    }
+}
+
+impl SavedInterval {
+    fn of(interval: &Interval) -> Self {
+        let Interval { latency, service, send_lag, .. } = interval;
+        Self {
+            start_s: interval.start.as_secs_f64(),
+            length_s: interval.length.as_secs_f64(),
+            is_warm_up: interval.is_warm_up,
+            requests: interval.requests,
+            errors: interval.errors,
+            mismatches: interval.mismatches,
+            in_flight: interval.in_flight,
+            latency_ns: latency.percentiles(),
+            service_ns: service.percentiles(),
+            send_lag_ns: send_lag.percentiles(),
+            histograms: Histograms::of(latency, service, send_lag),
+        }
+    }
+
+    pub(crate) fn rate(&self) -> f64 {
+        if self.length_s > 0.0 { self.requests as f64 / self.length_s } else { 0.0 }
+    }
+
+    pub(crate) fn end_s(&self) -> f64 {
+        self.start_s + self.length_s
+    }
+}
+
+impl Config {
+    pub(crate) fn of(plan: &Plan) -> Self {
+        let config = json!({
+            "connections": plan.connections,
+            "threads": plan.threads_used(),
+            "pipeline": plan.pipeline,
+            "duration_s": plan.duration.map(|duration| duration.as_secs_f64()),
+            "requests": plan.requests,
+            "warm_up_s": plan.warm_up.as_secs_f64(),
+            "size": plan.sizes.to_string(),
+            "rate": plan.rate.to_string(),
+            "arrival": plan.arrival.word(),
+            "ramp_up_s": plan.ramp_up.as_secs_f64(),
+            "reconnect_every": plan.reconnect_every.map(|every| every.to_string()),
+            "slow_readers": plan.adversaries.slow_readers,
+            "slow_senders": plan.adversaries.slow_senders,
+            "resets": plan.adversaries.resets,
+            "seed": plan.seed,
+            "timeout_s": plan.timeout.map(|timeout| timeout.as_secs_f64()),
+            "verify": plan.verify.words(),
+            "interval_s": plan.interval.as_secs_f64(),
+            "metrics": plan.metrics.as_ref().map(ToString::to_string),
+            "command": plan.command,
+        });
+        match config {
+            Value::Object(config) => Self(config),
+            other => unreachable!("the configuration is an object, not {other:?}"),
+        }
+    }
+
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
+    /// A setting in words, which are `-` if it is not set.
+    pub(crate) fn text(&self, name: &str) -> String {
+        self.0.get(name).map_or("-".to_owned(), in_words)
+    }
+
+    /// All settings in words.
+    pub(crate) fn texts(&self) -> impl Iterator<Item = (&str, String)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), in_words(value)))
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<&Value> {
+        self.0.get(name)
+    }
+
+    pub(crate) fn set(&mut self, name: &str, value: Value) {
+        self.0.insert(name.to_owned(), value);
+    }
+}
+
+fn in_words(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Array(parts) if parts.is_empty() => "-".to_owned(),
+        Value::Array(parts) => parts.iter().map(in_words).collect::<Vec<_>>().join(" "),
+        other => other.to_string(),
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn key(class: Mismatch) -> String {
     match serde_json::to_value(class) {
-        Ok(serde_json::Value::String(key)) => key,
+        Ok(Value::String(key)) => key,
         other => unreachable!("a class is written as a string, not as {other:?}"),
+    }
+}
+
+/// Runs that nobody made, for tests.
+#[cfg(test)]
+pub(crate) mod samples {
+    use hdrhistogram::Histogram;
+
+    use super::*;
+
+    /// When every sample began.
+    pub(crate) const BEGAN_AT: f64 = 1_700_000_000.0;
+
+    /// A run with one measured interval of a second for each number of requests, all of which took
+    /// about as long, after one interval of warm-up.
+    pub(crate) fn run(requests: &[u64], nanos: u64) -> Document {
+        let warm_up = [100].iter().map(|&requests| interval(requests, nanos, true));
+        let measured = requests.iter().map(|&requests| interval(requests, nanos, false));
+        let mut intervals: Vec<SavedInterval> = warm_up.chain(measured).collect();
+        for (interval, start_s) in intervals.iter_mut().zip(0_u32..) {
+            interval.start_s = start_s.into();
+        }
+        let total: u64 = requests.iter().sum();
+        let duration_s = requests.len() as f64;
+        let latency = Latency::from(&histogram(total, nanos));
+        let nothing = Latency::default();
+        Document {
+            schema: SCHEMA,
+            version: "0.0.0".to_owned(),
+            target: "127.0.0.1:9000".to_owned(),
+            started_at_unix_s: BEGAN_AT,
+            verdict: Verdict::Ok,
+            verdict_reasons: Vec::new(),
+            slo: Vec::new(),
+            stopped: false,
+            requests: total,
+            errors: 0,
+            mismatches: 0,
+            unanswered: 0,
+            duration_s,
+            rate: total as f64 / duration_s,
+            mib_per_s: 1.0,
+            payload_bytes_mean: 64.0,
+            latency_ns: latency.percentiles(),
+            service_ns: latency.percentiles(),
+            send_lag_ns: nothing.percentiles(),
+            client: Client { cpu_us_per_request: Some(1.0), ..Client::default() },
+            server: Server::default(),
+            littles_law: None,
+            adversaries: SavedAdversaries::default(),
+            unanswered_age_ns: nothing.percentiles(),
+            unsent: 0,
+            unsent_age_ns: Age::default(),
+            blocked: BlockedTime::default(),
+            reconnects: 0,
+            warm_up: WarmUp { requests: 100 },
+            errors_by_kind: Errors::default(),
+            mismatches_by_class: BTreeMap::new(),
+            first_error: None,
+            config: Config::of(&Plan::for_target("127.0.0.1:9000".parse().unwrap())),
+            histograms: Histograms::of(&latency, &latency, &nothing),
+            unanswered_age_histogram: Encoded::of_latency(&nothing),
+            intervals,
+            arena: Vec::new(),
+        }
+    }
+
+    fn interval(requests: u64, nanos: u64, is_warm_up: bool) -> SavedInterval {
+        let latency = Latency::from(&histogram(requests, nanos));
+        let nothing = Latency::default();
+        SavedInterval {
+            start_s: 0.0,
+            length_s: 1.0,
+            is_warm_up,
+            requests,
+            errors: 0,
+            mismatches: 0,
+            in_flight: 10,
+            latency_ns: latency.percentiles(),
+            service_ns: latency.percentiles(),
+            send_lag_ns: nothing.percentiles(),
+            histograms: Histograms::of(&latency, &latency, &nothing),
+        }
+    }
+
+    /// Times from `nanos` to twice as much, evenly.
+    fn histogram(count: u64, nanos: u64) -> Histogram<u64> {
+        let mut histogram = Latency::default().histogram();
+        for index in 0..count {
+            histogram.record(nanos + nanos * index / count.max(1)).unwrap();
+        }
+        histogram
     }
 }

@@ -2,34 +2,77 @@
 //!
 //! [`Report`] is complete: the forms below only choose and format.
 
+mod csv;
+pub(crate) mod encoded;
+pub(crate) mod facts;
+mod hlog;
+mod html;
 pub(crate) mod json;
+pub(crate) mod markdown;
+pub(crate) mod output;
 pub(crate) mod text;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::{
-    address::Address, latency::Latency, plan::Plan, tally::Counts, units, verdict::Verdict,
+    address::Address,
+    adversaries::AdversaryReport,
+    interval::Interval,
+    latency::Latency,
+    metrics_probe::Sample,
+    plan::Plan,
+    rate::Rate,
+    slo::SloOutcome,
+    tally::{Blocked, Counts, LittlesLaw},
+    units,
+    verdict::Verdict,
 };
 
 /// What a run found.
 #[derive(Clone, Debug)]
 pub struct Report {
+    /// When the load began. The times of `intervals` count from here.
+    pub started_at: SystemTime,
     /// What was asked for.
     pub plan: Plan,
     /// The server that was loaded.
     pub target: Address,
     /// The worth of it all in one word.
     pub verdict: Verdict,
+    /// Why, in sentences; and what else a reader should know.
+    pub reasons: Vec<String>,
+    /// What became of the conditions of [`Plan::slo`].
+    pub slo: Vec<SloOutcome>,
+    /// Whether the load was steady, if there was enough of it to tell.
+    pub littles_law: Option<LittlesLaw>,
     /// From the end of the warm-up until the load ended and the last echo had come.
     pub duration: Duration,
     /// How often what happened.
     pub counts: Counts,
     /// How long measured requests took, from when they were due until their echo was read.
     pub latency: Latency,
+    /// How long they took from when they were sent. In closed loop the same as `latency`.
+    pub service: Latency,
+    /// How late they were sent, through the generator's own fault. Empty in closed loop.
+    pub send_lag: Latency,
+    /// How long measured requests had been due that were never answered.
+    pub unanswered_ages: Latency,
+    /// How long the oldest request had been due that was never sent.
+    pub unsent_age_max: Duration,
+    /// How long requests had to wait until the server left room for them.
+    pub blocked: Blocked,
+    /// The same over time, also while warming up, in order and without a gap.
+    pub intervals: Vec<Interval>,
+    /// What the server's arena looked like meanwhile. Empty without [`Plan::metrics`].
+    pub arena: Vec<Sample>,
+    /// How large payloads were on average.
+    pub mean_payload_bytes: f64,
     /// What the generator itself used.
     pub client: ClientUsage,
     /// What the server used. All unknown without its process.
     pub server: ServerUsage,
+    /// What the clients did that behave badly. It is in no other figure.
+    pub adversaries: AdversaryReport,
     /// The first error in words.
     pub first_error: Option<String>,
     /// Whether someone ended the run before its time.
@@ -43,6 +86,10 @@ pub struct ClientUsage {
     pub cpu_us_per_request: Option<f64>,
     /// What share of the time its threads were busy.
     pub busy_share: Option<f64>,
+    /// What share of the bytes in flight lay unread in its sockets.
+    pub unread_share: Option<f64>,
+    /// What share of the machine's time the hypervisor gave to others.
+    pub stolen_share: Option<f64>,
 }
 
 /// What the server's process used while it was measured.
@@ -54,6 +101,10 @@ pub struct ServerUsage {
     pub rss_peak_bytes: Option<u64>,
     /// What share of the CPU time that it could have had.
     pub busy_share: Option<f64>,
+    /// How often its threads left a CPU because they had nothing to do.
+    pub voluntary_switches: Option<u64>,
+    /// How often they had to make room for others.
+    pub involuntary_switches: Option<u64>,
 }
 
 impl Report {
@@ -69,7 +120,7 @@ impl Report {
     /// Payload that came back, in MiB per second. As much went out.
     #[must_use]
     pub fn mebibytes_per_second(&self) -> f64 {
-        self.rate() * f64::from(self.plan.payload_bytes) / 1_048_576.0
+        self.rate() * self.mean_payload_bytes / 1_048_576.0
     }
 
     /// The report for people.
@@ -84,7 +135,7 @@ impl Report {
     /// `send_lag_ns` is zero.
     #[must_use]
     pub fn to_json(&self) -> String {
-        json::write(self)
+        json::Document::of(self).to_json()
     }
 }
 
@@ -94,12 +145,19 @@ fn describe_load(plan: &Plan) -> String {
         1 => format!("1 {noun}"),
         count => format!("{} {noun}s", units::grouped(u64::from(count))),
     };
+    let rate = match plan.rate {
+        Rate::Max => "closed loop".to_owned(),
+        rate => format!("{rate} requests/s, {} arrivals", plan.arrival.word()),
+    };
     format!(
-        "{} x {} in flight, {}, payloads of {}, seed {}",
+        "{rate}, {} x {} in flight, {}, payloads of {}, seed {}",
         plural(plan.connections, "connection"),
         plan.pipeline,
         plural(plan.threads_used(), "thread"),
-        units::bytes(u64::from(plan.payload_bytes)),
+        match plan.sizes.fixed() {
+            Some(bytes) => units::bytes(u64::from(bytes)),
+            None => plan.sizes.to_string(),
+        },
         plan.seed,
     )
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::{Report, describe_load};
-use crate::{run::Progress, units};
+use crate::{adversaries::AdversaryCounts, latency::Latency, rate::Rate, run::Progress, units};
 
 pub(super) fn write(report: &Report) -> String {
     let mut lines = Lines::default();
@@ -11,32 +11,54 @@ pub(super) fn write(report: &Report) -> String {
     lines.add("load", describe_load(&report.plan));
     lines.add("measured", measured(report));
     lines.add("requests", requests(report));
-    lines.add("latency", latency(report));
+    lines.add("latency", percentiles(&report.latency));
+    if report.plan.rate != Rate::Max {
+        lines.add("service time", percentiles(&report.service));
+        lines.add("send lag", percentiles(&report.send_lag));
+        lines.add("blocked", blocked(report));
+    }
     lines.add("failures", failures(report));
     if let Some(error) = &report.first_error {
         lines.add("first error", error.clone());
     }
+    for (name, counts) in [
+        ("slow readers", report.adversaries.slow_readers),
+        ("slow senders", report.adversaries.slow_senders),
+        ("resets", report.adversaries.resets),
+    ] {
+        if counts.clients > 0 {
+            lines.add(name, adversaries(&counts));
+        }
+    }
     lines.add("client", client(report));
     lines.add("server", server(report));
     let verdict = report.verdict;
+    for outcome in &report.slo {
+        let is_met = if outcome.is_met { "met" } else { "missed" };
+        let (condition, reached) = (&outcome.condition, &outcome.reached_text);
+        lines.add("condition", format!("{condition} is {is_met}: {reached}"));
+    }
     lines.add("verdict", format!("{}: {}", verdict.word(), verdict.meaning()));
+    for reason in &report.reasons {
+        lines.add("", reason.clone());
+    }
     lines.text
 }
 
 /// One interval in one line, without a line end.
-pub(crate) fn progress(progress: &Progress) -> String {
-    let rate = progress.requests as f64 / progress.interval.as_secs_f64();
-    let mut line =
-        format!("{:>5.0} s  {:>11} requests/s", progress.elapsed.as_secs_f64(), units::rate(rate));
-    if progress.is_warm_up {
+pub(crate) fn progress(Progress { elapsed, interval, .. }: &Progress) -> String {
+    let rate = units::rate(interval.rate());
+    let mut line = format!("{:>5.0} s  {rate:>11} requests/s", elapsed.as_secs_f64());
+    if interval.is_warm_up {
         line.push_str("  warming up");
     } else {
-        let (p50, p99) = (units::time(progress.latency.p50), units::time(progress.latency.p99));
+        let percentiles = interval.latency.percentiles();
+        let (p50, p99) = (units::time(percentiles.p50), units::time(percentiles.p99));
         write!(line, "  p50 {p50:>8}  p99 {p99:>8}").expect("a string takes everything");
     }
-    if progress.failures > 0 {
-        write!(line, "  {} failures", units::grouped(progress.failures))
-            .expect("a string takes everything");
+    let failures = interval.errors + interval.mismatches;
+    if failures > 0 {
+        write!(line, "  {} failures", units::grouped(failures)).expect("a string takes everything");
     }
     line
 }
@@ -71,12 +93,26 @@ fn requests(report: &Report) -> String {
     )
 }
 
-fn latency(report: &Report) -> String {
-    let percentiles = report.latency.percentiles();
+fn percentiles(latency: &Latency) -> String {
+    let percentiles = latency.percentiles();
     let [p50, p90, p99, p99_9, max] =
         [percentiles.p50, percentiles.p90, percentiles.p99, percentiles.p99_9, percentiles.max]
             .map(units::time);
     format!("p50 {p50}, p90 {p90}, p99 {p99}, p99.9 {p99_9}, max {max}")
+}
+
+/// What the server's fault was that requests were not sent when they were due.
+fn blocked(report: &Report) -> String {
+    let blocked = &report.blocked;
+    let max = units::time_of(blocked.max);
+    let mut text =
+        format!("{} requests had to wait for room, up to {max}", units::grouped(blocked.requests));
+    if report.counts.unsent > 0 {
+        let age = units::time_of(report.unsent_age_max);
+        write!(text, "; {} were never sent, the oldest due for {age}", report.counts.unsent)
+            .expect("a string takes everything");
+    }
+    text
 }
 
 fn failures(report: &Report) -> String {
@@ -91,7 +127,10 @@ fn failures(report: &Report) -> String {
     let kinds =
         [("timed out", errors.timeouts), ("lost", errors.lost), ("refused", errors.connect)];
     let classes = counts.mismatches.iter().map(|(class, count)| (class.name(), count));
-    let details = kinds.into_iter().chain(classes).chain([("reconnects", counts.reconnects)]);
+    let details = kinds.into_iter().chain(classes).chain([
+        ("reconnects", counts.reconnects),
+        ("planned reconnects", counts.planned_reconnects),
+    ]);
     let details: Vec<String> = details
         .filter(|(_, count)| *count > 0)
         .map(|(name, count)| format!("{name}: {}", units::grouped(count)))
@@ -99,7 +138,22 @@ fn failures(report: &Report) -> String {
     if !details.is_empty() {
         write!(text, " ({})", details.join(", ")).expect("a string takes everything");
     }
+    if counts.unanswered > 0 {
+        let oldest = units::time(report.unanswered_ages.percentiles().max);
+        write!(text, ", the oldest unanswered after {oldest}").expect("a string takes everything");
+    }
     text
+}
+
+fn adversaries(counts: &AdversaryCounts) -> String {
+    format!(
+        "{} clients, {} connections, {} closed by the server, {} sent, {} back",
+        units::grouped(u64::from(counts.clients)),
+        units::grouped(counts.connects),
+        units::grouped(counts.closed_by_server),
+        units::bytes(counts.bytes_sent),
+        units::bytes(counts.bytes_received),
+    )
 }
 
 fn client(report: &Report) -> String {
@@ -111,7 +165,18 @@ fn server(report: &Report) -> String {
     let memory = server.rss_peak_bytes.map(|peak| format!(", peak memory {}", units::bytes(peak)));
     match (server.cpu_us_per_request, memory) {
         (None, None) => "unknown: give its --server-pid, or its command after `--`".to_owned(),
-        (cpu, memory) => usage(cpu, server.busy_share) + &memory.unwrap_or_default(),
+        (cpu, memory) => {
+            let switches = server.involuntary_switches.map(|forced| {
+                let own = server.voluntary_switches.unwrap_or_default();
+                format!(
+                    ", context switches {} ({} forced)",
+                    units::grouped(own + forced),
+                    units::grouped(forced)
+                )
+            });
+            let more = [memory, switches].map(Option::unwrap_or_default).concat();
+            usage(cpu, server.busy_share) + &more
+        }
     }
 }
 

@@ -88,7 +88,7 @@ fn nobody_listening_exits_with_1_and_says_what_to_do() {
 
 #[test]
 fn every_wrong_value_exits_with_2_and_is_named() {
-    let output = loadgen("-c none -s huge -d 0s -o run.csv :x").output().unwrap();
+    let output = loadgen("-c none -s huge -d 0s -o run.txt :x").output().unwrap();
     exits_with(2, &output);
     let message = text(&output.stderr);
     for flag in ["--connections", "--size", "--duration", "--output", ".json", "TARGET"] {
@@ -182,4 +182,76 @@ fn ctrl_c_ends_a_run_with_a_report() {
     let report = text(&output.stdout);
     assert!(report.contains("stopped early"), "{report}");
     assert!(report.contains("p99.9"), "{report}");
+}
+
+#[test]
+fn a_missed_condition_exits_with_3_and_a_met_one_with_0() {
+    let server = honest();
+    let met = loadgen(&format!("-n 100 --slo p99<1h,errors==0,rate>1 {server}")).output().unwrap();
+    exits_with(0, &met);
+    assert!(text(&met.stdout).contains("p99<1h is met"), "{}", text(&met.stdout));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("run.json");
+    let missed = loadgen(&format!("-n 100 --slo p50<1ns,max<1h {server} -o")).arg(&file).output();
+    let missed = missed.unwrap();
+    exits_with(3, &missed);
+    assert!(text(&missed.stdout).contains("p50<1ns is missed"), "{}", text(&missed.stdout));
+    let report: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    assert_eq!(report["slo"][0]["met"], false);
+    assert_eq!(report["slo"][1]["met"], true);
+}
+
+#[test]
+fn wrong_bytes_come_before_a_missed_condition() {
+    let server = servers::replying(|_, number, mut frame| {
+        frame[30] ^= u8::from(number == 3);
+        frame
+    });
+    exits_with(4, &loadgen(&format!("-c 1 -n 10 --slo p50<1ns {server}")).output().unwrap());
+}
+
+#[test]
+fn open_loop_keeps_its_three_times_apart_in_json() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("run.json");
+    let arguments = format!("-c 4 -p 64 -R 2k -d 1s -w 100ms --arrival poisson {} -o", honest());
+    exits_with(0, &loadgen(&arguments).arg(&file).output().unwrap());
+    let report: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    for times in ["latency_ns", "service_ns"] {
+        assert!(report[times]["p50"].as_u64().unwrap() > 0, "{times}");
+    }
+    let part = |key| report[key]["max"].as_u64().unwrap();
+    assert!(part("send_lag_ns") <= part("latency_ns"));
+    assert!(part("service_ns") <= part("latency_ns"));
+    assert_eq!(report["config"]["rate"], "2000");
+    assert_eq!(report["config"]["arrival"], "poisson");
+    assert!(report["littles_law"]["in_flight_mean"].is_number(), "{report}");
+    assert!(report["verdict_reasons"].is_array());
+}
+
+#[test]
+fn a_search_ends_with_the_best_rate_and_its_report() {
+    // It answers no more than some 500 requests per second.
+    let server = servers::replying(|_, _, frame| {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+        frame
+    });
+    let arguments = "search --slo p50<100ms,unsent==0 --start 50 --precision 50 -c 1 -p 100 \
+                     -d 400ms -w 50ms";
+    let output = loadgen(arguments).arg(server.to_string()).output().unwrap();
+    let found = text(&output.stdout);
+    assert!(found.contains("found"), "{found}\n{}", text(&output.stderr));
+    assert!(found.contains("p50<100ms is met"), "{found}");
+    let steps = text(&output.stderr);
+    assert!(steps.lines().any(|line| line.ends_with("met")), "{steps}");
+    exits_with(0, &output);
+}
+
+#[test]
+fn a_search_needs_conditions_and_no_rate() {
+    let output = loadgen("search -R 10 :9000").output().unwrap();
+    exits_with(2, &output);
+    for flag in ["--slo", "--rate"] {
+        assert!(text(&output.stderr).contains(flag), "{}", text(&output.stderr));
+    }
 }

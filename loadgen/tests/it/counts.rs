@@ -27,7 +27,7 @@ fn every_size_is_echoed_and_counted_exactly() {
     let server = servers::start(|_, stream| echo(stream));
     for payload_bytes in [0, 1, 7, 8, 64, 4_096, 4_097, 65_536, 1 << 20] {
         let requests = if payload_bytes > 100_000 { 20 } else { 1_000 };
-        echoes_exactly(&Plan { payload_bytes, ..plan(server, requests) });
+        echoes_exactly(&Plan { sizes: payload_bytes.into(), ..plan(server, requests) });
     }
 }
 
@@ -37,7 +37,7 @@ fn a_deep_pipeline_over_many_connections_and_threads_is_counted_exactly() {
     for payload_bytes in [0, 64, 65_536] {
         let requests = if payload_bytes > 10_000 { 501 } else { 20_001 };
         let load = Plan { connections: 7, threads: 3, pipeline: 33, ..plan(server, requests) };
-        echoes_exactly(&Plan { payload_bytes, ..load });
+        echoes_exactly(&Plan { sizes: payload_bytes.into(), ..load });
     }
 }
 
@@ -66,7 +66,7 @@ fn a_server_sees_as_many_frames_as_are_reported() {
 
 #[test]
 fn one_seed_sends_the_same_bytes_again() {
-    let hash_of_run = |seed| {
+    let hash_of_run = |seed, sizes: &str| {
         let sum = Arc::new(AtomicU64::new(0));
         let server = servers::replying({
             let sum = Arc::clone(&sum);
@@ -76,11 +76,14 @@ fn one_seed_sends_the_same_bytes_again() {
                 frame
             }
         });
-        run(&Plan { seed, ..plan(server, 50) });
+        let sizes = sizes.parse().unwrap();
+        run(&Plan { seed, sizes, ..plan(server, 50) });
         sum.load(SeqCst)
     };
-    assert_eq!(hash_of_run(1), hash_of_run(1));
-    assert_ne!(hash_of_run(1), hash_of_run(2));
+    for sizes in ["64", "10k", "lognormal:p50=100,p99=4k"] {
+        assert_eq!(hash_of_run(1, sizes), hash_of_run(1, sizes), "{sizes}");
+        assert_ne!(hash_of_run(1, sizes), hash_of_run(2, sizes), "{sizes}");
+    }
 }
 
 #[test]
@@ -102,7 +105,7 @@ fn a_stop_ends_a_run_with_what_was_measured() {
     let load =
         Plan { duration: Some(Duration::from_secs(3600)), interval, ..plan(server, u64::MAX) };
     let report = loadgen::run(&load, &stop, &mut |progress| {
-        if !progress.is_warm_up && progress.requests > 0 {
+        if !progress.interval.is_warm_up && progress.interval.requests > 0 {
             stop.request();
         }
     })
@@ -110,4 +113,47 @@ fn a_stop_ends_a_run_with_what_was_measured() {
     assert!(report.was_stopped);
     assert!(report.counts.requests > 0);
     assert_eq!(report.counts.unanswered, 0);
+}
+
+#[test]
+fn intervals_follow_each_other_and_add_up_to_the_whole() {
+    let server = servers::start(|_, stream| echo(stream));
+    let load = Plan {
+        duration: Some(Duration::from_millis(250)),
+        warm_up: Duration::from_millis(70),
+        interval: Duration::from_millis(50),
+        requests: None,
+        connections: 4,
+        threads: 2,
+        ..plan(server, 1)
+    };
+    let mut told = Vec::new();
+    let report = loadgen::run(&load, &Stop::new(), &mut |progress| {
+        told.push((progress.interval.start, progress.interval.requests));
+    })
+    .unwrap();
+    let intervals = &report.intervals;
+    assert_eq!(intervals.iter().map(|i| (i.start, i.requests)).collect::<Vec<_>>(), told);
+    assert_eq!(intervals[0].start, Duration::ZERO);
+    assert!(intervals.windows(2).all(|pair| pair[0].end() == pair[1].start));
+    let sum: u64 = intervals.iter().map(|interval| interval.requests).sum();
+    assert_eq!(sum, report.counts.requests + report.counts.warm_up_requests);
+    let (warm_up, measured): (Vec<_>, Vec<_>) = intervals.iter().partition(|i| i.is_warm_up);
+    assert!(warm_up.iter().any(|interval| interval.latency.count() > 0));
+    let mut sum = report.latency.histogram();
+    sum.reset();
+    measured.iter().for_each(|interval| sum.add(interval.latency.histogram()).unwrap());
+    assert_eq!(sum, report.latency.histogram());
+    assert_eq!(intervals.last().unwrap().in_flight, 0);
+}
+
+#[test]
+fn distributions_of_sizes_are_echoed_and_counted_exactly() {
+    let server = servers::start(|_, stream| echo(stream));
+    for sizes in
+        ["uniform:0..5000", "lognormal:p50=512,p99=16k", "list:64*80,4k*20,0*1,100k*1", "list:7*1"]
+    {
+        let load = Plan { connections: 3, threads: 2, pipeline: 9, ..plan(server, 3_000) };
+        echoes_exactly(&Plan { sizes: sizes.parse().unwrap(), ..load });
+    }
 }

@@ -49,7 +49,7 @@ fn the_last_bit_of_a_large_payload_counts_too() {
         *frame.last_mut().unwrap() ^= 1;
         frame
     });
-    let load = Plan { payload_bytes: 65_536, pipeline: 4, ..plan(server, 200) };
+    let load = Plan { sizes: 65_536.into(), pipeline: 4, ..plan(server, 200) };
     is_caught(server, load, Mismatch::Flipped);
 }
 
@@ -155,7 +155,7 @@ fn small_payloads_are_checked_but_not_classified() {
             *frame.last_mut().unwrap() ^= 1;
             frame
         });
-        let load = Plan { payload_bytes, ..plan(server, 200) };
+        let load = Plan { sizes: payload_bytes.into(), ..plan(server, 200) };
         is_caught(server, load, Mismatch::Unclassified);
     }
 }
@@ -166,6 +166,51 @@ fn a_wrong_length_of_an_empty_frame_is_a_mismatch() {
         frame[0] = 1;
         frame
     });
-    let load = Plan { payload_bytes: 0, ..plan(server, 200) };
+    let load = Plan { sizes: 0.into(), ..plan(server, 200) };
     is_caught(server, load, Mismatch::Unclassified);
+}
+
+#[test]
+fn lies_about_frames_of_several_lengths_are_named_too() {
+    let load = |server| Plan {
+        sizes: "lognormal:p50=200,p99=8k".parse().unwrap(),
+        pipeline: 4,
+        ..plan(server, 200)
+    };
+    let flipped = lying_once(|mut frame| {
+        *frame.last_mut().unwrap() ^= 1;
+        frame
+    });
+    is_caught(flipped, load(flipped), Mismatch::Flipped);
+    let kept = Mutex::new(Vec::new());
+    let stale = servers::replying(move |connection, number, frame| {
+        let mut kept = kept.lock().unwrap();
+        kept.push(frame.clone());
+        if (connection, number) == (0, 9) { kept[7].clone() } else { frame }
+    });
+    is_caught(stale, load(stale), Mismatch::Stale);
+    let truncated = lying_once(|mut frame| {
+        let payload_bytes = frame.len() - 4 - 10;
+        frame.truncate(4 + payload_bytes);
+        frame[..4].copy_from_slice(&u32::try_from(payload_bytes).unwrap().to_be_bytes());
+        frame
+    });
+    is_caught(truncated, load(truncated), Mismatch::Truncated);
+}
+
+#[test]
+fn a_frame_torn_between_two_requests_with_the_same_body_is_noticed() {
+    // Bodies of short frames come again every 127 requests.
+    for start in [12, 40, 60] {
+        let kept = Mutex::new(Vec::new());
+        let server = servers::replying(move |_, number, mut frame| {
+            let mut kept = kept.lock().unwrap();
+            kept.push(frame.clone());
+            if number == 127 + 9 {
+                frame[start..].copy_from_slice(&kept[9][start..]);
+            }
+            frame
+        });
+        is_caught(server, plan(server, 200), Mismatch::Stale);
+    }
 }

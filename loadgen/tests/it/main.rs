@@ -1,8 +1,16 @@
 //! Runs of the generator against servers that these tests write themselves, honest ones and others.
 
+mod ab;
+mod adversaries;
 mod command_line;
 mod counts;
+mod forms;
 mod lies;
+mod live;
 mod losses;
+mod metrics;
+mod open_loop;
+mod saved_runs;
 mod server_command;
 mod servers;
+mod shell;

@@ -1,0 +1,243 @@
+//! Two servers against each other: started in turn, loaded alike, and compared over many rounds.
+//!
+//! ```text
+//! round 1   A B        Each letter is a fresh process and a whole run.
+//! round 2   B A        The order alternates, so that neither side always comes first.
+//! round 3   A B
+//! ```
+//!
+//! Both runs of a round see the same machine within seconds. So what counts is the ratio B / A of
+//! each round, and its spread over the rounds: what changes slowly, such as heat or neighbours,
+//! falls out of it.
+
+use clap::Args;
+
+use crate::{
+    bootstrap::{self, CONFIDENCE_PERCENT, SAMPLES_MIN},
+    compare::{self, Compared, Figure, Finding},
+    plan::Plan,
+    report::json::Document,
+    run::{self, RunError},
+    stop::Stop,
+    units,
+    verdict::Verdict,
+};
+
+/// Enough for a difference of a few percent on a machine that is not quiet.
+const DEFAULT_ROUNDS: &str = "10";
+const NAMES: [&str; 2] = ["A", "B"];
+
+/// What `ab` knows beside the load.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Sides {
+    /// The server to compare with: a command that prints `listening on ADDR`
+    #[arg(long, value_name = "COMMAND", required = true)]
+    a: String,
+    /// The server that may be better or worse
+    #[arg(long, value_name = "COMMAND", required = true)]
+    b: String,
+    /// How often to run each; below 8 nothing can be told
+    #[arg(long, value_name = "N", default_value = DEFAULT_ROUNDS)]
+    rounds: usize,
+}
+
+/// Two servers, one load.
+#[derive(Debug)]
+pub(crate) struct Contest {
+    plans: [Plan; 2],
+    rounds: usize,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    /// The runs of A and B in each complete round.
+    rounds: Vec<[Document; 2]>,
+    /// The run that ended it all because its replies were wrong or missing.
+    spoiler: Option<(&'static str, Verdict)>,
+}
+
+impl Sides {
+    /// Reads both commands, program first.
+    ///
+    /// # Errors
+    ///
+    /// The flag, and what is wrong with its value.
+    pub(crate) fn commands(&self) -> Result<[Vec<String>; 2], (&'static str, String)> {
+        let split = |flag, command: &str| match shlex::split(command) {
+            Some(words) if !words.is_empty() => Ok(words),
+            Some(_) => Err((flag, "is empty; name a program".to_owned())),
+            None => Err((flag, format!("is `{command}`; a quotation does not end"))),
+        };
+        if self.rounds == 0 {
+            return Err(("--rounds", "is 0; it must be at least 1".to_owned()));
+        }
+        Ok([split("--a", &self.a)?, split("--b", &self.b)?])
+    }
+
+    /// Sets both servers to be loaded as `plan` says.
+    pub(crate) fn contest(&self, plan: &Plan, commands: [Vec<String>; 2]) -> Contest {
+        let plans = commands.map(|command| Plan { command, ..plan.clone() });
+        Contest { plans, rounds: self.rounds }
+    }
+}
+
+impl Contest {
+    /// Runs all rounds, or as many as are complete when someone stops it. `tell` hears of each run.
+    ///
+    /// # Errors
+    ///
+    /// The first run that cannot be made.
+    pub(crate) fn carry_out(
+        &self,
+        stop: &Stop,
+        tell: &mut dyn FnMut(&str),
+    ) -> Result<Outcome, RunError> {
+        let mut outcome = Outcome { rounds: Vec::new(), spoiler: None };
+        for round in 1..=self.rounds {
+            let mut runs = [None, None];
+            let order = if round % 2 == 1 { [0, 1] } else { [1, 0] };
+            for side in order {
+                let name = NAMES[side];
+                let report = match run::run(&self.plans[side], stop, &mut |_| {}) {
+                    Err(_) if stop.is_requested() => return Ok(outcome),
+                    report => report?,
+                };
+                if stop.is_requested() {
+                    return Ok(outcome);
+                }
+                let run = Document::of(&report);
+                tell(&format!("round {round} of {}, {name}: {}", self.rounds, describe(&run)));
+                if run.verdict.exit_code() != 0 {
+                    outcome.spoiler = Some((name, run.verdict));
+                    return Ok(outcome);
+                }
+                runs[side] = Some(run);
+            }
+            if let [Some(a), Some(b)] = runs {
+                outcome.rounds.push([a, b]);
+            }
+        }
+        Ok(outcome)
+    }
+}
+
+impl Outcome {
+    /// Compares the figures that every run has, round by round.
+    pub(crate) fn figures(&self) -> Vec<Compared> {
+        Figure::ALL.into_iter().filter_map(|figure| self.figure(figure)).collect()
+    }
+
+    fn figure(&self, figure: Figure) -> Option<Compared> {
+        let pair = |[a, b]: &[Document; 2]| Some([figure.of(a)?.ln(), figure.of(b)?.ln()]);
+        let logarithms: Vec<[f64; 2]> = self.rounds.iter().map(pair).collect::<Option<_>>()?;
+        let count = logarithms.len();
+        if count == 0 {
+            return None;
+        }
+        let mean =
+            |side: usize| logarithms.iter().map(|pair| pair[side]).sum::<f64>() / count as f64;
+        let bounds = bootstrap::bounds([count], |[drawn]| {
+            let ratios = drawn.iter().map(|&round| logarithms[round][1] - logarithms[round][0]);
+            ratios.sum::<f64>() / count as f64
+        });
+        Some(Compared { figure, a: mean(0).exp(), b: mean(1).exp(), bounds })
+    }
+
+    /// The exit code that the runs themselves ask for.
+    pub(crate) fn exit_code(&self) -> u8 {
+        self.spoiler.map_or(0, |(_, verdict)| verdict.exit_code())
+    }
+
+    pub(crate) fn to_text(&self) -> String {
+        let count = self.rounds.len();
+        if let Some((name, verdict)) = self.spoiler {
+            return format!("{name} cannot be compared: {}.\n", verdict.meaning());
+        }
+        let figures = self.figures();
+        let mut text = compare::table(&figures);
+        text += &match count {
+            0..SAMPLES_MIN => format!(
+                "\nThere were {count} complete rounds: with fewer than {SAMPLES_MIN}, chance alone may \
+                 put them all on one side.\n"
+            ),
+            _ => format!(
+                "\nGeometric means over {count} rounds. In brackets: {CONFIDENCE_PERCENT} % confidence, \
+                 from resampling the rounds.\n"
+            ),
+        };
+        if figures.iter().any(|compared| compared.finding() == Finding::NoDifference) {
+            text += "No difference detected is not the same as no difference: one inside the \
+                     brackets may exist.\nMore rounds, or longer ones (-d), narrow them.\n";
+        }
+        for (verdict, words) in [
+            (Verdict::ClientLimited, "the generator was the limit"),
+            (Verdict::Overloaded, "the server could not keep up"),
+            (Verdict::Disturbed, "something outside took the CPUs away"),
+        ] {
+            let runs = self.rounds.iter().flatten();
+            let doubtful = runs.filter(|run| run.verdict == verdict).count();
+            if doubtful > 0 {
+                text += &format!(
+                    "In {doubtful} of {} runs {words}: the servers may differ in another way than \
+                     this shows.\n",
+                    2 * count,
+                );
+            }
+        }
+        text
+    }
+}
+
+/// A run in a few words.
+fn describe(run: &Document) -> String {
+    let [p50, p99] = [run.latency_ns.p50, run.latency_ns.p99].map(units::time);
+    format!("{:>11}/s  p50 {p50:>8}  p99 {p99:>8}  {}", units::rate(run.rate), run.verdict.word())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::json::samples;
+
+    fn outcome(ratio_percent: u64) -> Outcome {
+        let round = |noise: u64| {
+            let a = 1_000 + noise * 37 % 50;
+            let b = a * ratio_percent / 100 + noise * 13 % 5 - 2;
+            [a, b].map(|rate| samples::run(&[rate; 2], 50_000_000 / rate))
+        };
+        Outcome { rounds: (0..10).map(round).collect(), spoiler: None }
+    }
+
+    #[test]
+    fn the_same_on_both_sides_is_no_difference() {
+        let text = outcome(100).to_text();
+        assert!(text.contains("no difference detected"), "{text}");
+        assert!(!text.contains("better") && !text.contains("worse"), "{text}");
+    }
+
+    #[test]
+    fn noise_that_both_sides_share_hides_nothing() {
+        // Rates differ by five percent from round to round, and by three within each.
+        let text = outcome(103).to_text();
+        assert!(text.contains("better"), "{text}");
+    }
+
+    #[test]
+    fn few_rounds_tell_nothing_and_say_so() {
+        let mut outcome = outcome(150);
+        outcome.rounds.truncate(SAMPLES_MIN - 1);
+        let text = outcome.to_text();
+        assert!(text.contains("cannot tell") && text.contains("7 complete rounds"), "{text}");
+    }
+
+    #[test]
+    fn commands_are_split_like_a_shell_does() {
+        let sides = |a: &str| Sides { a: a.to_owned(), b: "b".to_owned(), rounds: 1 };
+        let [a, b] = sides("server --name 'two words'").commands().unwrap();
+        assert_eq!(a, ["server", "--name", "two words"]);
+        assert_eq!(b, ["b"]);
+        assert_eq!(sides("").commands().unwrap_err().0, "--a");
+        assert_eq!(sides("'open").commands().unwrap_err().0, "--a");
+    }
+}

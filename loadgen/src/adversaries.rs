@@ -1,0 +1,329 @@
+//! Clients that behave badly beside the honest ones: what they do to a server shows in the figures
+//! of the others.
+//!
+//! | Kind         | What it does                                                                   |
+//! |--------------|--------------------------------------------------------------------------------|
+//! | slow reader  | sends requests as fast as the socket takes them and reads a few bytes at a time|
+//! | slow sender  | sends a request byte by byte                                                   |
+//! | resetter     | sends half a request and resets the connection, over and over                  |
+//!
+//! All of them share one thread, which acts at regular moments. Nothing that they do is in the
+//! report's other figures; what they get back is counted, not checked.
+
+use std::{
+    io::{self, Read, Write},
+    ops::AddAssign,
+    sync::mpsc::{Receiver, TryRecvError},
+    time::{Duration, Instant},
+};
+
+use mio::{Events, Poll, Registry, Token};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    payload::HEADER_BYTES,
+    stream::{Endpoint, Stream},
+};
+
+/// How often each of them does something.
+const STEP: Duration = Duration::from_millis(50);
+/// How much a slow reader takes per step.
+const READ_BYTES: usize = 64;
+/// How long their payloads are: short enough for any server.
+const PAYLOAD_BYTES: u32 = 1024;
+/// How much a slow reader sends per step at most.
+const SENT_BYTES_MAX: usize = 1 << 20;
+
+/// How many of each kind there are.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Adversaries {
+    /// Clients that do not read what they asked for.
+    pub slow_readers: u32,
+    /// Clients that never finish a request in reasonable time.
+    pub slow_senders: u32,
+    /// Clients that reset their connection in the middle of a request.
+    pub resets: u32,
+}
+
+/// What one kind did, and what came of it.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct AdversaryCounts {
+    /// How many there were.
+    pub clients: u32,
+    /// Connections that were made.
+    pub connects: u64,
+    /// Attempts that failed.
+    pub connect_errors: u64,
+    /// Connections that the server closed or reset.
+    pub closed_by_server: u64,
+    /// Connections that they reset themselves.
+    pub resets: u64,
+    /// Bytes that the server took.
+    pub bytes_sent: u64,
+    /// Bytes that came back.
+    pub bytes_received: u64,
+}
+
+/// What all of them did.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct AdversaryReport {
+    /// See [`Adversaries::slow_readers`].
+    pub slow_readers: AdversaryCounts,
+    /// See [`Adversaries::slow_senders`].
+    pub slow_senders: AdversaryCounts,
+    /// See [`Adversaries::resets`].
+    pub resets: AdversaryCounts,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Kind {
+    SlowReader,
+    SlowSender,
+    Resetter,
+}
+
+#[derive(Debug)]
+struct Adversary {
+    kind: Kind,
+    state: State,
+    /// How much of the current request has been sent.
+    offset: usize,
+    counts: AdversaryCounts,
+}
+
+#[derive(Debug)]
+enum State {
+    Down,
+    Connecting(Stream),
+    Open(Stream),
+}
+
+impl Adversaries {
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Waits for the first message, and then acts until the channel closes.
+    pub(crate) fn run(
+        self,
+        endpoints: &[Endpoint],
+        begin: &Receiver<()>,
+    ) -> io::Result<AdversaryReport> {
+        let mut poll = Poll::new()?;
+        let mut events = Events::with_capacity(1024);
+        let kinds = [
+            (Kind::SlowReader, self.slow_readers),
+            (Kind::SlowSender, self.slow_senders),
+            (Kind::Resetter, self.resets),
+        ];
+        let mut all: Vec<Adversary> = kinds
+            .into_iter()
+            .flat_map(|(kind, count)| (0..count).map(move |_| Adversary::new(kind)))
+            .collect();
+        let request = request();
+        if begin.recv().is_ok() {
+            while !matches!(begin.try_recv(), Err(TryRecvError::Disconnected)) {
+                for (index, adversary) in all.iter_mut().enumerate() {
+                    let endpoint = &endpoints[index % endpoints.len()];
+                    adversary.step(endpoint, poll.registry(), &request);
+                }
+                rest(&mut poll, &mut events, begin)?;
+            }
+        }
+        let mut report = AdversaryReport::default();
+        for adversary in all {
+            *report.of(adversary.kind) += adversary.counts;
+        }
+        Ok(report)
+    }
+}
+
+impl AdversaryReport {
+    fn of(&mut self, kind: Kind) -> &mut AdversaryCounts {
+        match kind {
+            Kind::SlowReader => &mut self.slow_readers,
+            Kind::SlowSender => &mut self.slow_senders,
+            Kind::Resetter => &mut self.resets,
+        }
+    }
+}
+
+impl AddAssign for AdversaryCounts {
+    fn add_assign(&mut self, other: Self) {
+        self.clients += other.clients;
+        self.connects += other.connects;
+        self.connect_errors += other.connect_errors;
+        self.closed_by_server += other.closed_by_server;
+        self.resets += other.resets;
+        self.bytes_sent += other.bytes_sent;
+        self.bytes_received += other.bytes_received;
+    }
+}
+
+impl Adversary {
+    fn new(kind: Kind) -> Self {
+        let counts = AdversaryCounts { clients: 1, ..AdversaryCounts::default() };
+        Self { kind, state: State::Down, offset: 0, counts }
+    }
+
+    /// Does the next bad thing.
+    fn step(&mut self, endpoint: &Endpoint, registry: &Registry, request: &[u8]) {
+        self.state = match std::mem::replace(&mut self.state, State::Down) {
+            State::Down => match Stream::connect(endpoint, registry, Token(0)) {
+                Ok(stream) => State::Connecting(stream),
+                Err(_) => self.not_connected(),
+            },
+            State::Connecting(stream) => match stream.outcome() {
+                Ok(true) => {
+                    self.counts.connects += 1;
+                    self.offset = 0;
+                    State::Open(stream)
+                }
+                Ok(false) => State::Connecting(stream),
+                Err(_) => self.not_connected(),
+            },
+            State::Open(stream) => match self.act(&stream, request) {
+                Ok(false) => State::Open(stream),
+                Ok(true) => {
+                    stream.reset();
+                    self.counts.resets += 1;
+                    State::Down
+                }
+                Err(_) => {
+                    self.counts.closed_by_server += 1;
+                    State::Down
+                }
+            },
+        };
+    }
+
+    fn not_connected(&mut self) -> State {
+        self.counts.connect_errors += 1;
+        State::Down
+    }
+
+    /// Uses an open connection. Returns whether to reset it.
+    fn act(&mut self, stream: &Stream, request: &[u8]) -> io::Result<bool> {
+        match self.kind {
+            Kind::SlowReader => {
+                let sent_max = self.counts.bytes_sent + SENT_BYTES_MAX as u64;
+                while self.counts.bytes_sent < sent_max
+                    && self.send(stream, &request[self.offset..], request.len())? > 0
+                {
+                }
+                self.receive(stream, &mut [0; READ_BYTES])?;
+                Ok(false)
+            }
+            Kind::SlowSender => {
+                self.send(stream, &request[self.offset..=self.offset], request.len())?;
+                while self.receive(stream, &mut [0; 4096])? > 0 {}
+                Ok(false)
+            }
+            Kind::Resetter if self.offset > 0 => Ok(true),
+            Kind::Resetter => {
+                self.send(stream, &request[..request.len() / 2], request.len())?;
+                Ok(false)
+            }
+        }
+    }
+
+    fn send(
+        &mut self,
+        mut stream: &Stream,
+        bytes: &[u8],
+        request_bytes: usize,
+    ) -> io::Result<usize> {
+        let sent = unless_blocked(stream.write(bytes))?;
+        self.offset = (self.offset + sent) % request_bytes;
+        self.counts.bytes_sent += sent as u64;
+        Ok(sent)
+    }
+
+    fn receive(&mut self, mut stream: &Stream, bytes: &mut [u8]) -> io::Result<usize> {
+        let received = match stream.read(bytes) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            received => unless_blocked(received)?,
+        };
+        self.counts.bytes_received += received as u64;
+        Ok(received)
+    }
+}
+
+/// Waits until the next step is due, or the channel closes.
+fn rest(poll: &mut Poll, events: &mut Events, begin: &Receiver<()>) -> io::Result<()> {
+    let until = Instant::now() + STEP;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() || matches!(begin.try_recv(), Err(TryRecvError::Disconnected)) {
+            return Ok(());
+        }
+        match poll.poll(events, Some(left)) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+            _ => {}
+        }
+    }
+}
+
+/// One request that is as good as any other, until someone stops in the middle of it.
+fn request() -> Vec<u8> {
+    let mut request = PAYLOAD_BYTES.to_be_bytes().to_vec();
+    request.resize(HEADER_BYTES + PAYLOAD_BYTES as usize, 0xA5);
+    request
+}
+
+fn unless_blocked(transferred: io::Result<usize>) -> io::Result<usize> {
+    match transferred {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+        transferred => transferred,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::TcpListener, sync::mpsc, thread};
+
+    use super::*;
+
+    #[test]
+    fn each_kind_does_its_part_and_all_end_when_the_channel_closes() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoints = [Endpoint::Tcp(listener.local_addr().unwrap())];
+        let (reset, was_reset) = mpsc::channel();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (mut stream, reset) = (stream.unwrap(), reset.clone());
+                thread::spawn(move || {
+                    let outcome = io::copy(&mut stream.try_clone().unwrap(), &mut stream);
+                    let is_reset =
+                        |error: io::Error| error.kind() == io::ErrorKind::ConnectionReset;
+                    if outcome.is_err_and(is_reset) {
+                        let _ = reset.send(());
+                    }
+                });
+            }
+        });
+        let (begin, begun) = mpsc::channel();
+        let adversaries = Adversaries { slow_readers: 2, slow_senders: 1, resets: 3 };
+        let thread = thread::spawn(move || adversaries.run(&endpoints, &begun).unwrap());
+        begin.send(()).unwrap();
+        (0..4).for_each(|_| was_reset.recv().unwrap());
+        drop(begin);
+        let report = thread.join().unwrap();
+        assert!(report.resets.resets >= 4, "{report:?}");
+        assert_eq!((report.slow_readers.clients, report.slow_readers.connects), (2, 2));
+        assert!(report.slow_readers.bytes_sent > report.slow_readers.bytes_received, "{report:?}");
+        assert_eq!(report.slow_senders.clients, 1);
+        assert!(report.slow_senders.bytes_sent <= 200, "{report:?}");
+    }
+
+    #[test]
+    fn a_channel_that_closes_before_the_beginning_is_the_end() {
+        let (begin, begun) = mpsc::channel();
+        drop(begin);
+        let report = Adversaries { slow_readers: 1, ..Adversaries::default() };
+        let report = report.run(&[], &begun).unwrap();
+        assert_eq!(report.slow_readers.connects, 0);
+    }
+}

@@ -1,0 +1,485 @@
+//! One run out of several that loaded at the same time from several machines.
+//!
+//! Histograms are added, and percentiles come from the sum. Nothing is averaged. Runs that do not
+//! fit together are refused, with the reason: a sum of unlike runs would describe none of them.
+//!
+//! The times of all runs are taken from the clocks of their machines, which should agree to much
+//! less than an interval.
+
+use std::{collections::BTreeSet, path::PathBuf};
+
+use clap::Args;
+use serde_json::Value;
+
+use crate::{
+    latency::Latency,
+    metrics_probe::Sample,
+    rate::Rate,
+    report::{
+        encoded::Encoded,
+        json::{
+            Age, BlockedTime, Client, Condition, Config, Document, Histograms, SavedAdversaries,
+            SavedInterval, Server, WarmUp,
+        },
+        markdown,
+        output::Output,
+    },
+    tally::Errors,
+    verdict::Verdict,
+};
+
+/// Settings of one machine each, which are added up.
+const ADDED: [&str; 6] =
+    ["connections", "threads", "requests", "slow_readers", "slow_senders", "resets"];
+/// Settings of one machine each, which are kept side by side.
+const LISTED: [&str; 3] = ["seed", "metrics", "command"];
+/// The setting that says how often each machine sent.
+const RATE: &str = "rate";
+/// How much of the time in which any of them measured all of them must have measured.
+const SHARED_TIME_MIN: f64 = 0.5;
+
+/// Adds up runs that several machines made at the same time
+#[derive(Args, Debug)]
+pub(crate) struct Arguments {
+    /// The runs, saved with -o FILE.json
+    #[arg(value_name = "RUN.json", required = true, num_args = 2..)]
+    runs: Vec<PathBuf>,
+    /// Write the sum to FILE, in the format of its extension; repeatable
+    #[arg(short, long, value_name = "FILE", required = true)]
+    output: Vec<PathBuf>,
+}
+
+/// A run and the name by which people know it.
+#[derive(Debug)]
+struct Named {
+    name: String,
+    run: Document,
+}
+
+/// A stretch of time in seconds.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    from: f64,
+    to: f64,
+}
+
+/// An interval of one of the runs.
+#[derive(Clone, Copy, Debug)]
+struct Part<'a> {
+    run: usize,
+    interval: &'a SavedInterval,
+}
+
+/// All that was recorded of one kind of time.
+type Pick = fn(&Histograms) -> &Encoded;
+
+impl Arguments {
+    pub(crate) fn carry_out(&self) -> Result<String, String> {
+        let read = |path: &PathBuf| {
+            let run = Document::read(path)?;
+            Ok(Named { name: path.display().to_string(), run })
+        };
+        let runs: Vec<Named> = self.runs.iter().map(read).collect::<Result<_, String>>()?;
+        let outputs = Output::open_all(&self.output)?;
+        let sum = merge(&runs)?;
+        for output in outputs {
+            output.write(&sum)?;
+        }
+        Ok(markdown::write(&sum))
+    }
+}
+
+/// Adds up runs that fit together.
+fn merge(runs: &[Named]) -> Result<Document, String> {
+    let (first, others) = runs.split_first().expect("the command line asks for two or more");
+    for (index, other) in others.iter().enumerate() {
+        fits(first, other)?;
+        for earlier in &runs[..=index] {
+            are_different(earlier, other)?;
+        }
+    }
+    let measured = together(runs)?;
+    let all = || runs.iter().map(|named| &named.run);
+    let began_at = all().map(|run| run.started_at_unix_s).fold(f64::INFINITY, f64::min);
+    let requests: u64 = all().map(|run| run.requests).sum();
+    let duration_s = measured.to - measured.from;
+    let sums = |pick: Pick| sum(all().map(|run| &run.histograms), pick);
+    let [latency, service, send_lag] = PICKS.map(sums);
+    let ages = add(all().map(|run| &run.unanswered_age_histogram));
+    let intervals = intervals(runs, began_at);
+    let mut targets: Vec<&str> = all().map(|run| run.target.as_str()).collect();
+    targets.dedup();
+    let mut merged = Document {
+        target: targets.join(", "),
+        started_at_unix_s: began_at,
+        verdict: worst(all().map(|run| run.verdict)),
+        verdict_reasons: sentences(runs),
+        slo: conditions(runs),
+        stopped: all().any(|run| run.stopped),
+        requests,
+        errors: all().map(|run| run.errors).sum(),
+        mismatches: all().map(|run| run.mismatches).sum(),
+        unanswered: all().map(|run| run.unanswered).sum(),
+        duration_s,
+        rate: requests as f64 / duration_s,
+        payload_bytes_mean: all()
+            .map(|run| run.payload_bytes_mean * run.requests as f64)
+            .sum::<f64>()
+            / requests.max(1) as f64,
+        mib_per_s: all().map(|run| run.mib_per_s * run.duration_s).sum::<f64>() / duration_s,
+        latency_ns: latency.percentiles(),
+        service_ns: service.percentiles(),
+        send_lag_ns: send_lag.percentiles(),
+        histograms: Histograms::of(&latency, &service, &send_lag),
+        client: client(runs, requests),
+        // Each run would count the whole server against its own requests alone.
+        server: Server::default(),
+        littles_law: None,
+        unanswered_age_ns: ages.percentiles(),
+        unanswered_age_histogram: Encoded::of_latency(&ages),
+        unsent: all().map(|run| run.unsent).sum(),
+        unsent_age_ns: Age {
+            max: all().map(|run| run.unsent_age_ns.max).max().unwrap_or_default(),
+        },
+        blocked: blocked(all()),
+        reconnects: all().map(|run| run.reconnects).sum(),
+        adversaries: adversaries(all()),
+        warm_up: WarmUp { requests: all().map(|run| run.warm_up.requests).sum() },
+        intervals,
+        ..first.run.clone()
+    };
+    for Named { run, .. } in others {
+        let Errors { timeouts, lost, connect } = run.errors_by_kind;
+        merged.errors_by_kind.timeouts += timeouts;
+        merged.errors_by_kind.lost += lost;
+        merged.errors_by_kind.connect += connect;
+        for (class, count) in &run.mismatches_by_class {
+            *merged.mismatches_by_class.entry(class.clone()).or_default() += count;
+        }
+    }
+    let first_error =
+        runs.iter().find_map(|Named { name, run }| Some((name, run.first_error.as_ref()?)));
+    merged.first_error = first_error.map(|(name, error)| format!("{name}: {error}"));
+    // Several pages tell of the same server, or of several that cannot be added: the first stands.
+    if let Some(run) = all().find(|run| !run.arena.is_empty()) {
+        let shift = run.started_at_unix_s - began_at;
+        let shifted = |sample: &Sample| Sample { at_s: sample.at_s + shift, ..*sample };
+        merged.arena = run.arena.iter().map(shifted).collect();
+    }
+    combine_settings(&mut merged.config, runs);
+    Ok(merged)
+}
+
+/// Whether two runs were made in the same way.
+fn fits(first: &Named, other: &Named) -> Result<(), String> {
+    let (a, b) = (&first.run.config, &other.run.config);
+    let names: BTreeSet<&str> = a.names().chain(b.names()).collect();
+    let alike = |name: &&str| {
+        LISTED.contains(name)
+            || a.get(name) == b.get(name)
+            || (*name == RATE && is_open_loop(a) && is_open_loop(b))
+            || (ADDED.contains(name) && is_number(a.get(name)) == is_number(b.get(name)))
+    };
+    match names.into_iter().find(|name| !alike(name)) {
+        None => Ok(()),
+        Some(name) => Err(format!(
+            "{} and {} do not fit together: {name} is {} and {}; merge adds up runs that were made in \
+             the same way, on several machines",
+            first.name,
+            other.name,
+            a.text(name),
+            b.text(name)
+        )),
+    }
+}
+
+/// Whether two files hold two runs, and not one of them twice.
+fn are_different(one: &Named, other: &Named) -> Result<(), String> {
+    let is_same = one.run.started_at_unix_s == other.run.started_at_unix_s
+        && one.run.histograms == other.run.histograms;
+    match is_same {
+        true => Err(format!("{} and {} are one and the same run", one.name, other.name)),
+        false => Ok(()),
+    }
+}
+
+/// The time in which any of the runs measured, if most of it they share.
+fn together(runs: &[Named]) -> Result<Span, String> {
+    let spans: Vec<Span> = runs.iter().map(|named| measured(&named.run)).collect();
+    let latest = |of: fn(&Span) -> f64| spans.iter().map(of).fold(f64::NEG_INFINITY, f64::max);
+    let earliest = |of: fn(&Span) -> f64| spans.iter().map(of).fold(f64::INFINITY, f64::min);
+    let any = Span { from: earliest(|span| span.from), to: latest(|span| span.to) };
+    let shared = earliest(|span| span.to) - latest(|span| span.from);
+    if shared >= SHARED_TIME_MIN * (any.to - any.from) && any.to > any.from {
+        return Ok(any);
+    }
+    let times = runs.iter().zip(&spans).map(|(Named { name, .. }, span)| {
+        let (from, to) = (span.from - any.from, span.to - any.from);
+        format!("{name} from {from:.1} s to {to:.1} s")
+    });
+    Err(format!(
+        "the runs did not measure at the same time: {}; merge adds up load, and loadgen compare is \
+         for runs one after the other",
+        times.collect::<Vec<_>>().join(", ")
+    ))
+}
+
+/// When a run measured, in seconds since 1970.
+fn measured(run: &Document) -> Span {
+    let after = run.measured().next().map_or(0.0, |interval| interval.start_s);
+    let from = run.started_at_unix_s + after;
+    Span { from, to: from + run.duration_s }
+}
+
+/// Adds up what happened at the same time, on the grid of the first run that began.
+fn intervals(runs: &[Named], began_at: f64) -> Vec<SavedInterval> {
+    let mut order: Vec<&Document> = runs.iter().map(|named| &named.run).collect();
+    order.sort_by(|a, b| a.started_at_unix_s.total_cmp(&b.started_at_unix_s));
+    // The intervals of all runs that fall into each stretch of time.
+    let mut grid: Vec<(Span, Vec<Part<'_>>)> = Vec::new();
+    for (number, run) in order.into_iter().enumerate() {
+        let shift = run.started_at_unix_s - began_at;
+        for interval in &run.intervals {
+            let end = shift + interval.end_s();
+            let middle = end - interval.length_s / 2.0;
+            let place = grid.partition_point(|(span, _)| span.to <= middle);
+            if place == grid.len() {
+                let from = grid.last().map_or(shift + interval.start_s, |(span, _)| span.to);
+                grid.push((Span { from, to: end }, Vec::new()));
+            }
+            grid[place].1.push(Part { run: number, interval });
+        }
+    }
+    grid.into_iter().map(|(span, parts)| add_up(span, &parts)).collect()
+}
+
+fn add_up(span: Span, parts: &[Part<'_>]) -> SavedInterval {
+    let [latency, service, send_lag] =
+        PICKS.map(|pick| sum(parts.iter().map(|part| &part.interval.histograms), pick));
+    let total = |of: fn(&SavedInterval) -> u64| parts.iter().map(|part| of(part.interval)).sum();
+    // Of each run what was in flight at the end.
+    let ends = parts.chunk_by(|one, next| one.run == next.run).filter_map(<[Part<'_>]>::last);
+    SavedInterval {
+        start_s: span.from,
+        length_s: span.to - span.from,
+        is_warm_up: parts.iter().any(|part| part.interval.is_warm_up),
+        requests: total(|part| part.requests),
+        errors: total(|part| part.errors),
+        mismatches: total(|part| part.mismatches),
+        in_flight: ends.map(|part| part.interval.in_flight).sum(),
+        latency_ns: latency.percentiles(),
+        service_ns: service.percentiles(),
+        send_lag_ns: send_lag.percentiles(),
+        histograms: Histograms::of(&latency, &service, &send_lag),
+    }
+}
+
+const PICKS: [Pick; 3] = [|all| &all.latency, |all| &all.service, |all| &all.send_lag];
+
+fn sum<'a>(all: impl Iterator<Item = &'a Histograms>, pick: Pick) -> Latency {
+    add(all.map(pick))
+}
+
+/// Adds up histograms, of which there is at least one.
+fn add<'a>(all: impl Iterator<Item = &'a Encoded>) -> Latency {
+    let mut decoded = all.map(Encoded::decode);
+    let mut sum = decoded.next().expect("there is something to add up");
+    for histogram in decoded {
+        sum.add(histogram).expect("all runs use the same bounds");
+    }
+    Latency::from(&sum)
+}
+
+/// What all generators used for each of all requests, and the worst of what each of them saw.
+fn client(runs: &[Named], requests: u64) -> Client {
+    let micros =
+        |Named { run, .. }: &Named| Some(run.client.cpu_us_per_request? * run.requests as f64);
+    let cpu: Option<f64> = runs.iter().map(micros).sum();
+    let worst = |of: fn(&Client) -> Option<f64>| {
+        runs.iter().filter_map(|named| of(&named.run.client)).reduce(f64::max)
+    };
+    Client {
+        cpu_us_per_request: cpu.map(|cpu| cpu / requests.max(1) as f64),
+        busy_share: worst(|client| client.busy_share),
+        unread_share: worst(|client| client.unread_share),
+        stolen_share: worst(|client| client.stolen_share),
+    }
+}
+
+/// What was said of the runs, each with its name.
+fn sentences(runs: &[Named]) -> Vec<String> {
+    let of_run = |Named { name, run }: &Named| {
+        let sentences = run.verdict_reasons.iter();
+        sentences.map(|sentence| format!("{name}: {sentence}")).collect::<Vec<_>>()
+    };
+    runs.iter().flat_map(of_run).collect()
+}
+
+/// The conditions of the runs, each with its name. They were judged where all is known.
+fn conditions(runs: &[Named]) -> Vec<Condition> {
+    let of_run = |Named { name, run }: &Named| {
+        let named = |slo: &Condition| Condition {
+            condition: format!("{name}: {}", slo.condition),
+            ..slo.clone()
+        };
+        run.slo.iter().map(named).collect::<Vec<_>>()
+    };
+    runs.iter().flat_map(of_run).collect()
+}
+
+fn adversaries<'a>(all: impl Iterator<Item = &'a Document>) -> SavedAdversaries {
+    all.map(|run| run.adversaries).fold(SavedAdversaries::default(), |mut sum, one| {
+        sum.kinds.slow_readers += one.kinds.slow_readers;
+        sum.kinds.slow_senders += one.kinds.slow_senders;
+        sum.kinds.resets += one.kinds.resets;
+        sum.planned_reconnects += one.planned_reconnects;
+        sum
+    })
+}
+
+fn blocked<'a>(all: impl Iterator<Item = &'a Document>) -> BlockedTime {
+    all.map(|run| run.blocked).fold(BlockedTime::default(), |sum, blocked| BlockedTime {
+        requests: sum.requests + blocked.requests,
+        total_s: sum.total_s + blocked.total_s,
+        max_ns: sum.max_ns.max(blocked.max_ns),
+    })
+}
+
+fn worst(verdicts: impl Iterator<Item = Verdict>) -> Verdict {
+    let rank = |verdict: &Verdict| match verdict {
+        Verdict::Mismatch => 6,
+        Verdict::Failed => 5,
+        Verdict::Errors => 4,
+        Verdict::ClientLimited => 3,
+        Verdict::Overloaded => 2,
+        Verdict::Disturbed => 1,
+        Verdict::Ok => 0,
+    };
+    verdicts.max_by_key(rank).expect("there is at least one run")
+}
+
+/// Says of the sum how its parts were made.
+fn combine_settings(config: &mut Config, runs: &[Named]) {
+    let values = |name: &str| -> Vec<Value> {
+        runs.iter().map(|named| named.run.config.get(name).cloned().unwrap_or_default()).collect()
+    };
+    for name in ADDED {
+        if let Some(sum) = values(name).iter().map(Value::as_u64).sum::<Option<u64>>() {
+            config.set(name, sum.into());
+        }
+    }
+    for name in LISTED {
+        let mut values = values(name);
+        values.dedup();
+        if let (Some(_), 2..) = (values.first(), values.len()) {
+            config.set(name, values.into());
+        }
+    }
+    if is_open_loop(config) {
+        let rates: Vec<String> = runs.iter().map(|named| named.run.config.text(RATE)).collect();
+        config.set(RATE, rates.join(" + ").into());
+    }
+    let names: Vec<Value> = runs.iter().map(|named| named.name.clone().into()).collect();
+    config.set("merged_from", names.into());
+}
+
+/// Whether requests were sent at a rate of their own.
+fn is_open_loop(config: &Config) -> bool {
+    config.text(RATE) != Rate::Max.to_string()
+}
+
+fn is_number(value: Option<&Value>) -> bool {
+    value.is_some_and(Value::is_number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::json::samples::{self, BEGAN_AT};
+
+    fn named(name: &str, run: Document) -> Named {
+        Named { name: name.to_owned(), run }
+    }
+
+    /// Two runs of five seconds that began 100 ms apart.
+    fn pair() -> [Named; 2] {
+        let mut late = samples::run(&[3_000; 5], 80_000);
+        late.started_at_unix_s += 0.1;
+        [named("one", samples::run(&[1_000; 5], 20_000)), named("other", late)]
+    }
+
+    #[test]
+    fn histograms_are_added_and_percentiles_come_from_the_sum() {
+        let merged = merge(&pair()).unwrap();
+        let sum = merged.histograms.latency.decode();
+        assert_eq!((merged.requests, sum.len()), (20_000, 20_000));
+        // Three of four requests are slow: the middle of all is the first third of the slow ones.
+        // An average of both medians would be 75 us.
+        assert!(merged.latency_ns.p50.abs_diff(106_600) < 200, "{:?}", merged.latency_ns);
+        assert_eq!(merged.latency_ns.p50, sum.value_at_quantile(0.5));
+    }
+
+    #[test]
+    fn time_is_that_in_which_any_run_measured() {
+        let merged = merge(&pair()).unwrap();
+        assert!((merged.duration_s - 5.1).abs() < 1e-6, "{}", merged.duration_s);
+        assert_eq!(merged.started_at_unix_s, BEGAN_AT);
+        assert!((merged.rate - 20_000.0 / merged.duration_s).abs() < 1e-6);
+    }
+
+    #[test]
+    fn intervals_at_the_same_time_are_added() {
+        let merged = merge(&pair()).unwrap();
+        assert_eq!(merged.intervals.len(), 6);
+        assert!(merged.intervals[0].is_warm_up);
+        for interval in merged.measured() {
+            assert_eq!((interval.requests, interval.in_flight), (4_000, 20));
+            assert_eq!(interval.histograms.latency.decode().len(), 4_000);
+        }
+    }
+
+    #[test]
+    fn settings_of_one_machine_are_added_or_kept_side_by_side() {
+        let [one, mut other] = pair();
+        other.run.config.set("connections", 30.into());
+        other.run.config.set("seed", 9.into());
+        let merged = merge(&[one, other]).unwrap();
+        assert_eq!(merged.config.text("connections"), "40");
+        assert!(merged.config.text("seed").ends_with(" 9"), "{:?}", merged.config);
+        assert_eq!(merged.config.text("merged_from"), "one other");
+    }
+
+    #[test]
+    fn the_worst_verdict_stands() {
+        let [one, mut other] = pair();
+        other.run.verdict = Verdict::Mismatch;
+        assert_eq!(merge(&[one, other]).unwrap().verdict, Verdict::Mismatch);
+    }
+
+    #[track_caller]
+    fn refuses(runs: &[Named], words: &str) {
+        let error = merge(runs).unwrap_err();
+        assert!(error.contains(words), "{error}");
+    }
+
+    #[test]
+    fn runs_of_different_loads_are_refused() {
+        let [one, mut other] = pair();
+        other.run.config.set("size", "4096".into());
+        refuses(&[one, other], "size is 64 and 4096");
+    }
+
+    #[test]
+    fn runs_one_after_the_other_are_refused() {
+        let [one, mut other] = pair();
+        other.run.started_at_unix_s += 60.0;
+        refuses(&[one, other], "did not measure at the same time");
+    }
+
+    #[test]
+    fn the_same_run_twice_is_refused() {
+        let [one, _] = pair();
+        let again = named("again", one.run.clone());
+        refuses(&[one, again], "one and the same run");
+    }
+}

@@ -1,0 +1,350 @@
+//! How often requests are due: the rate, and the timetable that follows from it.
+//!
+//! Every request of a run has a place on one line, `0, 1, 2, ...` for regular arrivals. The
+//! timetable says when a place is due, and is a pure function: neither a slow server nor a slow
+//! generator moves it.
+//!
+//! ```text
+//! places due
+//!    |                  ...../        after the ramp: the last rate
+//!    |             ..../
+//!    |        .../                    measuring: from the first rate to the last
+//!    |  ..../
+//!    |./                              warming up: the first rate
+//!    +---------------------------> time
+//! ```
+//!
+//! The line is dealt out to the connections in turn, so they are staggered. With `poisson` each
+//! connection has independent, exponentially distributed gaps; together they have the same rate.
+
+use std::{f64, fmt, str::FromStr, time::Duration};
+
+use crate::units;
+
+/// The fewest requests per second that make sense: one a day.
+const RATE_MIN: f64 = 1.0 / 86_400.0;
+/// More than any machine sends.
+const RATE_MAX: f64 = 1e9;
+
+/// How many requests are sent.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Rate {
+    /// As many as the server answers: closed loop.
+    Max,
+    /// So many per second over all connections, however slow the server is: open loop.
+    Constant(f64),
+    /// From one rate to another, evenly, while measuring.
+    Ramp {
+        /// The rate at first, and while warming up.
+        from: f64,
+        /// The rate in the end.
+        to: f64,
+    },
+}
+
+/// How requests are spread over time in open loop.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Arrival {
+    /// At equal distances.
+    #[default]
+    Fixed,
+    /// As those of many independent users: exponentially distributed distances.
+    Poisson,
+}
+
+impl Rate {
+    /// Says what is wrong with it: a sentence without subject.
+    pub(crate) fn problem(self) -> Option<String> {
+        let rates = match self {
+            Self::Max => return None,
+            Self::Constant(rate) => [rate, rate],
+            Self::Ramp { from, to } => [from, to],
+        };
+        let is_wrong = rates.iter().any(|rate| !(RATE_MIN..=RATE_MAX).contains(rate));
+        is_wrong
+            .then(|| format!("is {self}; a rate must be above 0 and at most {RATE_MAX} per second"))
+    }
+}
+
+impl FromStr for Rate {
+    type Err = String;
+
+    /// Reads `max`, `20k` or `1k:20k`. The error is a sentence without subject.
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            None if text == "max" => Ok(Self::Max),
+            None => units::parse_rate(text).map(Self::Constant),
+            Some((from, to)) => {
+                Ok(Self::Ramp { from: units::parse_rate(from)?, to: units::parse_rate(to)? })
+            }
+        }
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Max => f.write_str("max"),
+            Self::Constant(rate) => write!(f, "{rate}"),
+            Self::Ramp { from, to } => write!(f, "{from}:{to}"),
+        }
+    }
+}
+
+impl Arrival {
+    /// The word, as in JSON and on the command line.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Fixed => "fixed",
+            Self::Poisson => "poisson",
+        }
+    }
+}
+
+impl FromStr for Arrival {
+    type Err = String;
+
+    /// Reads its word. The error is a sentence without subject.
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "fixed" => Ok(Self::Fixed),
+            "poisson" => Ok(Self::Poisson),
+            _ => Err(format!("is `{text}`; it must be fixed or poisson")),
+        }
+    }
+}
+
+/// When which place is due. Times are nanoseconds since the load began.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Timetable {
+    /// Requests per nanosecond: at first, and in the end.
+    from: f64,
+    to: f64,
+    /// When the ramp begins, and how long it is.
+    warm_up: f64,
+    ramp: f64,
+}
+
+impl Timetable {
+    /// `None` in closed loop, where there are no times.
+    pub(crate) fn new(rate: Rate, warm_up: Duration, ramp: Duration) -> Option<Self> {
+        let (from, to) = match rate {
+            Rate::Max => return None,
+            Rate::Constant(rate) => (rate, rate),
+            Rate::Ramp { from, to } => (from, to),
+        };
+        let nanos = |time: Duration| time.as_nanos() as f64;
+        Some(Self { from: from / 1e9, to: to / 1e9, warm_up: nanos(warm_up), ramp: nanos(ramp) })
+    }
+
+    /// When a place is due.
+    pub(crate) fn time_at(&self, place: f64) -> u64 {
+        let before_ramp = self.warm_up * self.from;
+        if self.from == self.to || place <= before_ramp {
+            return whole_nanos(place / self.from);
+        }
+        // The places of the ramp are `from * t + slope * t^2 / 2`, solved for `t` in the form that
+        // does not subtract what is nearly equal.
+        let places = place - before_ramp;
+        let slope = (self.to - self.from) / self.ramp;
+        let root = (self.from * self.from + 2.0 * slope * places).max(0.0).sqrt();
+        let time = 2.0 * places / (self.from + root);
+        if time <= self.ramp {
+            return whole_nanos(self.warm_up + time);
+        }
+        let places_of_ramp = (self.from + self.to) / 2.0 * self.ramp;
+        whole_nanos(self.warm_up + self.ramp + (places - places_of_ramp) / self.to)
+    }
+}
+
+/// When the requests of one connection are due, one after the other.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arrivals {
+    timetable: Timetable,
+    arrival: Arrival,
+    connection: u32,
+    connections: u32,
+    seed: u64,
+    /// The number of the next request among those of this connection.
+    index: u64,
+    /// The sum of the gaps up to it, in places of this connection. Grows with `poisson` only.
+    gaps: f64,
+    next_due: u64,
+}
+
+impl Arrivals {
+    pub(crate) fn new(
+        timetable: Timetable,
+        arrival: Arrival,
+        connection: u32,
+        connections: u32,
+        seed: u64,
+    ) -> Self {
+        let mut arrivals = Self {
+            timetable,
+            arrival,
+            connection,
+            connections,
+            seed,
+            index: 0,
+            gaps: 0.0,
+            next_due: 0,
+        };
+        arrivals.find_next_due();
+        arrivals
+    }
+
+    /// When the next request is due, in nanoseconds since the load began.
+    #[inline]
+    pub(crate) fn next_due(&self) -> u64 {
+        self.next_due
+    }
+
+    /// Goes on to the request after the next.
+    #[inline]
+    pub(crate) fn advance(&mut self) {
+        self.index += 1;
+        self.find_next_due();
+    }
+
+    fn find_next_due(&mut self) {
+        let connections = f64::from(self.connections);
+        let place = match self.arrival {
+            Arrival::Fixed => self.index as f64 * connections + f64::from(self.connection),
+            Arrival::Poisson => {
+                self.gaps += exponential(self.seed, self.connection, self.index);
+                self.gaps * connections
+            }
+        };
+        self.next_due = self.timetable.time_at(place);
+    }
+}
+
+/// An exponentially distributed number of mean 1, which follows from who asks.
+fn exponential(seed: u64, connection: u32, index: u64) -> f64 {
+    let random = mixed(mixed(mixed(seed) ^ u64::from(connection)) ^ index);
+    // 53 bits fill the open interval from 0 to 1 evenly.
+    let uniform = ((random >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
+    -uniform.ln()
+}
+
+/// The finisher of SplitMix64: every bit of the result depends on every bit of the number.
+fn mixed(number: u64) -> u64 {
+    let mut bits = number.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    bits ^ (bits >> 31)
+}
+
+fn whole_nanos(nanos: f64) -> u64 {
+    #[expect(clippy::cast_possible_truncation, reason = "what is too large is never due")]
+    #[expect(clippy::cast_sign_loss, reason = "times are not negative")]
+    let nanos = nanos.round() as u64;
+    nanos
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn timetable(rate: &str, warm_up_s: u64, ramp_s: u64) -> Timetable {
+        let rate = rate.parse().unwrap();
+        let (warm_up, ramp) = (Duration::from_secs(warm_up_s), Duration::from_secs(ramp_s));
+        Timetable::new(rate, warm_up, ramp).unwrap()
+    }
+
+    fn due_times(arrival: Arrival, connections: u32, seed: u64, until: u64) -> Vec<u64> {
+        let mut all = Vec::new();
+        for connection in 0..connections {
+            let timetable = timetable("1000", 0, 1);
+            let mut arrivals = Arrivals::new(timetable, arrival, connection, connections, seed);
+            while arrivals.next_due() < until {
+                all.push(arrivals.next_due());
+                arrivals.advance();
+            }
+        }
+        all.sort_unstable();
+        all
+    }
+
+    #[test]
+    fn rates_are_read_and_written_back() {
+        for (text, rate) in [
+            ("max", Rate::Max),
+            ("20000", Rate::Constant(20_000.0)),
+            ("1000:20000", Rate::Ramp { from: 1_000.0, to: 20_000.0 }),
+        ] {
+            assert_eq!(text.parse(), Ok(rate));
+            assert_eq!(rate.to_string(), text);
+            assert_eq!(rate.problem(), None);
+        }
+        assert_eq!("1.5k".parse(), Ok(Rate::Constant(1_500.0)));
+        assert!("fast".parse::<Rate>().is_err());
+        assert!(Rate::Constant(0.0).problem().is_some());
+        assert!(Rate::Ramp { from: 1.0, to: -1.0 }.problem().is_some());
+    }
+
+    #[test]
+    fn a_constant_rate_is_exact_to_the_nanosecond_for_days() {
+        let timetable = timetable("3", 5, 1);
+        let day = 86_400;
+        assert_eq!(timetable.time_at(3.0 * day as f64), day * SECOND);
+        assert_eq!(timetable.time_at(3.0 * day as f64 + 1.0), day * SECOND + 333_333_333);
+    }
+
+    #[test]
+    fn a_ramp_reaches_its_rates_and_keeps_the_last() {
+        for (from, to) in [(100.0, 300.0), (300.0, 100.0)] {
+            let timetable = timetable(&format!("{from}:{to}"), 2, 10);
+            let rate_at = |place: f64| {
+                let [before, after] = [place - 0.5, place + 0.5].map(|p| timetable.time_at(p));
+                1e9 / (after - before) as f64
+            };
+            let (warm_up, ramp) = (2.0 * from, (from + to) / 2.0 * 10.0);
+            assert!((rate_at(warm_up / 2.0) - from).abs() < 1.0);
+            assert!((rate_at(warm_up + ramp) - to).abs() < 2.0);
+            assert!((rate_at(warm_up + ramp * 2.0) - to).abs() < 1.0);
+            assert!(timetable.time_at(warm_up).abs_diff(2 * SECOND) < 2);
+            assert!(timetable.time_at(warm_up + ramp).abs_diff(12 * SECOND) < 2);
+        }
+    }
+
+    #[test]
+    fn a_timetable_never_goes_back() {
+        let timetable = timetable("10:1000", 1, 3);
+        let times: Vec<_> = (0..10_000).map(|place| timetable.time_at(f64::from(place))).collect();
+        assert!(times.windows(2).all(|pair| pair[0] <= pair[1]));
+    }
+
+    #[test]
+    fn fixed_arrivals_are_staggered_over_the_connections() {
+        let times = due_times(Arrival::Fixed, 7, 1, SECOND);
+        assert_eq!(times.len(), 1_000);
+        assert!(times.iter().zip(0..).all(|(&time, place)| time == place * 1_000_000));
+    }
+
+    #[test]
+    fn poisson_arrivals_have_the_rate_and_vary_as_they_should() {
+        for connections in [1, 16] {
+            let times = due_times(Arrival::Poisson, connections, 1, 20 * SECOND);
+            assert!(times.len().abs_diff(20_000) < 600, "{}", times.len());
+            // Of exponentially distributed gaps, the standard deviation is the mean.
+            let gaps: Vec<f64> =
+                times.windows(2).map(|pair| (pair[1] - pair[0]) as f64 / 1e6).collect();
+            let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
+            let squares = gaps.iter().map(|gap| (gap - mean).powi(2)).sum::<f64>();
+            let deviation = (squares / gaps.len() as f64).sqrt();
+            assert!((deviation / mean - 1.0).abs() < 0.05, "{deviation} and {mean}");
+        }
+    }
+
+    #[test]
+    fn one_seed_gives_the_same_times_again() {
+        let times = |seed| due_times(Arrival::Poisson, 3, seed, SECOND);
+        assert_eq!(times(1), times(1));
+        assert_ne!(times(1), times(2));
+    }
+}

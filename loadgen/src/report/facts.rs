@@ -1,0 +1,135 @@
+//! What a saved run says in words, for every form that people read.
+
+use super::json::{Document, Server};
+use crate::{adversaries::AdversaryCounts, latency::Percentiles, units};
+
+/// The figures of a run, each with its name. What is unknown is left out.
+pub(super) fn figures(document: &Document) -> Vec<(&'static str, String)> {
+    let mut figures = vec![
+        ("requests", units::grouped(document.requests)),
+        ("rate", format!("{}/s", units::rate(document.rate))),
+        ("payload each way", format!("{:.1} MiB/s", document.mib_per_s)),
+        ("payload on average", format!("{:.0} B", document.payload_bytes_mean)),
+        ("measured", format!("{:.3} s", document.duration_s)),
+        ("warm-up", format!("{} requests", units::grouped(document.warm_up.requests))),
+        ("errors", counted(document.errors, kinds(document))),
+        ("mismatches", counted(document.mismatches, classes(document))),
+        ("unanswered", aged(document.unanswered, document.unanswered_age_ns.max)),
+        ("reconnects", units::grouped(document.reconnects)),
+    ];
+    let mut add = |name, value: Option<String>| figures.extend(value.map(|value| (name, value)));
+    let planned = Some(document.adversaries.planned_reconnects).filter(|&count| count > 0);
+    add("planned reconnects", planned.map(units::grouped));
+    if !document.is_closed_loop() {
+        let blocked = document.blocked;
+        add("never sent", Some(aged(document.unsent, document.unsent_age_ns.max)));
+        add("blocked by the server", Some(aged(blocked.requests, blocked.max_ns)));
+    }
+    add("first error", document.first_error.clone());
+    let kinds = document.adversaries.kinds;
+    add("slow readers", adversaries(kinds.slow_readers));
+    add("slow senders", adversaries(kinds.slow_senders));
+    add("resetting clients", adversaries(kinds.resets));
+    add("client CPU per request", document.client.cpu_us_per_request.map(micros));
+    add("client busy", document.client.busy_share.map(percent));
+    add("server CPU per request", document.server.cpu_us_per_request.map(micros));
+    add("server busy", document.server.busy_share.map(percent));
+    add("server peak memory", document.server.rss_peak_bytes.map(units::bytes));
+    add("server context switches", switches(document.server));
+    figures
+}
+
+/// What became of the conditions of a run, each a sentence.
+pub(super) fn conditions(document: &Document) -> Vec<String> {
+    let outcome = |met| if met { "is met" } else { "is missed" };
+    let conditions = document.slo.iter();
+    conditions
+        .map(|slo| format!("{} {}: {}", slo.condition, outcome(slo.met), slo.reached_text))
+        .collect()
+}
+
+/// The distributions of a run, each with its name and what its times are. In closed loop all is said
+/// by the first.
+pub(super) fn distributions(document: &Document) -> Vec<(&'static str, &'static str, Percentiles)> {
+    let all = [
+        ("latency", "from when a request was due until its echo was read", document.latency_ns),
+        ("service", "from when it was sent until its echo was read", document.service_ns),
+        ("send lag", "how late it was sent, by the generator's own fault", document.send_lag_ns),
+    ];
+    let count = if document.is_closed_loop() { 1 } else { all.len() };
+    all[..count].to_vec()
+}
+
+/// Percentiles in the order of [`PERCENTILE_NAMES`].
+pub(super) fn percentile_times(percentiles: Percentiles) -> [String; 5] {
+    let Percentiles { p50, p90, p99, p99_9, max } = percentiles;
+    [p50, p90, p99, p99_9, max].map(units::time)
+}
+
+pub(super) const PERCENTILE_NAMES: [&str; 5] = ["p50", "p90", "p99", "p99.9", "max"];
+
+/// When the run began, in UTC.
+pub(crate) fn started_at(document: &Document) -> String {
+    use std::time::{Duration, SystemTime};
+
+    let since_1970 = Duration::try_from_secs_f64(document.started_at_unix_s).unwrap_or_default();
+    let started_at = SystemTime::UNIX_EPOCH.checked_add(since_1970);
+    let started_at = started_at.unwrap_or(SystemTime::UNIX_EPOCH);
+    humantime::format_rfc3339_seconds(started_at).to_string().replace('T', " ").replace('Z', " UTC")
+}
+
+/// How often something happened, and how long it lasted at most.
+fn aged(count: u64, nanos_max: u64) -> String {
+    match count {
+        0 => "0".to_owned(),
+        count => format!("{}, for up to {}", units::grouped(count), units::time(nanos_max)),
+    }
+}
+
+fn counted(count: u64, parts: Vec<(String, u64)>) -> String {
+    let parts: Vec<String> = parts
+        .into_iter()
+        .filter(|(_, count)| *count > 0)
+        .map(|(name, count)| format!("{name}: {}", units::grouped(count)))
+        .collect();
+    match parts.as_slice() {
+        [] => units::grouped(count),
+        parts => format!("{} ({})", units::grouped(count), parts.join(", ")),
+    }
+}
+
+fn kinds(document: &Document) -> Vec<(String, u64)> {
+    let errors = &document.errors_by_kind;
+    [("timed out", errors.timeouts), ("lost", errors.lost), ("refused", errors.connect)]
+        .map(|(name, count)| (name.to_owned(), count))
+        .into()
+}
+
+fn classes(document: &Document) -> Vec<(String, u64)> {
+    let named = |(class, count): (&String, &u64)| (class.replace('_', " "), *count);
+    document.mismatches_by_class.iter().map(named).collect()
+}
+
+fn adversaries(counts: AdversaryCounts) -> Option<String> {
+    (counts.clients > 0).then(|| {
+        format!(
+            "{} clients, {} connections, {} closed by the server",
+            units::grouped(counts.clients.into()),
+            units::grouped(counts.connects),
+            units::grouped(counts.closed_by_server),
+        )
+    })
+}
+
+fn switches(server: Server) -> Option<String> {
+    let (voluntary, forced) = (server.voluntary_switches?, server.involuntary_switches?);
+    Some(format!("{} ({} forced)", units::grouped(voluntary + forced), units::grouped(forced)))
+}
+
+fn micros(micros: f64) -> String {
+    format!("{micros:.3} us")
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.0} %", share * 100.0)
+}

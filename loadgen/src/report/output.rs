@@ -1,0 +1,147 @@
+//! The files that a run is written to. The extension says which form.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+
+use super::{csv, hlog, html, json::Document, markdown};
+
+/// The forms, with their extensions.
+const FORMATS: [(&str, Format); 6] = [
+    ("json", Format::Json),
+    ("html", Format::Html),
+    ("csv", Format::Csv),
+    ("md", Format::Markdown),
+    ("hlog", Format::IntervalLog),
+    ("hgrm", Format::Distribution),
+];
+
+/// A form in which a run is written.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Format {
+    Json,
+    Html,
+    Csv,
+    Markdown,
+    IntervalLog,
+    Distribution,
+}
+
+impl Format {
+    /// Finds the form that the name of a file asks for.
+    ///
+    /// # Errors
+    ///
+    /// A sentence without subject that names all forms.
+    pub(crate) fn of(path: &Path) -> Result<Self, String> {
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        let found = FORMATS.into_iter().find(|(known, _)| extension == Some(known));
+        found.map(|(_, format)| format).ok_or_else(|| {
+            let known = FORMATS.map(|(extension, _)| format!(".{extension}"));
+            format!("is `{}`; the name must end in one of {}", path.display(), known.join(", "))
+        })
+    }
+
+    pub(crate) fn write(self, document: &Document) -> String {
+        match self {
+            Self::Json => document.to_json(),
+            Self::Html => html::write(document),
+            Self::Csv => csv::write(document),
+            Self::Markdown => markdown::write(document),
+            Self::IntervalLog => hlog::write_log(document),
+            Self::Distribution => hlog::write_distribution(document),
+        }
+    }
+}
+
+/// Writes a saved run in other forms
+#[derive(Args, Debug)]
+pub(crate) struct Arguments {
+    /// The run, saved with -o FILE.json
+    #[arg(value_name = "RUN.json")]
+    run: PathBuf,
+    /// Write the report to FILE, in the format of its extension; repeatable
+    #[arg(short, long, value_name = "FILE", required = true)]
+    output: Vec<PathBuf>,
+}
+
+impl Arguments {
+    pub(crate) fn carry_out(&self) -> Result<(), String> {
+        let run = Document::read(&self.run)?;
+        let outputs = Output::open_all(&self.output)?;
+        outputs.into_iter().try_for_each(|output| output.write(&run))
+    }
+}
+
+/// A file for a report, opened before there is one. Dropped without, it disappears again if it was
+/// not there.
+#[derive(Debug)]
+pub(crate) struct Output {
+    path: PathBuf,
+    file: File,
+    format: Format,
+    is_new: bool,
+}
+
+impl Output {
+    /// Opens all files, or says which cannot be written.
+    pub(crate) fn open_all(paths: &[PathBuf]) -> Result<Vec<Self>, String> {
+        paths.iter().map(|path| Self::open(path)).collect()
+    }
+
+    pub(crate) fn open(path: &Path) -> Result<Self, String> {
+        let format = Format::of(path).map_err(|reason| format!("--output {reason}"))?;
+        let is_new = !path.exists();
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(path);
+        let file = file.map_err(|error| describe(path, &error))?;
+        Ok(Self { path: path.to_owned(), file, format, is_new })
+    }
+
+    pub(crate) fn write(mut self, document: &Document) -> Result<(), String> {
+        let text = self.format.write(document);
+        let written = self.file.set_len(0).and_then(|()| self.file.write_all(text.as_bytes()));
+        self.is_new &= written.is_err();
+        written.map_err(|error| describe(&self.path, &error))
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        if self.is_new {
+            // It is empty: nothing is lost if it stays.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn describe(path: &Path, error: &io::Error) -> String {
+    format!("cannot write {} (--output): {error}; choose another file", path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_output_that_is_never_written_leaves_no_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run.json");
+        drop(Output::open(&path).unwrap());
+        assert!(!path.exists());
+        fs::write(&path, "old").unwrap();
+        drop(Output::open(&path).unwrap());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "old");
+    }
+
+    #[test]
+    fn an_unknown_format_says_which_are_known() {
+        let problem = Format::of(Path::new("run.txt")).unwrap_err();
+        for (extension, _) in FORMATS {
+            assert!(problem.contains(extension), "{problem}");
+        }
+    }
+}

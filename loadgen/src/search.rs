@@ -1,0 +1,241 @@
+//! The search for the largest rate that meets the conditions.
+//!
+//! ```text
+//! rate   1k    2k    4k    8k    16k       up, twice as much each time, until one misses
+//!                               x          then down again, halving the gap
+//!                          12k             until it is as small as asked for
+//! ```
+//!
+//! A run counts only if the generator kept the schedule: if it could not, nothing is known about
+//! the server at that rate, and the search ends with a lower bound.
+
+use std::fmt;
+
+use crate::{
+    plan::Plan,
+    rate::Rate,
+    report::Report,
+    run::{self, RunError},
+    stop::Stop,
+    units,
+    verdict::Verdict,
+};
+
+/// No server is asked for more.
+const RATE_MAX: f64 = 1e8;
+/// The rate below which a server that misses is given up.
+const RATE_MIN: f64 = 1.0;
+
+/// How to search.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Search {
+    /// The first rate, in requests per second.
+    pub start: f64,
+    /// How large the gap between the best rate that met the conditions and the lowest that did not
+    /// may be in the end, as a share of the rate.
+    pub precision: f64,
+}
+
+/// One run of a search.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Step {
+    /// What was asked for, in requests per second.
+    pub rate: f64,
+    /// What came of it.
+    pub outcome: StepOutcome,
+    /// Latency at p99, in nanoseconds.
+    pub p99: u64,
+}
+
+/// What came of one run of a search.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum StepOutcome {
+    /// The conditions were met.
+    Met,
+    /// They were not, or requests were not answered.
+    Missed,
+    /// The generator did not keep the schedule.
+    Invalid,
+}
+
+/// What a search found.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The largest rate that met the conditions. `None`: none did.
+    pub rate: Option<f64>,
+    /// Whether the generator ended the search: then the server may do more.
+    pub is_lower_bound: bool,
+    /// The run at that rate, or the last one if there is no such rate.
+    pub report: Report,
+}
+
+impl Search {
+    /// Runs `plan` at one rate after the other. `observe` is told of each run.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`run()`](crate::run()).
+    pub fn run(
+        &self,
+        plan: &Plan,
+        stop: &Stop,
+        observe: &mut dyn FnMut(&Step),
+    ) -> Result<Found, RunError> {
+        let mut bracket = Bracket::new(self.start);
+        let mut best = None;
+        loop {
+            let rate = bracket.next_rate();
+            let plan = Plan { rate: Rate::Constant(rate), ..plan.clone() };
+            let report = run::run(&plan, stop, &mut |_| {})?;
+            let outcome = StepOutcome::of(&report);
+            let p99 = report.latency.percentiles().p99;
+            if !report.was_stopped {
+                observe(&Step { rate, outcome, p99 });
+                bracket.note(rate, outcome);
+            }
+            let is_over = report.was_stopped || bracket.is_narrow(self.precision);
+            if outcome == StepOutcome::Met || best.is_none() {
+                best = Some(report);
+            }
+            if let (true, Some(report)) = (is_over, best.take_if(|_| is_over)) {
+                let is_lower_bound = bracket.is_invalid_above || report.was_stopped;
+                return Ok(Found { rate: bracket.met, is_lower_bound, report });
+            }
+        }
+    }
+}
+
+impl StepOutcome {
+    fn of(report: &Report) -> Self {
+        match report.verdict {
+            Verdict::ClientLimited | Verdict::Disturbed => Self::Invalid,
+            Verdict::Ok if report.slo.iter().all(|outcome| outcome.is_met) => Self::Met,
+            _ => Self::Missed,
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let outcome = match self.outcome {
+            StepOutcome::Met => "met",
+            StepOutcome::Missed => "missed",
+            StepOutcome::Invalid => "the generator did not keep the schedule",
+        };
+        let (rate, p99) = (units::rate(self.rate), units::time(self.p99));
+        write!(f, "{rate:>11} requests/s  p99 {p99:>8}  {outcome}")
+    }
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.rate, self.is_lower_bound) {
+            (Some(rate), false) => {
+                write!(f, "found        {} requests/s meet the conditions", units::rate(rate))
+            }
+            (Some(rate), true) => write!(
+                f,
+                "found        {} requests/s meet the conditions; the server may do more, the \
+                 generator could not tell",
+                units::rate(rate)
+            ),
+            (None, false) => f.write_str("found        no rate meets the conditions"),
+            (None, true) => f.write_str("found        nothing: the generator kept no schedule"),
+        }
+    }
+}
+
+/// What is known: the largest rate that met, the smallest that did not.
+#[derive(Clone, Copy, Debug)]
+struct Bracket {
+    start: f64,
+    met: Option<f64>,
+    missed: Option<f64>,
+    /// Whether the upper end is where the generator gave up.
+    is_invalid_above: bool,
+}
+
+impl Bracket {
+    fn new(start: f64) -> Self {
+        Self { start, met: None, missed: None, is_invalid_above: false }
+    }
+
+    fn next_rate(&self) -> f64 {
+        match (self.met, self.missed) {
+            (None, None) => self.start,
+            (Some(met), None) => met * 2.0,
+            (None, Some(missed)) => missed / 2.0,
+            (Some(met), Some(missed)) => f64::midpoint(met, missed),
+        }
+    }
+
+    fn note(&mut self, rate: f64, outcome: StepOutcome) {
+        match outcome {
+            StepOutcome::Met => self.met = Some(rate),
+            StepOutcome::Missed | StepOutcome::Invalid => {
+                self.missed = Some(rate);
+                self.is_invalid_above = outcome == StepOutcome::Invalid;
+            }
+        }
+    }
+
+    fn is_narrow(&self, precision: f64) -> bool {
+        match (self.met, self.missed) {
+            (Some(met), Some(missed)) => missed - met <= met * precision,
+            (Some(met), None) => met >= RATE_MAX,
+            (None, Some(missed)) => missed <= RATE_MIN,
+            (None, None) => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn search(start: f64, outcome_at: impl Fn(f64) -> StepOutcome) -> (Bracket, u32) {
+        let mut bracket = Bracket::new(start);
+        let mut steps = 0;
+        while !bracket.is_narrow(0.03) {
+            let rate = bracket.next_rate();
+            bracket.note(rate, outcome_at(rate));
+            steps += 1;
+        }
+        (bracket, steps)
+    }
+
+    #[test]
+    fn the_limit_is_found_from_below_and_from_above() {
+        for start in [10.0, 1_000.0, 1e6] {
+            let (bracket, steps) = search(start, |rate| match rate <= 12_345.0 {
+                true => StepOutcome::Met,
+                false => StepOutcome::Missed,
+            });
+            let met = bracket.met.unwrap();
+            assert!((12_345.0 / 1.03..=12_345.0).contains(&met), "{met}");
+            assert!(!bracket.is_invalid_above);
+            assert!(steps <= 20, "{steps} steps from {start}");
+        }
+    }
+
+    #[test]
+    fn where_the_generator_gives_up_the_answer_is_a_lower_bound() {
+        let (bracket, _) = search(1_000.0, |rate| match rate <= 12_345.0 {
+            true => StepOutcome::Met,
+            false => StepOutcome::Invalid,
+        });
+        assert!(bracket.is_invalid_above);
+    }
+
+    #[test]
+    fn a_server_that_always_misses_is_given_up() {
+        let (bracket, _) = search(1_000.0, |_| StepOutcome::Missed);
+        assert_eq!(bracket.met, None);
+    }
+
+    #[test]
+    fn a_server_that_never_misses_is_given_up_too() {
+        let (bracket, _) = search(1_000.0, |_| StepOutcome::Met);
+        assert!(bracket.met.unwrap() >= RATE_MAX);
+    }
+}

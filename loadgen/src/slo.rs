@@ -1,0 +1,207 @@
+//! What a run must reach: conditions such as `p99<1ms`, several separated by commas.
+//!
+//! | Written                    | Means                                                            |
+//! |----------------------------|------------------------------------------------------------------|
+//! | `p50`, `p99.9`, `max`      | latency; a request that was not answered took longer than any    |
+//! | `errors`, `mismatches`,    | how many there were                                              |
+//! | `unanswered`, `unsent`     |                                                                  |
+//! | `rate`                     | answered requests per second                                     |
+//! | `<` `<=` `==` `>=` `>`     | how it must compare with the value: `1ms`, `0`, `10k`            |
+
+use std::{fmt, str::FromStr};
+
+use crate::{latency::Latency, report::Report, units};
+
+/// Conditions that a run must meet, all of them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Slo {
+    /// At least one.
+    conditions: Vec<Condition>,
+}
+
+/// One of them.
+#[derive(Clone, Debug, PartialEq)]
+struct Condition {
+    text: String,
+    figure: Figure,
+    comparison: Comparison,
+    limit: f64,
+}
+
+/// What is compared. Times are nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Figure {
+    Quantile(f64),
+    Errors,
+    Mismatches,
+    Unanswered,
+    Unsent,
+    Rate,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Comparison {
+    Less,
+    AtMost,
+    Equal,
+    AtLeast,
+    More,
+}
+
+/// Whether a run met one condition.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SloOutcome {
+    /// The condition, as it was written.
+    pub condition: String,
+    /// What the run reached; times in nanoseconds. Infinite if too many requests were not answered.
+    pub reached: f64,
+    /// What it reached, for people.
+    pub reached_text: String,
+    /// Whether that meets the condition.
+    pub is_met: bool,
+}
+
+impl Slo {
+    /// Compares a report with the conditions, one by one.
+    #[must_use]
+    pub fn judge(&self, report: &Report) -> Vec<SloOutcome> {
+        self.conditions.iter().map(|condition| condition.judge(report)).collect()
+    }
+}
+
+impl FromStr for Slo {
+    type Err = String;
+
+    /// Reads what the table at the top says. The error is a sentence without subject.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let conditions = text.split(',').map(|text| text.trim().parse());
+        Ok(Self { conditions: conditions.collect::<Result<_, _>>()? })
+    }
+}
+
+impl fmt::Display for Slo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let texts: Vec<_> = self.conditions.iter().map(|condition| &*condition.text).collect();
+        f.write_str(&texts.join(","))
+    }
+}
+
+impl Condition {
+    fn judge(&self, report: &Report) -> SloOutcome {
+        let counts = &report.counts;
+        let reached = match self.figure {
+            Figure::Quantile(quantile) => {
+                let lost = counts.unanswered + counts.unsent + counts.errors.timeouts;
+                quantile_with_lost(&report.latency, quantile, lost)
+            }
+            Figure::Errors => counts.errors.total() as f64,
+            Figure::Mismatches => counts.mismatches.total() as f64,
+            Figure::Unanswered => counts.unanswered as f64,
+            Figure::Unsent => counts.unsent as f64,
+            Figure::Rate => report.rate(),
+        };
+        let is_met = match self.comparison {
+            Comparison::Less => reached < self.limit,
+            Comparison::AtMost => reached <= self.limit,
+            Comparison::Equal => reached == self.limit,
+            Comparison::AtLeast => reached >= self.limit,
+            Comparison::More => reached > self.limit,
+        };
+        let reached_text = match self.figure {
+            Figure::Quantile(_) if reached.is_infinite() => "never answered".to_owned(),
+            Figure::Quantile(_) => units::time_of_nanos(reached),
+            _ => units::rate(reached),
+        };
+        SloOutcome { condition: self.text.clone(), reached, reached_text, is_met }
+    }
+}
+
+impl FromStr for Condition {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong =
+            || format!("has `{text}` in it; write for example p99<1ms, errors==0, rate>=10k");
+        let start = text.find(['<', '=', '>']).ok_or_else(wrong)?;
+        let (name, rest) = text.split_at(start);
+        let comparisons = [
+            ("<=", Comparison::AtMost),
+            (">=", Comparison::AtLeast),
+            ("==", Comparison::Equal),
+            ("<", Comparison::Less),
+            (">", Comparison::More),
+        ];
+        let (limit, comparison) = comparisons
+            .into_iter()
+            .find_map(|(sign, comparison)| Some((rest.strip_prefix(sign)?.trim(), comparison)))
+            .ok_or_else(wrong)?;
+        let figure = match name.trim() {
+            "max" => Figure::Quantile(1.0),
+            "errors" => Figure::Errors,
+            "mismatches" => Figure::Mismatches,
+            "unanswered" => Figure::Unanswered,
+            "unsent" => Figure::Unsent,
+            "rate" => Figure::Rate,
+            name => {
+                let percent = name.strip_prefix('p').and_then(|percent| percent.parse().ok());
+                let percent: f64 = percent.ok_or_else(wrong)?;
+                if !(0.0..=100.0).contains(&percent) {
+                    return Err(wrong());
+                }
+                Figure::Quantile(percent / 100.0)
+            }
+        };
+        let limit = match figure {
+            Figure::Quantile(_) => {
+                units::parse_time(limit).map(|time| time.as_nanos() as f64).map_err(|_| wrong())?
+            }
+            _ => units::parse_rate(limit).map_err(|_| wrong())?,
+        };
+        Ok(Self { text: text.to_owned(), figure, comparison, limit })
+    }
+}
+
+/// The latency at a quantile of all requests, where `lost` of them took longer than any other.
+fn quantile_with_lost(latency: &Latency, quantile: f64, lost: u64) -> f64 {
+    let answered = latency.count() as f64;
+    let rank = quantile * (answered + lost as f64);
+    // Of nothing at all it cannot be said either that it was fast.
+    if answered == 0.0 || lost > 0 && rank > answered {
+        return f64::INFINITY;
+    }
+    latency.histogram().value_at_quantile(rank / answered) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use hdrhistogram::Histogram;
+
+    use super::*;
+
+    #[test]
+    fn conditions_are_read_and_written_back() {
+        for text in ["p99<1ms", "p99.9<=10ms,errors==0,rate>10k", "max<1s,unsent==0"] {
+            assert_eq!(text.parse::<Slo>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn what_is_no_condition_says_what_would_be() {
+        for text in ["", "p99", "p99<", "p99<5", "p101<1ms", "speed>1", "errors=0", "rate>fast"] {
+            let error = text.parse::<Slo>().unwrap_err();
+            assert!(error.contains("p99<1ms"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn requests_without_an_answer_took_longer_than_any_other() {
+        let mut histogram = Histogram::new(3).unwrap();
+        (1..=90).for_each(|nanos| histogram.record(nanos).unwrap());
+        let latency = Latency::from(&histogram);
+        assert_eq!(quantile_with_lost(&latency, 0.5, 0), 45.0);
+        assert_eq!(quantile_with_lost(&latency, 0.5, 10), 50.0);
+        assert_eq!(quantile_with_lost(&latency, 0.9, 10), 90.0);
+        assert_eq!(quantile_with_lost(&latency, 0.91, 10), f64::INFINITY);
+        assert_eq!(quantile_with_lost(&Latency::default(), 0.5, 0), f64::INFINITY);
+    }
+}

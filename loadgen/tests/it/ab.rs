@@ -1,0 +1,75 @@
+//! Two servers against each other.
+
+use std::{net::SocketAddr, path::Path};
+
+use crate::{
+    command_line::{exits_with, loadgen, text},
+    servers::{self, echo},
+};
+
+fn honest() -> SocketAddr {
+    servers::start(|_, stream| echo(stream))
+}
+
+/// A command that announces `server` and notes in a file that it was started.
+fn announcing(server: SocketAddr, name: &str, notes: &Path) -> String {
+    let notes = notes.display();
+    format!("sh -c 'echo {name} >> {notes}; echo listening on {server}; exec sleep 60'")
+}
+
+#[test]
+fn both_servers_run_in_turn_and_the_order_alternates() {
+    let folder = tempfile::tempdir().unwrap();
+    let notes = folder.path().join("notes");
+    let [a, b] = ["a", "b"].map(|name| announcing(honest(), name, &notes));
+    let mut command = loadgen("ab --rounds 3 -c 1 -n 200");
+    let output = command.args(["--a", &a, "--b", &b]).output().unwrap();
+    exits_with(0, &output);
+    let order = std::fs::read_to_string(notes).unwrap();
+    assert_eq!(order.split_whitespace().collect::<String>(), "abbaab");
+    let report = text(&output.stdout);
+    assert!(report.contains("There were 3 complete rounds"), "{report}");
+    assert!(report.contains("cannot tell"), "{report}");
+    assert!(text(&output.stderr).contains("round 3 of 3, B:"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn enough_rounds_have_a_finding_for_every_figure() {
+    let folder = tempfile::tempdir().unwrap();
+    let notes = folder.path().join("notes");
+    let [a, b] = ["a", "b"].map(|name| announcing(honest(), name, &notes));
+    let mut command = loadgen("ab --rounds 8 -c 1 -n 100");
+    let output = command.args(["--a", &a, "--b", &b]).output().unwrap();
+    exits_with(0, &output);
+    let report = text(&output.stdout);
+    assert!(report.contains("Geometric means over 8 rounds"), "{report}");
+    for figure in ["rate", "latency p50", "latency p99"] {
+        let line = report.lines().find(|line| line.starts_with(figure)).unwrap();
+        let findings = ["better", "worse", "no difference detected"];
+        assert!(findings.iter().any(|finding| line.ends_with(finding)), "{line}");
+    }
+}
+
+#[test]
+fn a_server_that_sends_wrong_bytes_is_not_compared() {
+    let folder = tempfile::tempdir().unwrap();
+    let notes = folder.path().join("notes");
+    let liar = servers::replying(|_, number, mut frame| {
+        frame[30] ^= u8::from(number == 3);
+        frame
+    });
+    let (a, b) = (announcing(honest(), "a", &notes), announcing(liar, "b", &notes));
+    let mut command = loadgen("ab --rounds 8 -c 1 -n 100");
+    let output = command.args(["--a", &a, "--b", &b]).output().unwrap();
+    exits_with(4, &output);
+    assert!(text(&output.stdout).contains("B cannot be compared"), "{}", text(&output.stdout));
+}
+
+#[test]
+fn what_has_no_meaning_for_two_servers_exits_with_2() {
+    let output = loadgen("ab --a x --b y --server-pid 3 -o ab.json :9000").output().unwrap();
+    exits_with(2, &output);
+    for flag in ["TARGET", "--server-pid", "--output"] {
+        assert!(text(&output.stderr).contains(flag), "{}", text(&output.stderr));
+    }
+}

@@ -1,0 +1,126 @@
+//! The server's arena, read beside the load from pages that these tests write themselves.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    net::{SocketAddr, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use loadgen::Stop;
+use serde_json::Value;
+
+use crate::{
+    command_line::{exits_with, loadgen, text},
+    servers::{self, echo, plan},
+};
+
+/// A server of pages: `page` writes the answer to the request of this number.
+fn pages<P>(page: P) -> SocketAddr
+where
+    P: Fn(usize) -> String + Send + Sync + 'static,
+{
+    servers::start(move |number, mut stream: TcpStream| {
+        let request = BufReader::new(stream.try_clone()?).lines();
+        let request: Vec<String> =
+            request.map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
+        assert_eq!(request[0], "GET /metrics HTTP/1.1");
+        assert!(request.iter().any(|line| line.starts_with("Host: 127.0.0.1:")), "{request:?}");
+        stream.write_all(page(number).as_bytes())
+    })
+}
+
+fn found(body: &str) -> String {
+    format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+}
+
+fn honest() -> SocketAddr {
+    servers::start(|_, stream| echo(stream))
+}
+
+#[test]
+fn the_arena_is_on_the_time_axis_of_the_intervals() {
+    let asked = Arc::new(AtomicU64::new(0));
+    let metrics = pages({
+        let asked = Arc::clone(&asked);
+        move |_| {
+            let number = asked.fetch_add(1, Relaxed);
+            found(&format!(
+                "# TYPE arena_bytes_reserved gauge\narena_bytes_reserved 67108864\n\
+                 arena_bytes_live {}\narena_largest_free_block_bytes 1048576\n\
+                 arena_waiters 3\narena_spills_total {number}\n",
+                number * 4096
+            ))
+        }
+    });
+    let mut plan = plan(honest(), 1);
+    plan.requests = None;
+    plan.duration = Some(std::time::Duration::from_mins(10));
+    plan.interval = std::time::Duration::from_millis(100);
+    plan.metrics = Some(format!("http://{metrics}").parse().unwrap());
+    let stop = Stop::new();
+    let mut latest = None;
+    let report = loadgen::run(&plan, &stop, &mut |progress| {
+        latest = progress.arena.or(latest);
+        // Three pages are a series.
+        if asked.load(Relaxed) > 3 {
+            stop.request();
+        }
+    })
+    .unwrap();
+    assert!(report.arena.len() >= 3, "{:?}", report.arena);
+    assert!(report.arena.is_sorted_by(|one, next| one.at_s < next.at_s), "{:?}", report.arena);
+    let end = report.intervals.last().unwrap().end().as_secs_f64();
+    for (sample, number) in report.arena.iter().zip(0_u64..) {
+        assert!((0.0..=end + 1.0).contains(&sample.at_s), "{sample:?} is not before {end}");
+        assert_eq!(sample.bytes_reserved, Some(67_108_864));
+        assert_eq!(sample.bytes_live, Some(number * 4096));
+        assert_eq!(sample.largest_free_block_bytes, Some(1_048_576));
+        assert_eq!(sample.waiters, Some(3));
+        assert_eq!(sample.spills_total, Some(number));
+    }
+    assert!(latest.is_some(), "progress does not tell of the arena");
+}
+
+#[track_caller]
+fn is_reported_once_and_the_run_goes_on(metrics: SocketAddr, words: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("run.json");
+    let arguments =
+        format!("-d 350ms -w 0s -i 100ms --metrics http://{metrics}/metrics {} -o", honest());
+    let output = loadgen(&arguments).arg(&file).output().unwrap();
+    exits_with(0, &output);
+    let message = text(&output.stderr);
+    assert_eq!(message.matches("--metrics").count(), 1, "{message}");
+    assert!(message.contains(words), "{message}");
+    let report: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    assert_eq!(report["arena"], Value::Array(Vec::new()));
+    assert!(report["requests"].as_u64().unwrap() > 0);
+}
+
+#[test]
+fn a_page_that_is_missing_is_reported_once_and_the_run_goes_on() {
+    let metrics = pages(|_| "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_owned());
+    is_reported_once_and_the_run_goes_on(metrics, "404 Not Found");
+}
+
+#[test]
+fn a_page_of_something_else_is_reported_once_and_the_run_goes_on() {
+    is_reported_once_and_the_run_goes_on(pages(|_| found("up 1\n")), "none of the arena's figures");
+}
+
+#[test]
+fn a_page_that_ends_early_is_reported_once_and_the_run_goes_on() {
+    let metrics =
+        pages(|_| "HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\narena_waiters 1\n".to_owned());
+    is_reported_once_and_the_run_goes_on(metrics, "--metrics");
+}
+
+#[test]
+fn a_wrong_url_is_a_usage_error() {
+    let output = loadgen("--metrics localhost:9100 :9000").output().unwrap();
+    exits_with(2, &output);
+    assert!(text(&output.stderr).contains("http://host:port/metrics"), "{}", text(&output.stderr));
+}

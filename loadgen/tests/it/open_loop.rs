@@ -1,0 +1,266 @@
+//! Open loop: requests are due at their times, whatever the server does.
+
+use std::{
+    io::{self, Write},
+    process::{Child, Stdio},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+use loadgen::{Address, Arrival, Plan, Rate, ReconnectEvery, Stop, Verdict};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::servers::{self, echo, plan, read_frame, run};
+
+/// So many requests per second, in open loop, for this long.
+fn paced(target: std::net::SocketAddr, rate: f64, duration: Duration) -> Plan {
+    Plan {
+        rate: Rate::Constant(rate),
+        requests: None,
+        duration: Some(duration),
+        connections: 4,
+        pipeline: 64,
+        ..plan(target, 1)
+    }
+}
+
+const HALF_A_SECOND: Duration = Duration::from_millis(500);
+
+#[test]
+fn every_request_that_was_due_is_sent_and_counted_once() {
+    let server = servers::start(|_, stream| echo(stream));
+    for threads in [1, 3] {
+        let report = run(&Plan { threads, ..paced(server, 4_000.0, HALF_A_SECOND) });
+        assert_eq!(report.counts.requests + report.counts.unsent, 2_000, "{report:?}");
+        assert_eq!(report.latency.count(), report.counts.requests);
+        assert_eq!(report.service.count(), report.counts.requests);
+        assert_eq!(report.send_lag.count(), report.counts.requests);
+    }
+}
+
+#[test]
+fn the_warm_up_has_the_same_rate_and_does_not_count() {
+    let server = servers::start(|_, stream| echo(stream));
+    let warm_up = Duration::from_millis(250);
+    let report = run(&Plan { warm_up, ..paced(server, 2_000.0, HALF_A_SECOND) });
+    assert_eq!(report.counts.warm_up_requests, 500);
+    assert_eq!(report.counts.requests + report.counts.unsent, 1_000);
+}
+
+#[test]
+fn a_ramp_sends_the_mean_of_its_rates() {
+    let server = servers::start(|_, stream| echo(stream));
+    let rate = Rate::Ramp { from: 1_000.0, to: 5_000.0 };
+    let report = run(&Plan { rate, ..paced(server, 1.0, HALF_A_SECOND) });
+    let due = report.counts.requests + report.counts.unsent;
+    assert!(due.abs_diff(1_500) <= 2, "{due}");
+}
+
+#[test]
+fn a_number_of_requests_ends_an_open_loop_too() {
+    let server = servers::start(|_, stream| echo(stream));
+    let load = Plan { rate: Rate::Constant(10_000.0), connections: 3, ..plan(server, 1_000) };
+    let report = run(&load);
+    assert_eq!((report.counts.requests, report.counts.unsent), (1_000, 0));
+    assert!(report.duration >= Duration::from_millis(95), "{:?}", report.duration);
+}
+
+#[test]
+fn poisson_arrivals_of_one_seed_are_the_same_again() {
+    let server = servers::start(|_, stream| echo(stream));
+    let due = |seed| {
+        let load = paced(server, 4_000.0, HALF_A_SECOND);
+        let report = run(&Plan { arrival: Arrival::Poisson, seed, ..load });
+        report.counts.requests + report.counts.unsent
+    };
+    assert_eq!(due(1), due(1));
+    assert!(due(2).abs_diff(2_000) < 300);
+}
+
+#[test]
+fn time_blocked_by_a_full_pipeline_counts_as_latency_and_not_as_send_lag() {
+    // It answers nothing for a while, then everything.
+    let server = servers::start(|_, mut stream| {
+        let first = read_frame(&mut stream)?;
+        thread::sleep(Duration::from_millis(300));
+        stream.write_all(&first)?;
+        echo(stream)
+    });
+    let load = paced(server, 1_000.0, HALF_A_SECOND);
+    let report = run(&Plan { connections: 1, pipeline: 1, ..load });
+    assert!(report.latency.percentiles().max >= 300_000_000, "{report:?}");
+    assert!(report.latency.percentiles().p50 >= 30_000_000, "{report:?}");
+    assert!(report.blocked.requests > 100, "{report:?}");
+    assert!(report.blocked.max >= Duration::from_millis(290), "{report:?}");
+    assert!(report.send_lag.percentiles().p50 < 30_000_000, "{report:?}");
+}
+
+#[test]
+fn what_a_dead_server_left_no_room_for_is_counted_as_never_sent() {
+    let server = servers::start(|_, mut stream| {
+        io::copy(&mut stream, &mut io::sink())?;
+        Ok(())
+    });
+    let load = paced(server, 1_000.0, Duration::from_millis(200));
+    let report = run(&Plan { connections: 2, pipeline: 5, ..load });
+    assert_eq!((report.counts.requests, report.counts.unanswered), (0, 10));
+    assert_eq!(report.counts.unsent, 190);
+    assert!(report.unsent_age_max >= Duration::from_millis(180), "{report:?}");
+    assert!(report.unanswered_ages.percentiles().max >= 190_000_000, "{report:?}");
+    assert_eq!(report.unanswered_ages.count(), 10);
+    assert_eq!(report.verdict, Verdict::Failed);
+}
+
+#[test]
+fn a_server_that_dies_while_warming_up_owes_everything_that_was_measured() {
+    let server = servers::start(|_, mut stream| {
+        io::copy(&mut stream, &mut io::sink())?;
+        Ok(())
+    });
+    let load = paced(server, 1_000.0, Duration::from_millis(200));
+    let slo = Some("p50<1h".parse().unwrap());
+    let report = run(&Plan { slo, warm_up: Duration::from_millis(300), pipeline: 5, ..load });
+    assert_eq!((report.counts.requests, report.counts.unsent), (0, 200), "{report:?}");
+    assert!(!report.slo[0].is_met, "{report:?}");
+}
+
+#[test]
+fn the_timetable_goes_on_over_a_lost_connection() {
+    let server = servers::start(|connection, mut stream| {
+        if connection > 0 {
+            return echo(stream);
+        }
+        for _ in 0..50 {
+            let frame = read_frame(&mut stream)?;
+            stream.write_all(&frame)?;
+        }
+        Ok(())
+    });
+    let report = run(&Plan { connections: 1, ..paced(server, 1_000.0, HALF_A_SECOND) });
+    let counts = report.counts;
+    assert_eq!(counts.requests + counts.unanswered + counts.unsent, 500, "{report:?}");
+    assert_eq!(counts.reconnects, 1);
+    assert!(counts.unanswered < 100, "{report:?}");
+}
+
+#[test]
+fn planned_reconnects_lose_nothing() {
+    let server = servers::start(|_, stream| echo(stream));
+    let reconnect_every = Some(ReconnectEvery::Requests(100.try_into().unwrap()));
+    let closed = Plan { reconnect_every, connections: 2, pipeline: 7, ..plan(server, 2_000) };
+    let open = Plan { reconnect_every, ..paced(server, 4_000.0, HALF_A_SECOND) };
+    for (load, at_least) in [(closed, 17), (open, 15)] {
+        let report = run(&load);
+        let counts = report.counts;
+        assert_eq!((counts.requests + counts.unsent, counts.unanswered), (2_000, 0), "{report:?}");
+        assert!(counts.planned_reconnects >= at_least, "{report:?}");
+        assert_eq!((counts.reconnects, counts.errors.total()), (0, 0));
+    }
+}
+
+#[test]
+fn connections_that_join_late_have_nothing_to_catch_up() {
+    let server = servers::start(|_, stream| echo(stream));
+    let ramp_up = Duration::from_millis(300);
+    let report = run(&Plan { ramp_up, ..paced(server, 2_000.0, HALF_A_SECOND) });
+    assert_eq!(report.counts.requests + report.counts.unsent, 1_000);
+    assert!((200..600).contains(&report.counts.warm_up_requests), "{report:?}");
+    let first = report.intervals.iter().position(|interval| !interval.is_warm_up).unwrap();
+    assert!(report.intervals[first].start >= Duration::from_millis(299));
+}
+
+#[test]
+fn a_unix_socket_is_loaded_as_a_port_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("echo");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            thread::spawn(move || io::copy(&mut stream.try_clone().unwrap(), &mut stream));
+        }
+    });
+    let target: Address = format!("unix:{}", path.display()).parse().unwrap();
+    for pipeline in [1, 50] {
+        let load = Plan {
+            connections: 3,
+            pipeline,
+            requests: Some(3_000),
+            duration: None,
+            warm_up: Duration::ZERO,
+            ..Plan::for_target(target.clone())
+        };
+        let report = run(&load);
+        assert_eq!((report.counts.requests, report.counts.errors.total()), (3_000, 0));
+    }
+}
+
+/// The raw echo server as a process, so that it can be stopped.
+struct EchoProcess {
+    child: Child,
+    address: Address,
+}
+
+impl EchoProcess {
+    fn start() -> Self {
+        let build = escargot::CargoBuild::new().package("loadgen").example("raw_echo");
+        let program = build.run().expect("the example builds");
+        let mut child = program.command().stdout(Stdio::piped()).spawn().expect("the example runs");
+        let mut line = String::new();
+        let output = child.stdout.take().unwrap();
+        io::BufRead::read_line(&mut io::BufReader::new(output), &mut line).unwrap();
+        let address = line.trim().strip_prefix("listening on ").unwrap().parse().unwrap();
+        Self { child, address }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+}
+
+impl Drop for EchoProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_server_that_freezes_for_a_second_shows_in_p99() {
+    let server = EchoProcess::start();
+    let load = Plan {
+        rate: Rate::Constant(1_000.0),
+        duration: Some(Duration::from_secs(4)),
+        warm_up: Duration::ZERO,
+        interval: Duration::from_millis(100),
+        connections: 4,
+        ..Plan::for_target(server.address.clone())
+    };
+    let (tell, told) = mpsc::channel();
+    let report = thread::scope(|scope| {
+        let server = &server;
+        scope.spawn(move || {
+            // In the middle of the run.
+            told.recv().unwrap();
+            server.signal(Signal::STOP);
+            thread::sleep(Duration::from_secs(1));
+            server.signal(Signal::CONT);
+        });
+        loadgen::run(&load, &Stop::new(), &mut |progress| {
+            if progress.elapsed >= Duration::from_secs(1) {
+                let _ = tell.send(());
+            }
+        })
+    })
+    .unwrap();
+    // A quarter of all requests was due while it was frozen.
+    let latency = report.latency.percentiles();
+    assert!(latency.p99 >= 900_000_000, "{report:?}");
+    assert!(latency.p90 >= 500_000_000, "{report:?}");
+    // Those that were in flight took as long; the others were not late by the generator's fault.
+    assert!(report.service.percentiles().p50 < 500_000_000, "{report:?}");
+    assert!(report.send_lag.percentiles().p50 < 500_000_000, "{report:?}");
+    assert!(report.blocked.max >= Duration::from_millis(900), "{report:?}");
+    assert_eq!(report.counts.requests + report.counts.unsent, 4_000, "{report:?}");
+}

@@ -1,0 +1,229 @@
+//! What is done with runs that were saved: comparing them, adding them up, holding new ones against
+//! them.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::PathBuf,
+    process::{Command, Output},
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use hdrhistogram::{
+    Histogram,
+    serialization::{Serializer, V2DeflateSerializer},
+};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{
+    command_line::{exits_with, loadgen, text},
+    servers::{self, echo},
+};
+
+/// Enough intervals to know their spread.
+const LOAD: &str = "-c 2 -d 400ms -w 0s -i 20ms";
+
+fn honest() -> SocketAddr {
+    servers::start(|_, stream| echo(stream))
+}
+
+/// A folder with a run that was saved in it.
+fn saved() -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.json");
+    let output = loadgen(&format!("{LOAD} {} -o", honest())).arg(&file).output().unwrap();
+    exits_with(0, &output);
+    (folder, file)
+}
+
+/// The run in this file after a change, in a file beside it.
+fn changed(file: &PathBuf, change: impl FnOnce(&mut Value)) -> PathBuf {
+    let mut run: Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
+    change(&mut run);
+    let other = file.with_file_name("b.json");
+    fs::write(&other, run.to_string()).unwrap();
+    other
+}
+
+#[track_caller]
+fn fails_with(output: &Output, words: &str) {
+    exits_with(1, output);
+    assert!(text(&output.stderr).contains(words), "{}", text(&output.stderr));
+}
+
+fn compare(a: &PathBuf, b: &PathBuf) -> Command {
+    let mut command = loadgen("compare");
+    command.arg(a).arg(b);
+    command
+}
+
+#[test]
+fn a_run_does_not_differ_from_itself_and_one_run_says_little() {
+    let (_folder, file) = saved();
+    let output = compare(&file, &file).output().unwrap();
+    exits_with(0, &output);
+    let text = text(&output.stdout);
+    assert_eq!(text.matches("no difference detected").count(), 3, "{text}");
+    assert!(text.contains("One run each says little"), "{text}");
+    assert!(text.contains("99 % confidence"), "{text}");
+}
+
+#[test]
+fn a_run_of_few_intervals_cannot_tell() {
+    let (_folder, file) = saved();
+    let short = changed(&file, |run| run["intervals"].as_array_mut().unwrap().truncate(3));
+    let output = compare(&file, &short).output().unwrap();
+    exits_with(0, &output);
+    assert!(text(&output.stdout).contains("too few intervals"), "{}", text(&output.stdout));
+}
+
+#[test]
+fn loads_that_differ_are_said() {
+    let (_folder, file) = saved();
+    let other = changed(&file, |run| run["config"]["pipeline"] = 9.into());
+    let output = compare(&file, &other).output().unwrap();
+    assert!(text(&output.stdout).contains("pipeline is 1 in A and 9 in B"));
+}
+
+#[test]
+fn what_is_no_saved_run_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("other.json");
+    fails_with(&compare(&file, &file).output().unwrap(), "other.json");
+    fs::write(&file, "{\"requests\": 3}").unwrap();
+    fails_with(&compare(&file, &file).output().unwrap(), "is not a run that loadgen has saved");
+}
+
+#[test]
+fn a_run_of_another_schema_is_refused() {
+    let (_folder, file) = saved();
+    let newer = changed(&file, |run| run["schema"] = 99.into());
+    fails_with(&compare(&file, &newer).output().unwrap(), "schema 99");
+}
+
+#[test]
+fn runs_of_two_machines_become_one() {
+    let server = honest();
+    let folder = tempfile::tempdir().unwrap();
+    let files = [1, 2].map(|number| folder.path().join(format!("{number}.json")));
+    let runs = files.each_ref().map(|file| {
+        loadgen(&format!("-c 1 -d 600ms -w 0s -i 50ms --plain {server} -o"))
+            .arg(file)
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap()
+    });
+    for mut run in runs {
+        assert!(run.wait().unwrap().success());
+    }
+    let sum = folder.path().join("sum.json");
+    let output = loadgen("merge").args(&files).arg("-o").arg(&sum).output().unwrap();
+    exits_with(0, &output);
+    let read =
+        |file: &PathBuf| -> Value { serde_json::from_slice(&fs::read(file).unwrap()).unwrap() };
+    let (parts, sum) = (files.each_ref().map(read), read(&sum));
+    let count = |run: &Value| run["requests"].as_u64().unwrap();
+    assert_eq!(count(&sum), count(&parts[0]) + count(&parts[1]));
+    assert_eq!(sum["config"]["connections"], 2);
+    let longest = |run: &Value| run["latency_ns"]["max"].as_u64().unwrap();
+    assert_eq!(longest(&sum), longest(&parts[0]).max(longest(&parts[1])));
+    assert!(text(&output.stdout).starts_with("**loadgen: "), "{}", text(&output.stdout));
+}
+
+#[test]
+fn runs_that_do_not_fit_are_not_added_up_and_no_file_is_left() {
+    let (folder, file) = saved();
+    let sum = folder.path().join("sum.json");
+    let later = changed(&file, |run| {
+        run["started_at_unix_s"] = (run["started_at_unix_s"].as_f64().unwrap() + 60.0).into();
+    });
+    let merge = |other: &PathBuf| {
+        loadgen("merge").arg(&file).arg(other).arg("-o").arg(&sum).output().unwrap()
+    };
+    fails_with(&merge(&later), "did not measure at the same time");
+    fails_with(&merge(&file), "one and the same run");
+    assert!(!sum.exists());
+}
+
+/// A run like the saved one, held against `baseline`.
+fn against(baseline: &PathBuf, flags: &str) -> Output {
+    let mut command = loadgen(&format!("{LOAD} {flags} {} --baseline", honest()));
+    command.arg(baseline).output().unwrap()
+}
+
+/// A baseline with so many requests per interval, each of which took `nanos`.
+fn baseline(requests: u64, nanos: u64) -> (TempDir, PathBuf) {
+    let (folder, file) = saved();
+    let mut histogram = Histogram::<u64>::new_with_bounds(1, 3_600_000_000_000, 3).unwrap();
+    histogram.record_n(nanos, requests).unwrap();
+    let mut bytes = Vec::new();
+    V2DeflateSerializer::new().serialize(&histogram, &mut bytes).unwrap();
+    let encoded = STANDARD.encode(bytes);
+    let file = changed(&file, |run| {
+        for interval in run["intervals"].as_array_mut().unwrap() {
+            interval["requests"] = requests.into();
+            interval["histograms"]["latency"] = encoded.clone().into();
+        }
+    });
+    (folder, file)
+}
+
+/// One that no server reaches.
+fn too_good() -> (TempDir, PathBuf) {
+    baseline(1_000_000_000, 1)
+}
+
+#[test]
+fn a_run_that_is_worse_than_its_baseline_exits_with_3() {
+    let (_folder, file) = too_good();
+    let output = against(&file, "--fail-on-regression");
+    exits_with(3, &output);
+    let text = text(&output.stdout);
+    assert!(
+        text.contains("Regression: clearly worse by more than 5 %: rate, latency p50"),
+        "{text}"
+    );
+}
+
+#[test]
+fn without_the_flag_a_worse_run_is_shown_and_exits_with_0() {
+    let (_folder, file) = too_good();
+    let output = against(&file, "");
+    exits_with(0, &output);
+    assert!(text(&output.stdout).contains("worse"), "{}", text(&output.stdout));
+}
+
+#[test]
+fn a_run_that_is_better_than_its_baseline_exits_with_0() {
+    let (_folder, file) = baseline(1, 1_000_000_000_000);
+    let output = against(&file, "--fail-on-regression=0%");
+    exits_with(0, &output);
+    assert!(text(&output.stdout).contains("nothing is clearly worse"), "{}", text(&output.stdout));
+}
+
+#[test]
+fn a_baseline_of_another_load_is_refused_before_the_run() {
+    let (_folder, file) = saved();
+    let other = changed(&file, |run| run["config"]["size"] = "9".into());
+    let output = against(&other, "--fail-on-regression");
+    exits_with(2, &output);
+    assert!(text(&output.stderr).contains("size is 9 in A"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_baseline_without_spread_is_refused_before_the_run() {
+    let (_folder, file) = saved();
+    let short = changed(&file, |run| run["intervals"].as_array_mut().unwrap().truncate(3));
+    let output = against(&short, "--fail-on-regression");
+    exits_with(2, &output);
+    assert!(text(&output.stderr).contains("3 measured intervals"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_regression_needs_a_baseline() {
+    let output = loadgen("--fail-on-regression :9000").output().unwrap();
+    exits_with(2, &output);
+    assert!(text(&output.stderr).contains("--baseline"), "{}", text(&output.stderr));
+}
