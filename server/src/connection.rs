@@ -146,10 +146,8 @@ impl<S: Socket, H: Handler> Connection<'_, S, H> {
                 return Poll::Ready(Err(End::Drained));
             }
             let Self { stream, input, claimant, .. } = self;
-            if input.held_bytes() == 0 {
-                claimant.end_turn();
-            }
-            match input.poll_fill(Pin::new(stream), context, claimant)? {
+            // All replies are flushed, so the input side holds all that there is.
+            match input.poll_fill(Pin::new(stream), context, claimant, 0)? {
                 Poll::Ready(Filled::Frames) => Poll::Ready(Ok(())),
                 Poll::Ready(Filled::End) => Poll::Ready(Err(End::PeerClosed)),
                 Poll::Pending => Poll::Pending,
