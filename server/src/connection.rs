@@ -9,19 +9,15 @@
 //! ```
 
 use std::{
-    future::{Future, poll_fn},
+    future::poll_fn,
     mem,
     os::fd::AsFd,
     pin::{Pin, pin},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::Arc,
     task::Poll,
 };
 
 use tokio::{io::AsyncWrite, task::coop};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tracing::{debug, warn};
 
 use crate::{
@@ -29,6 +25,7 @@ use crate::{
     memory::{Claimant, Memory},
     socket,
     stats::{Reject, Stats},
+    stop::{self, Stop},
     transport::{Filled, FrameError, Input, Output, ReadReady, Timeouts},
 };
 
@@ -83,7 +80,7 @@ pub(crate) async fn serve<S: Socket, H: Handler>(
     stream: S,
     shared: Arc<Shared<H>>,
     timeouts: Timeouts,
-    stopping: Stopping,
+    stopping: Stop,
 ) {
     let mut connection = Connection {
         shared: &shared,
@@ -95,8 +92,9 @@ pub(crate) async fn serve<S: Socket, H: Handler>(
         counted: Counted::default(),
     };
     let _open = Open::new(&shared.stats);
-    let mut cancelled = pin!(stopping.token.clone().cancelled_owned());
-    let end = connection.run(cancelled.as_mut()).await;
+    let mut waking = pin!(stopping.waking());
+    stop::wake_by(waking.as_mut()).await;
+    let end = connection.run().await;
     connection.count_turn();
     end.log();
     if let End::Rejected(error) = &end {
@@ -111,10 +109,7 @@ pub(crate) async fn serve<S: Socket, H: Handler>(
 }
 
 impl<S: Socket, H: Handler> Connection<'_, S, H> {
-    async fn run(&mut self, mut stopping: Pin<&mut WaitForCancellationFutureOwned>) -> End {
-        // So that this task is woken. Once is enough, since the task stays the same; whether it has
-        // begun is asked elsewhere.
-        let _ = poll_fn(|context| Poll::Ready(stopping.as_mut().poll(context))).await;
+    async fn run(&mut self) -> End {
         loop {
             match self.take_turn().await {
                 Ok(()) => {}
@@ -151,10 +146,8 @@ impl<S: Socket, H: Handler> Connection<'_, S, H> {
                 return Poll::Ready(Err(End::Drained));
             }
             let Self { stream, input, claimant, .. } = self;
-            if input.held_bytes() == 0 {
-                claimant.end_turn();
-            }
-            match input.poll_fill(Pin::new(stream), context, claimant)? {
+            // All replies are flushed, so the input side holds all that there is.
+            match input.poll_fill(Pin::new(stream), context, claimant, 0)? {
                 Poll::Ready(Filled::Frames) => Poll::Ready(Ok(())),
                 Poll::Ready(Filled::End) => Poll::Ready(Err(End::PeerClosed)),
                 Poll::Pending => Poll::Pending,
@@ -198,32 +191,11 @@ impl<S: Socket, H: Handler> Connection<'_, S, H> {
     }
 }
 
-/// Tells connections that the server stops.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Stopping {
-    /// Set before the token is cancelled: to look at it costs less than to ask the token.
-    has_begun: Arc<AtomicBool>,
-    token: CancellationToken,
-}
-
-impl Stopping {
-    /// The same for one connection, so that connections do not share the lock of one token.
-    pub(crate) fn for_connection(&self) -> Self {
-        Self { has_begun: Arc::clone(&self.has_begun), token: self.token.child_token() }
-    }
-
-    pub(crate) fn begin(&self) {
-        // Relaxed: whoever is woken by the token sees it, and who looks earlier looks again.
-        self.has_begun.store(true, Relaxed);
-        self.token.cancel();
-    }
-}
-
 /// Whether the server stops, and what is still to be answered then.
 #[derive(Debug)]
 enum Drain {
     /// It goes on until it is told.
-    No(Stopping),
+    No(Stop),
     /// It stops when so many bytes have been read since the connection began: what had arrived when
     /// the server was told to stop.
     WhenRead(u64),
@@ -234,7 +206,7 @@ impl Drain {
     #[inline]
     fn is_done(&mut self, stream: &impl AsFd, input: &Input) -> Result<bool, FrameError> {
         if let Self::No(stopping) = self {
-            if !stopping.has_begun.load(Relaxed) {
+            if !stopping.has_begun() {
                 return Ok(false);
             }
             *self = Self::WhenRead(input.bytes_read() + socket::unread_bytes(stream)?);

@@ -64,6 +64,7 @@ mod connection;
 mod handler;
 mod socket;
 mod stats;
+mod stop;
 
 mod codec;
 mod frame;

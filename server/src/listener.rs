@@ -178,7 +178,7 @@ pub(crate) async fn accept<S>(
     places: &Arc<Places>,
     stop: &CancellationToken,
     connections: &TaskTracker,
-    serve: impl Fn(Stream) -> S,
+    serve: impl Fn(Stream) -> S + Clone + Send + 'static,
 ) where
     S: Future<Output = ()> + Send + 'static,
 {
@@ -186,13 +186,13 @@ pub(crate) async fn accept<S>(
     let spawn = |stream: Stream, place: Option<Place>| {
         let id = 1 + accepted.fetch_add(1, Relaxed);
         let span = info_span!("connection", id, peer = stream.peer_label());
-        let (places, connection) = (Arc::clone(places), serve(stream));
+        let (places, serve) = (Arc::clone(places), serve.clone());
         let task = async move {
             let _place = match place {
                 Some(place) => place,
                 None => places.take().await,
             };
-            connection.await;
+            serve(stream).await;
         };
         connections.spawn(task.instrument(span));
     };

@@ -1,6 +1,11 @@
 //! `Server`: built from a configuration, runs on a listener, drains when told to stop.
 
-use std::{future::Future, sync::Arc};
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+};
 
 use arc_swap::ArcSwap;
 use tokio::time::timeout;
@@ -12,12 +17,13 @@ use tracing::{info, warn};
 
 use crate::{
     config::{Config, ConfigError, Limits, Reply},
-    connection::{self, Shared, Stopping},
+    connection::{self, Shared},
     handler::{Echo, Handler},
     listener::{self, Listeners},
     memory::{Memory, MemoryMetrics},
     places::Places,
     stats::{ServerMetrics, Stats},
+    stop::{self, BeginsWhenDropped, Stop},
     stream::Stream,
 };
 
@@ -135,16 +141,19 @@ impl<H: Handler> Server<H> {
     /// Dropping the future closes the listeners and cuts all connections off.
     pub async fn run(&self, listeners: impl Into<Listeners>, stop: CancellationToken) {
         let connections = TaskTracker::new();
-        let cut = CancellationToken::new();
-        let _cut_when_dropped = cut.clone().drop_guard();
+        let cut = Stop::default();
+        let _cut_when_dropped = BeginsWhenDropped(cut.clone());
         let watch = tokio::spawn({
             let memory = self.shared.memory.clone();
             async move { memory.watch_stalls().await }
         });
         let _watch_ends_when_dropped = AbortOnDropHandle::new(watch);
 
-        let stopping = Stopping::default();
-        let serve = |stream| self.serve(stream, stopping.for_connection(), &cut);
+        let stopping = Stop::default();
+        let serve = {
+            let (server, stopping, cut) = (self.clone(), stopping.clone(), cut.clone());
+            move |stream| server.serve(stream, stopping.for_task(), cut.for_task())
+        };
         listener::accept(listeners.into(), &self.places, &stop, &connections, serve).await;
         stopping.begin();
         connections.close();
@@ -155,24 +164,31 @@ impl<H: Handler> Server<H> {
     fn serve(
         &self,
         stream: Stream,
-        stopping: Stopping,
-        cut: &CancellationToken,
+        stopping: Stop,
+        cut: Stop,
     ) -> impl Future<Output = ()> + Send + use<H> {
-        // A child token, so that connections do not share the lock of one.
-        let cut = cut.child_token();
         let shared = Arc::clone(&self.shared);
         let timeouts = self.limits().timeouts();
         async move {
-            cut.run_until_cancelled(connection::serve(stream, shared, timeouts, stopping)).await;
+            // Pinned here rather than handed on: a future that moves takes its place twice, in every
+            // connection.
+            let mut connection = pin!(connection::serve(stream, shared, timeouts, stopping));
+            let mut waking = pin!(cut.waking());
+            stop::wake_by(waking.as_mut()).await;
+            poll_fn(|context| match cut.has_begun() {
+                true => Poll::Ready(()),
+                false => connection.as_mut().poll(context),
+            })
+            .await;
         }
     }
 
-    async fn drain(&self, connections: &TaskTracker, cut: &CancellationToken) {
+    async fn drain(&self, connections: &TaskTracker, cut: &Stop) {
         let within = self.limits().drain_timeout;
         info!("draining {} connections within {within:?}", connections.len());
         if timeout(within, connections.wait()).await.is_err() {
             warn!("cut off {} connections that did not end in time", connections.len());
-            cut.cancel();
+            cut.begin();
             connections.wait().await;
         }
     }

@@ -39,6 +39,7 @@ mod spill;
 mod stall;
 
 use std::{
+    mem,
     num::NonZeroUsize,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -48,7 +49,7 @@ use arena::{
     AllocError, AsyncBuddyArena, AsyncFixedArena, BuddyArena, BuddyWaiter, Buffer, BuildError,
     FixedArena, FixedWaiter, Occupancy, WaitMetrics,
 };
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 pub(crate) use self::plan::READ_BLOCK_BYTES_MIN;
 pub use self::plan::{Plan, PlanError};
@@ -208,8 +209,10 @@ impl Memory {
     pub async fn watch_stalls(&self) {
         loop {
             self.inner.somebody_waits.notified().await;
+            let mut queues = Queues::new(&self.inner);
             while self.is_waited_for() {
-                self.inner.stalls.close_the_longest().await;
+                let are_stuck = queues.are_stuck(&self.inner);
+                self.inner.stalls.close_the_longest(are_stuck).await;
             }
         }
     }
@@ -220,6 +223,36 @@ impl Memory {
             || growth.as_ref().is_some_and(Lane::has_waiters)
             || replies.has_waiters()
             || spill.as_ref().is_some_and(Spill::has_waiters)
+    }
+}
+
+/// The queues for what is set aside, where those wait who hold memory already.
+#[derive(Debug)]
+struct Queues {
+    /// How many were served when somebody was served last.
+    served: u64,
+    since: Instant,
+}
+
+impl Queues {
+    fn new(inner: &Inner) -> Self {
+        Self {
+            served: Self::lanes(inner).map(|lane| lane.wait_metrics().waits).sum(),
+            since: Instant::now(),
+        }
+    }
+
+    fn lanes(inner: &Inner) -> impl Iterator<Item = &Lane> {
+        inner.growth.iter().chain([&inner.replies])
+    }
+
+    /// Whether somebody waits in them, and nobody has been served for longer than a stall may take.
+    fn are_stuck(&mut self, inner: &Inner) -> bool {
+        let before = mem::replace(self, Self::new(inner));
+        if Self::lanes(inner).any(Lane::has_waiters) && before.served == self.served {
+            self.since = before.since;
+        }
+        self.since.elapsed() > stall::GRACE
     }
 }
 

@@ -4,7 +4,8 @@
 //! Those that do not would leave the others waiting until a deadline, or for ever if the peer moves
 //! a byte now and then. So while somebody waits for memory, and stalled peers block more than their
 //! share, the connection that has held its memory the longest is closed, if that is longer than
-//! [`GRACE`].
+//! [`GRACE`]. So it is if those who wait hold memory themselves, for growth or a reply, and nobody of
+//! them is served for that long: then a small part of the memory blocks the rest.
 //!
 //! A stall is counted from its first wait until the connection holds nothing, whatever the peer
 //! does in between: what counts is how long the memory is away.
@@ -24,7 +25,7 @@ use tokio::time::{Instant, sleep};
 
 /// How long a connection may hold memory for a stalled peer, whoever waits for it. Long enough for
 /// a lost packet to be sent again.
-const GRACE: Duration = Duration::from_secs(1);
+pub(super) const GRACE: Duration = Duration::from_secs(1);
 
 /// How often it is looked at who has stalled for too long.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -86,13 +87,19 @@ impl Stalls {
 
     /// Closes the connection that has stalled for the longest, if it must close, and lets some time
     /// pass.
-    pub(crate) async fn close_the_longest(&self) {
+    ///
+    /// It must if stalled peers block more than their share, or if `queues_are_stuck`: however little
+    /// they block, that may be what all others wait for.
+    pub(crate) async fn close_the_longest(&self, queues_are_stuck: bool) {
         if self.are_too_many() && self.sentence_the_longest() {
             // It ends on its own task; the next may have to follow at once.
             tokio::task::yield_now().await;
-        } else {
-            sleep(LOOK_EVERY).await;
+            return;
         }
+        if queues_are_stuck {
+            self.sentence_the_longest();
+        }
+        sleep(LOOK_EVERY).await;
     }
 
     fn sentence_the_longest(&self) -> bool {
@@ -103,9 +110,10 @@ impl Stalls {
         }
         let Stalled { bytes, sentence } = longest.remove();
         self.bytes.fetch_sub(bytes, Relaxed);
-        drop(stalled);
-        // Relaxed: the waker's own synchronisation carries it to whoever is woken.
+        // Relaxed: the lock carries it to whoever ends the stall meanwhile, and takes it back; the
+        // waker's own synchronisation to whoever is woken.
         sentence.is_closed.store(true, Relaxed);
+        drop(stalled);
         sentence.waker.wake();
         true
     }

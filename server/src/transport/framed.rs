@@ -252,11 +252,9 @@ impl<S: ReadReady + AsyncWrite + Unpin> ArenaFramed<S> {
         if flushed.is_pending() && self.output.unsent_bytes() >= UNSENT_BYTES_MAX {
             return Poll::Pending;
         }
-        if flushed.is_ready() && self.input.held_bytes() == 0 {
-            self.claimant.end_turn();
-        }
-        let Self { stream, input, claimant, .. } = self;
-        match ready!(input.poll_fill(Pin::new(stream), context, claimant))? {
+        let Self { stream, input, output, claimant, .. } = self;
+        let unsent_bytes = output.unsent_bytes();
+        match ready!(input.poll_fill(Pin::new(stream), context, claimant, unsent_bytes))? {
             Filled::Frames => Poll::Ready(Ok(self.input.next_frame())),
             // The end is told when everything is flushed.
             Filled::End => {
@@ -340,11 +338,8 @@ impl<S: ReadReady + Unpin> FrameReader<S> {
         if let Some(frame) = self.input.next_frame() {
             return Poll::Ready(Ok(Some(frame)));
         }
-        if self.input.held_bytes() == 0 {
-            self.claimant.end_turn();
-        }
         let Self { stream, input, claimant, .. } = self;
-        match ready!(input.poll_fill(Pin::new(stream), context, claimant))? {
+        match ready!(input.poll_fill(Pin::new(stream), context, claimant, 0))? {
             Filled::Frames => Poll::Ready(Ok(self.input.next_frame())),
             Filled::End => Poll::Ready(Ok(None)),
         }

@@ -229,14 +229,16 @@ impl Input {
     /// there must be handed out.
     ///
     /// Waits for memory only with nothing held, or for a frame that has outgrown its block; and for
-    /// nothing longer than the timeouts allow.
+    /// nothing longer than the timeouts allow. A stall ends where nothing is held: neither here nor,
+    /// by `unsent_bytes`, by replies.
     pub(crate) fn poll_fill<S: ReadReady + ?Sized>(
         &mut self,
         mut stream: Pin<&mut S>,
         context: &mut Context<'_>,
         claimant: &mut Claimant,
+        unsent_bytes: usize,
     ) -> Poll<Result<Filled, FrameError>> {
-        let filled = self.poll_fill_in_time(stream.as_mut(), context, claimant);
+        let filled = self.poll_fill_in_time(stream.as_mut(), context, claimant, unsent_bytes);
         if filled.is_ready() {
             self.watch.progress();
             self.watch.frame_ends();
@@ -266,10 +268,16 @@ impl Input {
         mut stream: Pin<&mut S>,
         context: &mut Context<'_>,
         claimant: &mut Claimant,
+        unsent_bytes: usize,
     ) -> Poll<Result<Filled, FrameError>> {
         loop {
             let step = match mem::replace(&mut self.state, State::Empty) {
-                State::Empty => ready!(self.poll_begin(stream.as_mut(), context, claimant))?,
+                State::Empty => {
+                    if unsent_bytes == 0 {
+                        claimant.end_turn();
+                    }
+                    ready!(self.poll_begin(stream.as_mut(), context, claimant))?
+                }
                 State::Reading(block) => {
                     ready!(self.poll_reading(block, stream.as_mut(), context, claimant))?
                 }

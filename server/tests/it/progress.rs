@@ -1,0 +1,453 @@
+//! Everybody gets on, however little memory there is, and whoever else is connected.
+//!
+//! First the real programs under load, in the smallest configurations that work; then each rule by
+//! itself, on a server in this process whose memory can be watched.
+
+use std::{iter, time::Duration};
+
+use arena_echo::{ArenaFramed, Config, Memory, Reject, Reply};
+use bytes::Bytes;
+use loadgen::{Plan, Stop};
+use rustix::process::{Resource, getrlimit};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    select,
+    time::sleep,
+};
+
+use crate::support::{
+    client::Client,
+    gate::{Gate, HOLD},
+    in_process::InProcess,
+    program::{self, Program},
+    run,
+    traffic::{echo_over_many, frame, frames, header},
+};
+
+const LONG: Duration = Duration::from_secs(600);
+const SLOT: usize = 64 << 10;
+
+/// After this long a request counts as lost.
+const LOST: Duration = Duration::from_secs(50);
+
+/// Loads the real server, which the generator starts and stops: every echo must come back right.
+fn loads(flags: &str, connections: u32, pipeline: u32, payload_bytes: u32, requests: u64) {
+    let files = u64::from(connections) + 200;
+    let allowed = getrlimit(Resource::Nofile).maximum;
+    if allowed.is_some_and(|allowed| allowed < files) {
+        eprintln!("skipped: {connections} connections need `ulimit -n` to be {files} at least");
+        return;
+    }
+    for reply in ["share", "copy"] {
+        let flags = format!("{flags} --reply {reply} --listen 127.0.0.1:0");
+        let command = iter::once(program::PATH).chain(flags.split_whitespace());
+        let plan = Plan {
+            command: command.map(str::to_owned).collect(),
+            connections,
+            pipeline,
+            payload_bytes,
+            requests: Some(requests),
+            duration: None,
+            warm_up: Duration::ZERO,
+            timeout: Some(LOST),
+            ..Plan::default()
+        };
+        let report = loadgen::run(&plan, &Stop::new(), &mut |_| {}).expect("a run with a report");
+        let context = format!("{flags}: {:?} {:?}", report.counts, report.first_error);
+        assert_eq!(report.counts.requests, requests, "{context}");
+        assert_eq!(report.counts.errors.total(), 0, "{context}");
+        assert_eq!(report.counts.mismatches.total(), 0, "{context}");
+        assert_eq!(report.counts.unanswered, 0, "{context}");
+    }
+}
+
+const TWO_SLOTS: &str = "--mode fixed --slot-size 64k --capacity 128k";
+const FOUR_BLOCKS: &str = "--mode buddy --capacity 4MiB --max-frame 1MiB";
+
+#[test]
+fn two_slots_serve_five_hundred_that_pipeline_short_frames() {
+    loads(TWO_SLOTS, 500, 8, 256, 20_000);
+}
+
+#[test]
+fn two_slots_serve_five_hundred_that_pipeline_frames_of_nearly_a_slot() {
+    loads(TWO_SLOTS, 500, 4, 60_000, 3000);
+}
+
+#[test]
+fn two_slots_serve_five_thousand_that_pipeline_short_frames() {
+    loads(TWO_SLOTS, 5000, 4, 256, 40_000);
+}
+
+#[test]
+fn four_blocks_serve_a_hundred_with_the_largest_frame() {
+    loads(FOUR_BLOCKS, 100, 1, 1 << 20, 150);
+}
+
+#[test]
+fn four_blocks_serve_two_thousand_that_pipeline_short_frames() {
+    loads(FOUR_BLOCKS, 2000, 4, 700, 30_000);
+}
+
+#[test]
+fn two_blocks_serve_fifty_with_the_largest_frame() {
+    loads("--mode buddy --capacity 2MiB --max-frame 1MiB", 50, 2, 1 << 20, 100);
+}
+
+#[test]
+fn short_frames_alone_need_no_growth() {
+    loads("--mode buddy --capacity 4MiB --max-frame 4k", 200, 8, 4096, 10_000);
+}
+
+#[test]
+fn frames_larger_than_a_slot_are_served_from_the_heap() {
+    let flags = "--mode fixed --slot-size 64k --capacity 256k --max-frame 1MiB --spill 2MiB";
+    loads(flags, 50, 2, 1 << 20, 100);
+    loads(flags, 200, 4, 300, 5000);
+}
+
+fn two_slots() -> Config {
+    Config {
+        capacity_bytes: 2 * SLOT,
+        frame_timeout: LONG,
+        write_timeout: LONG,
+        memory_timeout: LONG,
+        ..Config::fixed()
+    }
+}
+
+/// A frame whose request is held by the gate.
+fn held(payload_bytes: usize) -> Vec<u8> {
+    let mut bytes = frame(payload_bytes, 0);
+    bytes[4] = HOLD;
+    bytes
+}
+
+/// A frame that no gate holds.
+fn passing(payload_bytes: usize, seed: usize) -> Vec<u8> {
+    let mut bytes = frame(payload_bytes, seed);
+    bytes[4] = 1;
+    bytes
+}
+
+#[test]
+fn idle_connections_hold_no_memory_however_many_they_are() {
+    run(async {
+        for (config, count) in [(Config::fixed(), 1), (Config::buddy(), 1), (Config::fixed(), 1000)]
+        {
+            let server = InProcess::start(&config).await;
+            let mut clients = Vec::new();
+            for seed in 0..count {
+                let mut client = Client::connect(server.address).await;
+                // One in two has never sent anything.
+                if seed % 2 == 0 {
+                    client.echo(&frame(1000, seed)).await;
+                }
+                clients.push(client);
+            }
+            server.until_connected(count).await;
+            server.until_no_memory_is_held().await;
+            drop(clients);
+            server.stop().await;
+        }
+    });
+}
+
+/// Rule 1.
+#[test]
+fn a_reply_leaves_before_its_transport_waits_for_memory() {
+    run(async {
+        let memory = Memory::fixed(2, 1024).expect("sizes that work");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("a listener that is bound");
+
+        // Somebody keeps the only slot for requests.
+        let mut holder = Client { stream: TcpStream::connect(address).await.expect("a peer") };
+        let (stream, _) = listener.accept().await.expect("a connection");
+        let mut holding = ArenaFramed::builder().new_framed(stream, &memory);
+        holder.send(&frame(500, 1)).await;
+        let kept = holding.next().await.expect("a frame").expect("no error");
+
+        let mut client = Client { stream: TcpStream::connect(address).await.expect("a peer") };
+        let (stream, _) = listener.accept().await.expect("a connection");
+        let mut frames = ArenaFramed::builder().new_framed(stream, &memory);
+        client.send(&frame(300, 2)).await;
+        frames.send(Bytes::from_static(b"early")).await.expect("room");
+        select! {
+            _ = frames.next() => panic!("a request without memory"),
+            () = client.expect(b"\0\0\0\x05early") => {}
+        }
+
+        drop(kept);
+        let request = frames.next().await.expect("a frame").expect("no error");
+        assert!(request[..] == frame(300, 2)[4..]);
+        drop((request, frames, holding));
+        assert_eq!(memory.metrics().bytes_live, 0);
+    });
+}
+
+/// Rule 2.
+#[test]
+fn requests_that_fill_the_memory_leave_enough_for_replies() {
+    run(async {
+        let fixed = Config { capacity_bytes: 4 * SLOT, ..two_slots() };
+        let buddy = Config { capacity_bytes: 4 << 20, ..two_slots() };
+        let arena = Config::buddy().arena;
+        let buddy = Config { arena, max_frame_bytes: 1 << 20, ..buddy };
+        for (config, holders, payload_bytes) in [(fixed, 3, 50_000), (buddy, 3, 1 << 20)] {
+            let server = InProcess::start(&Config { reply: Reply::Copy, ..config }).await;
+            let whole: Vec<_> = (0..holders).map(|seed| frame(payload_bytes, seed)).collect();
+            let mut clients = Vec::new();
+            for frame in &whole {
+                let mut client = Client::connect(server.address).await;
+                let before = server.bytes_live();
+                client.send(&frame[..40_000]).await;
+                crate::support::until(|| server.bytes_live() >= before + SLOT).await;
+                clients.push(client);
+            }
+            // Not one of them gives its memory back before it is answered.
+            for (client, frame) in clients.iter_mut().zip(&whole) {
+                client.exchange(&frame[40_000..], frame).await;
+            }
+            assert_eq!(server.all_rejects(), []);
+            drop(clients);
+            server.stop().await;
+        }
+    });
+}
+
+/// Rule 3, the exception: nobody is closed for stalling as long as nobody else waits.
+#[test]
+fn a_peer_that_stalls_inside_a_frame_is_closed_only_while_others_wait() {
+    run(async {
+        let server = InProcess::start(&two_slots()).await;
+        let mut slow = Client::connect(server.address).await;
+        let whole = frame(1000, 1);
+        slow.send(&whole[..500]).await;
+        server.until_memory_is_held().await;
+        // Longer than a peer may stall while others wait.
+        sleep(Duration::from_millis(1500)).await;
+        assert_eq!(server.all_rejects(), []);
+        slow.exchange(&whole[500..], &whole).await;
+
+        slow.send(&whole[..500]).await;
+        server.until_memory_is_held().await;
+        let mut honest = Client::connect(server.address).await;
+        honest.echo(&frames([10, 60_000])).await;
+        slow.expect_end().await;
+        server.until_rejected(Reject::Stalled, 1).await;
+        honest.close_and_expect_end().await;
+        assert_eq!(server.all_rejects(), [("stalled", 1)]);
+        drop(slow);
+        server.stop().await;
+    });
+}
+
+#[test]
+fn a_peer_that_does_not_read_is_closed_while_others_wait() {
+    run(async {
+        for reply in [Reply::Share, Reply::Copy] {
+            let server = InProcess::start(&Config { reply, ..two_slots() }).await;
+            let mut deaf = Client::connect(server.address).await;
+            let mut honest = Client::connect(server.address).await;
+            let flood = frame(60_000, 1);
+            tokio::join!(deaf.send_without_reading(&flood), async {
+                while server.rejects(Reject::Stalled) == 0 {
+                    honest.echo(&frames([10, 60_000])).await;
+                }
+            });
+            honest.close_and_expect_end().await;
+            assert_eq!(server.all_rejects(), [("stalled", 1)]);
+            server.stop().await;
+        }
+    });
+}
+
+/// A small part of the memory can be the part for which everybody waits.
+#[test]
+fn a_peer_that_does_not_read_cannot_keep_the_memory_of_replies() {
+    run(async {
+        let gate = Gate::new();
+        let config = Config { capacity_bytes: 16 * SLOT, ..two_slots() };
+        let server = InProcess::start_with(&config, gate.clone()).await;
+        // All ordinary memory but one slot.
+        let mut honest = Vec::new();
+        for number in 1..=14 {
+            let mut client = Client::connect(server.address).await;
+            client.send(&held(50_000)).await;
+            crate::support::until(|| server.bytes_live() >= number * SLOT).await;
+            honest.push(client);
+        }
+        // Its replies are in the memory that is set aside for them, and it stalls.
+        let mut deaf = Client::connect(server.address).await;
+        let flood =
+            tokio::spawn(async move { deaf.send_without_reading(&passing(50_000, 1)).await });
+        crate::support::until(|| server.memory().stalled_bytes > SLOT).await;
+
+        gate.open_for(14);
+        for mut client in honest {
+            client.expect(&held(50_000)).await;
+            client.close_and_expect_end().await;
+        }
+        flood.await.expect("an error of the socket");
+        server.until_connected(0).await;
+        assert_eq!(server.all_rejects(), [("stalled", 1)]);
+        server.stop().await;
+    });
+}
+
+/// Rule 5.
+#[test]
+fn a_peer_that_is_gone_is_noticed_while_its_request_waits_for_memory() {
+    run(async {
+        let gate = Gate::new();
+        let server = InProcess::start_with(&two_slots(), gate.clone()).await;
+        let mut holder = Client::connect(server.address).await;
+        holder.send(&held(1000)).await;
+        server.until_memory_is_held().await;
+
+        let mut doomed = Client::connect(server.address).await;
+        doomed.send(&passing(1000, 1)).await;
+        let mut patient = Client::connect(server.address).await;
+        patient.send(&passing(1000, 2)).await;
+        // Half a close is no death.
+        patient.half_close().await;
+        server.until_waiting(2).await;
+
+        doomed.reset();
+        server.until_rejected(Reject::Failed, 1).await;
+        server.until_waiting(1).await;
+        server.until_connected(2).await;
+
+        gate.open_for(1);
+        holder.expect(&held(1000)).await;
+        patient.expect(&passing(1000, 2)).await;
+        patient.expect_end().await;
+        holder.close_and_expect_end().await;
+        server.until_connected(0).await;
+        assert_eq!(server.all_rejects(), [("failed", 1)]);
+        server.stop().await;
+    });
+}
+
+#[test]
+fn a_peer_that_is_gone_is_noticed_while_its_reply_waits_for_memory() {
+    run(async {
+        let gate = Gate::new();
+        let config = Config { capacity_bytes: 3 * SLOT, ..two_slots() };
+        let server = InProcess::start_with(&config, gate.clone()).await;
+        // The reply of the deaf one takes what is set aside; the stall is not long enough to end it.
+        let mut doomed = Client::connect(server.address).await;
+        doomed.send(&held(50_000)).await;
+        server.until_memory_is_held().await;
+        let mut deaf = Client::connect(server.address).await;
+        let flood =
+            tokio::spawn(async move { deaf.send_without_reading(&passing(50_000, 1)).await });
+        crate::support::until(|| server.memory().stalled_bytes > SLOT).await;
+
+        gate.open_for(1);
+        server.until_waiting(1).await;
+        doomed.reset();
+        server.until_waiting(0).await;
+        flood.abort();
+        server.until_connected(0).await;
+        server.stop().await;
+    });
+}
+
+#[test]
+fn a_frame_that_trickles_in_holds_no_memory_while_it_is_scarce() {
+    run(async {
+        let gate = Gate::new();
+        let server = InProcess::start_with(&two_slots(), gate.clone()).await;
+        let mut holder = Client::connect(server.address).await;
+        holder.send(&held(1000)).await;
+        server.until_memory_is_held().await;
+        let mut waiting = Client::connect(server.address).await;
+        waiting.send(&passing(1000, 1)).await;
+        server.until_waiting(1).await;
+
+        let mut trickling = Vec::new();
+        for seed in 0..20 {
+            let mut client = Client::connect(server.address).await;
+            client.send(&passing(50_000, seed)[..5000]).await;
+            trickling.push(client);
+        }
+        server.until_connected(22).await;
+        gate.open_for(1);
+        holder.expect(&held(1000)).await;
+        waiting.expect(&passing(1000, 1)).await;
+        assert!(server.waiters() <= 20);
+        for (seed, mut client) in trickling.into_iter().enumerate() {
+            let whole = passing(50_000, seed);
+            client.exchange(&whole[5000..], &whole).await;
+            client.close_and_expect_end().await;
+        }
+        for client in [holder, waiting] {
+            client.close_and_expect_end().await;
+        }
+        server.until_connected(0).await;
+        assert_eq!(server.all_rejects(), []);
+        server.stop().await;
+    });
+}
+
+/// The mix for which `adversaries` of the benches has figures: here nobody honest may lose anything.
+#[test]
+fn slow_senders_and_slow_readers_take_nothing_from_honest_peers() {
+    run(async {
+        for flags in [TWO_SLOTS, FOUR_BLOCKS, "--mode buddy --reply copy"] {
+            let server = Program::start(flags).await;
+            let address = server.address;
+            let mut adversaries = tokio::task::JoinSet::new();
+            for number in 0..200 {
+                adversaries.spawn(async move {
+                    let sender = Client::connect(address).await;
+                    let announced = if number % 2 == 0 { 60_000 } else { 5000 };
+                    let whole = frame(announced, number);
+                    // A byte now and then, after a beginning that may need memory.
+                    sender.stream.writable().await.expect("a socket that is connected");
+                    let mut at = 4 + number * 7 % 900;
+                    let _ = sender.stream.try_write(&whole[..at]);
+                    while at < whole.len() && sender.stream.try_write(&whole[at..=at]).is_ok() {
+                        at += 1;
+                        sleep(Duration::from_millis(50)).await;
+                    }
+                });
+                adversaries.spawn(async move {
+                    let mut reader = Client::connect(address).await;
+                    let flood = frame(50_000, number);
+                    let _ = reader.send_without_reading(&flood).await;
+                });
+            }
+            sleep(Duration::from_millis(300)).await;
+            echo_over_many(address, 50, &[64, 1000, 60_000, 5000, 64]).await;
+            adversaries.abort_all();
+            while adversaries.join_next().await.is_some() {}
+            server.stop().await;
+        }
+    });
+}
+
+#[test]
+fn a_header_alone_takes_no_memory_whatever_it_announces() {
+    run(async {
+        let config = Config { frame_timeout: LONG, ..Config::buddy() };
+        let server = InProcess::start(&config).await;
+        let mut clients = Vec::new();
+        for _ in 0..200 {
+            let mut client = Client::connect(server.address).await;
+            client.send(&header(1 << 20)).await;
+            clients.push(client);
+        }
+        server.until_connected(200).await;
+        let mut honest = Client::connect(server.address).await;
+        honest.echo(&frame(1 << 20, 1)).await;
+        server.until_no_memory_is_held().await;
+        // Nor does any of them count as one who blocks memory.
+        crate::support::until(|| server.memory().stalled_bytes == 0).await;
+        assert_eq!(server.all_rejects(), []);
+        drop((honest, clients));
+        server.stop().await;
+    });
+}

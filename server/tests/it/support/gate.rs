@@ -1,0 +1,39 @@
+//! A handler that holds its request until it is let go: memory in use that no peer is to blame for.
+
+use std::sync::Arc;
+
+use arena_echo::{FrameError, Handler, Replies, Request};
+use tokio::sync::Semaphore;
+
+/// What a request begins with that is held.
+pub(crate) const HOLD: u8 = 200;
+
+/// Echoes a copy, of requests that begin with [`HOLD`] only when the gate is opened for them.
+#[derive(Clone, Debug)]
+pub(crate) struct Gate {
+    places: Arc<Semaphore>,
+}
+
+impl Gate {
+    pub(crate) fn new() -> Self {
+        Self { places: Arc::new(Semaphore::new(0)) }
+    }
+
+    /// Lets so many requests go.
+    pub(crate) fn open_for(&self, requests: usize) {
+        self.places.add_permits(requests);
+    }
+}
+
+impl Handler for Gate {
+    async fn handle(
+        &self,
+        request: Request<'_>,
+        replies: &mut Replies<'_>,
+    ) -> Result<(), FrameError> {
+        if request.first() == Some(&HOLD) {
+            self.places.acquire().await.expect("a gate that is not closed").forget();
+        }
+        replies.copy(&request).await
+    }
+}
