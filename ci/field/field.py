@@ -123,10 +123,10 @@ def _end_all():
 
 
 class Server(Child):
-    """An `arena-echo` on free ports."""
+    """An `arena-echo` on free ports, if none are given."""
 
-    def __init__(self, *flags, descriptors=None, log="warn"):
-        command = [os.environ["ARENA_ECHO"], "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
+    def __init__(self, *flags, descriptors=None, log="warn", listen="127.0.0.1:0", admin="127.0.0.1:0"):
+        command = [os.environ["ARENA_ECHO"], "--listen", listen, "--admin", admin]
         super().__init__([*command, "--log-filter", log, *map(str, flags)], descriptors)
         self.flags = " ".join(map(str, flags))
         self.address = self.line("listening on ", 10)

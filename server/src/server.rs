@@ -158,6 +158,7 @@ impl<H: Handler> Server<H> {
         stopping.begin();
         connections.close();
         self.drain(&connections, &cut).await;
+        self.sum_up();
     }
 
     /// Serves one connection until it ends or is cut off.
@@ -191,5 +192,16 @@ impl<H: Handler> Server<H> {
             cut.begin();
             connections.wait().await;
         }
+    }
+
+    /// Says what was done, when no more can come: whoever stops a server can see that it is whole.
+    fn sum_up(&self) {
+        let ServerMetrics { accepted, frames, bytes_in, bytes_out, .. } = self.metrics();
+        info!(
+            "answered {frames} frames on {accepted} connections; read {bytes_in} bytes, wrote \
+             {bytes_out}"
+        );
+        let MemoryMetrics { allocations_ok, frees, bytes_live, .. } = self.memory_metrics();
+        info!("took {allocations_ok} blocks, gave {frees} back; {bytes_live} bytes are in use");
     }
 }

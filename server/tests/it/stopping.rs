@@ -112,6 +112,23 @@ fn a_signal_answers_what_was_received_and_exits_with_zero() {
 }
 
 #[test]
+fn the_last_words_say_what_was_answered_and_that_all_memory_is_back() {
+    run(async {
+        let server = Program::start("--mode fixed --slot-size 4k --capacity 8k").await;
+        let mut client = Client::connect(server.address).await;
+        client.echo(&frame(10, 1)).await;
+        client.echo(&frame(4096, 2)).await;
+        drop(client);
+
+        server.signal(Signal::TERM);
+        let (_, log) = server.ended().await;
+        let says = |text: &str| log.iter().any(|line| line.contains(text));
+        let answered = "answered 2 frames on 1 connections; read 4114 bytes, wrote 4114";
+        assert!(says(answered) && says("0 bytes are in use"), "{log:#?}");
+    });
+}
+
+#[test]
 fn a_second_signal_ends_at_once() {
     run(async {
         let server = Program::start("").await;
