@@ -12,6 +12,7 @@ mod handlers;
 mod idle;
 mod limits;
 mod listening;
+mod manifests;
 mod progress;
 mod real_binaries;
 mod scarce;
