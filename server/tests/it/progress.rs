@@ -45,7 +45,7 @@ fn loads(flags: &str, connections: u32, pipeline: u32, payload_bytes: u32, reque
             command: command.map(str::to_owned).collect(),
             connections,
             pipeline,
-            payload_bytes,
+            sizes: payload_bytes.into(),
             requests: Some(requests),
             duration: None,
             warm_up: Duration::ZERO,
@@ -346,7 +346,9 @@ fn a_peer_that_is_gone_is_noticed_while_its_reply_waits_for_memory() {
         crate::support::until(|| server.memory().stalled_bytes > SLOT).await;
 
         gate.open_for(1);
-        server.until_waiting(1).await;
+        // On a busy machine the deaf one may have stalled for long enough by now to be closed.
+        crate::support::until(|| server.waiters() == 1 || server.rejects(Reject::Stalled) == 1)
+            .await;
         doomed.reset();
         server.until_waiting(0).await;
         flood.abort();
@@ -370,24 +372,20 @@ fn a_frame_that_trickles_in_holds_no_memory_while_it_is_scarce() {
         let mut trickling = Vec::new();
         for seed in 0..20 {
             let mut client = Client::connect(server.address).await;
-            client.send(&passing(50_000, seed)[..5000]).await;
+            client.send(&passing(50_000, seed)[..3000]).await;
             trickling.push(client);
         }
         server.until_connected(22).await;
+        sleep(Duration::from_millis(100)).await;
+        assert_eq!(server.waiters(), 1, "somebody waits for memory that he cannot fill");
         gate.open_for(1);
         holder.expect(&held(1000)).await;
         waiting.expect(&passing(1000, 1)).await;
-        assert!(server.waiters() <= 20);
-        for (seed, mut client) in trickling.into_iter().enumerate() {
-            let whole = passing(50_000, seed);
-            client.exchange(&whole[5000..], &whole).await;
-            client.close_and_expect_end().await;
-        }
+        drop(trickling);
         for client in [holder, waiting] {
             client.close_and_expect_end().await;
         }
         server.until_connected(0).await;
-        assert_eq!(server.all_rejects(), []);
         server.stop().await;
     });
 }
