@@ -581,7 +581,10 @@ impl Input {
             }
             Poll::Pending => {
                 self.wait = Wait::Frame;
-                self.state = State::Payload(payload);
+                // So little that it needs no block yet.
+                if !self.carry.take_payload(&payload) {
+                    self.state = State::Payload(payload);
+                }
                 Poll::Pending
             }
         }
@@ -669,6 +672,22 @@ impl Carry {
     fn keep(&mut self, bytes: &[u8]) {
         self.len = bytes.len();
         self.bytes[..bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// Keeps the beginning of a payload and its header, if both are few enough.
+    fn take_payload(&mut self, payload: &Payload) -> bool {
+        let arrived: &[u8] = match &payload.block {
+            Block::Arena(block) => block,
+            Block::Heap(heap) => &heap.bytes,
+        };
+        let len = HEADER_BYTES + arrived.len();
+        let fits = len <= CARRY_BYTES;
+        if fits {
+            self.bytes[..HEADER_BYTES].copy_from_slice(&frame::header_of(payload.payload_bytes));
+            self.bytes[HEADER_BYTES..len].copy_from_slice(arrived);
+            self.len = len;
+        }
+        fits
     }
 
     fn bytes(&self) -> &[u8] {
