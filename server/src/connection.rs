@@ -95,7 +95,7 @@ pub(crate) async fn serve<S: Socket, H: Handler>(
     let mut waking = pin!(stopping.waking());
     stop::wake_by(waking.as_mut()).await;
     let end = connection.run().await;
-    connection.count_turn();
+    connection.count();
     end.log();
     if let End::Rejected(error) = &end {
         shared.stats.reject(Reject::from(error));
@@ -133,7 +133,7 @@ impl<S: Socket, H: Handler> Connection<'_, S, H> {
         input.skip_rest_of_batch();
         self.flush().await?;
         self.output.end_turn();
-        self.count_turn();
+        self.count();
         Ok(())
     }
 
@@ -150,7 +150,13 @@ impl<S: Socket, H: Handler> Connection<'_, S, H> {
             match input.poll_fill(Pin::new(stream), context, claimant, 0)? {
                 Poll::Ready(Filled::Frames) => Poll::Ready(Ok(())),
                 Poll::Ready(Filled::End) => Poll::Ready(Err(End::PeerClosed)),
-                Poll::Pending => Poll::Pending,
+                Poll::Pending => {
+                    // What trickles in shows in the figures at once.
+                    if self.input.bytes_read() != self.counted.bytes_in {
+                        self.count();
+                    }
+                    Poll::Pending
+                }
             }
         })
         .await
@@ -176,7 +182,7 @@ impl<S: Socket, H: Handler> Connection<'_, S, H> {
         }
     }
 
-    fn count_turn(&mut self) {
+    fn count(&mut self) {
         let total = Counted {
             frames: self.input.frames_read(),
             bytes_in: self.input.bytes_read(),

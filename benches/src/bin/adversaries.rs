@@ -155,7 +155,7 @@ fn load(
     }
     let plan = Plan {
         connections: HONEST,
-        payload_bytes: HONEST_BYTES,
+        sizes: HONEST_BYTES.into(),
         duration: Some(duration),
         warm_up: Duration::from_secs(1),
         timeout: Some(HONEST_TIMEOUT),

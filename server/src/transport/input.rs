@@ -50,9 +50,6 @@ const LOOK_AT_REST_EVERY: Duration = Duration::from_millis(20);
 /// While memory is scarce, some is taken for a frame when so much of it has arrived.
 const REST_BYTES: usize = 32 << 10;
 
-/// As much is enough as well if no more comes: the socket may not buffer more.
-const STUCK_REST_BYTES: usize = 4 << 10;
-
 /// From a peer that has sent so much, anything is enough if no more comes.
 ///
 /// A socket counts a segment in full until its last byte is read. So what is left of a large one
@@ -80,6 +77,9 @@ pub(crate) struct Input {
     /// Whether there is enough input to ask for memory. From then on it is not looked for again:
     /// a place in the queue for memory is kept only by whoever can use what he is served.
     has_input: bool,
+    /// Whether the last frame had a block of its own. The next one likely will, so its header is read
+    /// first, and then its payload straight to where it belongs.
+    was_long: bool,
     /// When it was looked at how much of a frame has arrived, and how much that was.
     looked: Option<(Instant, usize)>,
     watch: Watch,
@@ -166,6 +166,7 @@ impl Input {
             bytes_read: 0,
             frames_read: 0,
             has_input: false,
+            was_long: false,
             looked: None,
             watch: Watch::new(timeouts),
         }
@@ -321,10 +322,22 @@ impl Input {
             self.wait = self.wait_for_input();
             let looked = self.looked.take();
             ready!(stream.as_mut().poll_read_ready(context))?;
-            if claimant.is_pressed() {
-                let Some(announced) = announced else {
-                    return self.poll_read_carry(stream, context, claimant.read_block_bytes());
-                };
+            let is_pressed = claimant.is_pressed();
+            let block_bytes = claimant.read_block_bytes();
+            let reads_ahead = match announced {
+                None => is_pressed || self.was_long,
+                // Readiness may be a mistake, and a long frame takes much memory.
+                Some(announced) => {
+                    self.carry.len == HEADER_BYTES && HEADER_BYTES + announced > block_bytes
+                }
+            };
+            if reads_ahead {
+                return self.poll_read_carry(stream, context, block_bytes);
+            }
+            // Once a frame trickles in, it does so for good: others may come at any time.
+            if let Some(announced) = announced
+                && (is_pressed || looked.is_some())
+            {
                 let missing = HEADER_BYTES + announced - self.carry.len;
                 self.looked = looked;
                 if !self.is_worth_memory(stream.arrived(), missing) {
@@ -365,9 +378,7 @@ impl Input {
         let is_stuck = match self.looked {
             Some((at, before)) if now - at >= LOOK_AT_REST_EVERY => {
                 self.looked = Some((now, bytes));
-                let least =
-                    if self.bytes_read < LARGE_SEGMENT_BYTES { STUCK_REST_BYTES } else { 1 };
-                bytes == before && bytes >= least
+                bytes == before && self.bytes_read >= LARGE_SEGMENT_BYTES
             }
             Some(_) => false,
             None => {
@@ -450,6 +461,7 @@ impl Input {
         let Scan { whole_frames, whole_bytes, rest } = frame::scan(&block, self.max_frame_bytes);
         self.frames_read += whole_frames as u64;
         if whole_bytes > 0 {
+            self.was_long = false;
             // What has begun moves to the front later, if it is more than the carry takes.
             let kept = match rest {
                 Rest::Payload(announced) if block.len() - whole_bytes > CARRY_BYTES => {
@@ -563,12 +575,16 @@ impl Input {
                     return Poll::Ready(Ok(None));
                 }
                 self.frames_read += 1;
+                self.was_long = true;
                 self.state = State::Frames(Frames::of_payload(payload.block.into_frozen()));
                 Poll::Ready(Ok(Some(Filled::Frames)))
             }
             Poll::Pending => {
                 self.wait = Wait::Frame;
-                self.state = State::Payload(payload);
+                // So little that it needs no block yet.
+                if !self.carry.take_payload(&payload) {
+                    self.state = State::Payload(payload);
+                }
                 Poll::Pending
             }
         }
@@ -656,6 +672,22 @@ impl Carry {
     fn keep(&mut self, bytes: &[u8]) {
         self.len = bytes.len();
         self.bytes[..bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// Keeps the beginning of a payload and its header, if both are few enough.
+    fn take_payload(&mut self, payload: &Payload) -> bool {
+        let arrived: &[u8] = match &payload.block {
+            Block::Arena(block) => block,
+            Block::Heap(heap) => &heap.bytes,
+        };
+        let len = HEADER_BYTES + arrived.len();
+        let fits = len <= CARRY_BYTES;
+        if fits {
+            self.bytes[..HEADER_BYTES].copy_from_slice(&frame::header_of(payload.payload_bytes));
+            self.bytes[HEADER_BYTES..len].copy_from_slice(arrived);
+            self.len = len;
+        }
+        fits
     }
 
     fn bytes(&self) -> &[u8] {

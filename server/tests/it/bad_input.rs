@@ -8,6 +8,7 @@ use tokio::{io::AsyncReadExt, task::yield_now};
 
 use crate::support::{
     client::Client,
+    gate::{Gate, HOLD},
     in_process::InProcess,
     program::Program,
     run,
@@ -314,20 +315,23 @@ fn small_frames_that_arrive_while_memory_is_scarce_fit_the_smallest_slot() {
     run(async {
         let arena = arena_echo::ArenaKind::Fixed { slot_bytes: 64 };
         let small = Config { arena, capacity_bytes: 128, max_frame_bytes: 64, ..Config::fixed() };
-        let server = InProcess::start(&small).await;
+        let gate = Gate::new();
+        let server = InProcess::start_with(&small, gate.clone()).await;
         let mut holder = Client::connect(server.address).await;
-        let held = frame(64, 1);
-        holder.send(&held[..34]).await;
+        let mut held = frame(64, 1);
+        held[4] = HOLD;
+        holder.send(&held).await;
         server.until_memory_is_held().await;
         let mut first = Client::connect(server.address).await;
         first.send(&frame(10, 2)).await;
         server.until_waiting(1).await;
 
         let mut many = Client::connect(server.address).await;
-        let sent = frames([1; 50]);
+        let sent = frame(1, 0).repeat(50);
         many.send(&sent).await;
         server.until_waiting(2).await;
-        holder.exchange(&held[34..], &held).await;
+        gate.open_for(1);
+        holder.expect(&held).await;
         first.expect(&frame(10, 2)).await;
         many.expect(&sent).await;
         for client in [holder, first, many] {
