@@ -200,14 +200,14 @@ impl Input {
         self.frames_read
     }
 
-    /// Bytes of the arena that this side holds.
+    /// Bytes of memory that this side holds.
     pub(crate) fn held_bytes(&self) -> usize {
         match &self.state {
             State::Empty => 0,
             State::Reading(buffer) => buffer.capacity(),
             State::Frames(frames) => frames.block.len(),
             State::Outgrown(outgrown) => outgrown.begun.len(),
-            State::Payload(payload) => payload.block.arena_bytes(),
+            State::Payload(payload) => payload.block.held_bytes(),
         }
     }
 
