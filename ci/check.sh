@@ -13,7 +13,7 @@ step() {
 step cargo fmt --all --check
 step cargo clippy --workspace --all-targets --locked -- -D warnings
 RUSTDOCFLAGS="-D warnings" step cargo doc --workspace --no-deps --document-private-items --locked
-step cargo test --workspace --release --locked
+step cargo test --workspace --profile testrelease --locked
 step ci/loom.sh
 for example in fixed_buffer buddy_buffer spill_buffer; do
     step cargo run --quiet --locked --package arena --example "$example"

@@ -45,6 +45,11 @@ const WARN_EVERY: Duration = Duration::from_secs(10);
 /// The most connections that a queue is expected to hold.
 const QUEUE_MAX: usize = 1 << 16;
 
+/// What the system takes of a peer's replies beyond what the peer has room for. A socket counts as
+/// writable below half of it: then the replies to a read block fit, and a peer that does not read
+/// keeps no memory of the arena for them.
+const UNSENT_BYTES_MAX: u32 = 128 << 10;
+
 /// How a peer that does not answer is probed, once it has been silent.
 const PROBES: u32 = 6;
 const PROBE_EVERY: Duration = Duration::from_secs(10);
@@ -129,7 +134,8 @@ impl Listener {
             let probes = probes.with_interval(PROBE_EVERY).with_retries(PROBES);
             SockRef::from(tcp).set_tcp_keepalive(&probes)
         });
-        let prepared = stream.set_nodelay(true).and(kept_alive);
+        let unsent = SockRef::from(tcp).set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
+        let prepared = stream.set_nodelay(true).and(kept_alive).and(unsent);
         if let Err(error) = prepared
             && error.kind() != ErrorKind::InvalidInput
         {

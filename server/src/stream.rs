@@ -101,6 +101,10 @@ impl ReadReady for Stream {
         either!(self, stream => ReadReady::arrived(stream))
     }
 
+    fn takes_output(&self) -> bool {
+        either!(self, stream => ReadReady::takes_output(stream))
+    }
+
     fn is_hung_up(&self) -> bool {
         either!(self, stream => ReadReady::is_hung_up(stream))
     }

@@ -60,11 +60,11 @@ impl Block {
         }
     }
 
-    /// Bytes of the arena that it holds.
-    pub(crate) fn arena_bytes(&self) -> usize {
+    /// Bytes that it holds.
+    pub(crate) fn held_bytes(&self) -> usize {
         match self {
             Self::Arena(buffer) => buffer.capacity(),
-            Self::Heap(_) => 0,
+            Self::Heap(heap) => heap.bytes.capacity(),
         }
     }
 

@@ -44,8 +44,10 @@ const CARRY_BYTES: usize = 256;
 /// How often a transport that waits for memory looks whether its peer is still there.
 pub(super) const LOOK_AT_PEER_EVERY: Duration = Duration::from_millis(500);
 
-/// How often it is looked at how much of a frame has arrived, while memory is scarce.
-const LOOK_AT_REST_EVERY: Duration = Duration::from_millis(20);
+/// How long it takes until it is looked again at a peer who is not worth memory while that is scarce:
+/// twice as long each time.
+const LOOK_PAUSE_MIN: Duration = Duration::from_millis(20);
+const LOOK_PAUSE_MAX: Duration = Duration::from_millis(640);
 
 /// While memory is scarce, some is taken for a frame when so much of it has arrived.
 const REST_BYTES: usize = 32 << 10;
@@ -80,8 +82,8 @@ pub(crate) struct Input {
     /// Whether the last frame had a block of its own. The next one likely will, so its header is read
     /// first, and then its payload straight to where it belongs.
     was_long: bool,
-    /// When it was looked at how much of a frame has arrived, and how much that was.
-    looked: Option<(Instant, usize)>,
+    /// When it is to be looked at the peer again, because nothing was worth memory so far.
+    look: Option<Look>,
     watch: Watch,
 }
 
@@ -97,6 +99,22 @@ enum State {
     Outgrown(Outgrown),
     /// A part of a payload in a block of its own.
     Payload(Payload),
+}
+
+/// The last look at a peer who was not worth memory.
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    at: Instant,
+    /// How long until the next.
+    pause: Duration,
+    /// How much had arrived.
+    arrived: usize,
+}
+
+impl Look {
+    fn is_over(&self) -> bool {
+        self.at.elapsed() >= self.pause
+    }
 }
 
 /// Frames in one block.
@@ -167,7 +185,7 @@ impl Input {
             frames_read: 0,
             has_input: false,
             was_long: false,
-            looked: None,
+            look: None,
             watch: Watch::new(timeouts),
         }
     }
@@ -182,14 +200,14 @@ impl Input {
         self.frames_read
     }
 
-    /// Bytes of the arena that this side holds.
+    /// Bytes of memory that this side holds.
     pub(crate) fn held_bytes(&self) -> usize {
         match &self.state {
             State::Empty => 0,
             State::Reading(buffer) => buffer.capacity(),
             State::Frames(frames) => frames.block.len(),
             State::Outgrown(outgrown) => outgrown.begun.len(),
-            State::Payload(payload) => payload.block.arena_bytes(),
+            State::Payload(payload) => payload.block.held_bytes(),
         }
     }
 
@@ -256,10 +274,9 @@ impl Input {
         {
             return Poll::Ready(Err(FrameError::Stalled { bytes: held_bytes }));
         }
-        let look = match self.looked {
+        let look = match self.look {
             _ if waits_for_memory => Some(LOOK_AT_PEER_EVERY),
-            Some(_) => Some(LOOK_AT_REST_EVERY),
-            None => None,
+            look => look.map(|look| look.pause),
         };
         self.watch.poll_over(context, self.wait, look).map(Err)
     }
@@ -318,32 +335,19 @@ impl Input {
             Rest::Payload(announced) => Some(announced),
             Rest::TooLong(announced) => return Poll::Ready(Err(self.too_long(announced))),
         };
-        if whole_bytes == 0 && !self.has_input {
-            self.wait = self.wait_for_input();
-            let looked = self.looked.take();
-            ready!(stream.as_mut().poll_read_ready(context))?;
-            let is_pressed = claimant.is_pressed();
-            let block_bytes = claimant.read_block_bytes();
-            let reads_ahead = match announced {
-                None => is_pressed || self.was_long,
-                // Readiness may be a mistake, and a long frame takes much memory.
-                Some(announced) => {
-                    self.carry.len == HEADER_BYTES && HEADER_BYTES + announced > block_bytes
-                }
-            };
-            if reads_ahead {
-                return self.poll_read_carry(stream, context, block_bytes);
-            }
-            // Once a frame trickles in, it does so for good: others may come at any time.
-            if let Some(announced) = announced
-                && (is_pressed || looked.is_some())
-            {
-                let missing = HEADER_BYTES + announced - self.carry.len;
-                self.looked = looked;
-                if !self.is_worth_memory(stream.arrived(), missing) {
-                    return Poll::Pending;
+        if !self.has_input {
+            if whole_bytes == 0 {
+                ready!(self.poll_arrival(stream.as_mut(), context, announced, claimant))?;
+                if self.reads_ahead(announced, claimant) {
+                    return self.poll_read_carry(stream, context, claimant.read_block_bytes());
                 }
             }
+            if (claimant.is_pressed() || self.look.is_some()) && !stream.takes_output() {
+                self.wait = Wait::Write;
+                self.look_again(0);
+                return Poll::Pending;
+            }
+            self.look = None;
             self.has_input = true;
         }
         let read_block_bytes = claimant.read_block_bytes();
@@ -370,27 +374,62 @@ impl Input {
         Poll::Ready(Ok(None))
     }
 
+    /// Waits until there is something to read that is worth memory. `announced` is what the header
+    /// in the carry says, if there is one.
+    fn poll_arrival<S: ReadReady + ?Sized>(
+        &mut self,
+        mut stream: Pin<&mut S>,
+        context: &mut Context<'_>,
+        announced: Option<usize>,
+        claimant: &Claimant,
+    ) -> Poll<Result<(), FrameError>> {
+        self.wait = self.wait_for_input();
+        ready!(stream.as_mut().poll_read_ready(context))?;
+        // Once a frame trickles in, it does so for good: others may come at any time.
+        let is_scarce = claimant.is_pressed() || self.look.is_some();
+        let Some(announced) = announced else { return Poll::Ready(Ok(())) };
+        let missing = HEADER_BYTES + announced - self.carry.len;
+        if is_scarce && !self.is_worth_memory(stream.arrived(), missing) {
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Whether a little is read without memory first.
+    fn reads_ahead(&self, announced: Option<usize>, claimant: &Claimant) -> bool {
+        match announced {
+            None => self.was_long || self.look.is_some() || claimant.is_pressed(),
+            // Readiness may be a mistake, and a long frame takes much memory.
+            Some(announced) => {
+                self.carry.len == HEADER_BYTES
+                    && HEADER_BYTES + announced > claimant.read_block_bytes()
+            }
+        }
+    }
+
     /// Whether enough of a frame has arrived to take memory for it while that is scarce, given how
     /// much is missing. If not, it is to be looked at again.
     fn is_worth_memory(&mut self, arrived: Option<Arrived>, missing: usize) -> bool {
         let Some(Arrived { bytes, is_all }) = arrived else { return true };
-        let now = Instant::now();
-        let is_stuck = match self.looked {
-            Some((at, before)) if now - at >= LOOK_AT_REST_EVERY => {
-                self.looked = Some((now, bytes));
-                bytes == before && self.bytes_read >= LARGE_SEGMENT_BYTES
-            }
-            Some(_) => false,
-            None => {
-                self.looked = Some((now, bytes));
-                false
-            }
-        };
+        let is_stuck = self.bytes_read >= LARGE_SEGMENT_BYTES
+            && self.look.is_some_and(|look| look.is_over() && look.arrived == bytes);
         let is_worth_it = is_all || is_stuck || bytes >= missing.min(REST_BYTES);
-        if is_worth_it {
-            self.looked = None;
+        if !is_worth_it {
+            self.look_again(bytes);
         }
         is_worth_it
+    }
+
+    /// Notes that it is to be looked at the peer again, after ever longer pauses.
+    fn look_again(&mut self, arrived: usize) {
+        let at = Instant::now();
+        match &mut self.look {
+            Some(look) if look.is_over() => {
+                *look = Look { at, pause: LOOK_PAUSE_MAX.min(2 * look.pause), arrived };
+            }
+            Some(_) => {}
+            None => self.look = Some(Look { at, pause: LOOK_PAUSE_MIN, arrived }),
+        }
     }
 
     /// Reads a little without memory, to know what comes.
@@ -400,6 +439,7 @@ impl Input {
         context: &mut Context<'_>,
         block_bytes: usize,
     ) -> Poll<Result<Option<Filled>, FrameError>> {
+        self.look = None;
         let is_between_frames = self.carry.len == 0;
         // Not more than the block holds into which it goes.
         let end = CARRY_BYTES.min(block_bytes);

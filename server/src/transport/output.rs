@@ -60,8 +60,8 @@ enum Segment {
     Gathered(Range<usize>),
     /// Frames in a block that others may use as well.
     Shared { block: Frozen, range: Range<usize> },
-    /// A frame whose payload lies somewhere else.
-    Headed { header: [u8; HEADER_BYTES], payload: Frozen },
+    /// A frame whose payload lies somewhere else, perhaps where the input side holds it anyway.
+    Headed { header: [u8; HEADER_BYTES], payload: Frozen, is_request: bool },
 }
 
 impl Output {
@@ -92,8 +92,8 @@ impl Output {
     pub(crate) fn held_bytes(&self) -> usize {
         let gathering = self.gathering.as_ref().map_or(0, Buffer::capacity);
         let others = self.segments.iter().map(|segment| match segment {
-            Segment::Headed { payload, .. } => payload.len(),
-            Segment::Gathered(_) | Segment::Shared { .. } => 0,
+            Segment::Headed { payload, is_request: false, .. } => payload.len(),
+            Segment::Headed { .. } | Segment::Gathered(_) | Segment::Shared { .. } => 0,
         });
         gathering + others.sum::<usize>()
     }
@@ -114,7 +114,7 @@ impl Output {
         if has_header {
             self.share_range(block, first..first + HEADER_BYTES + payload_bytes);
         } else {
-            self.push_headed(request.to_frozen());
+            self.push_headed(request.to_frozen(), true);
         }
     }
 
@@ -140,14 +140,14 @@ impl Output {
         {
             self.gather(&payload);
         } else {
-            self.push_headed(payload);
+            self.push_headed(payload, false);
         }
     }
 
-    fn push_headed(&mut self, payload: Frozen) {
+    fn push_headed(&mut self, payload: Frozen, is_request: bool) {
         self.unsent_bytes += HEADER_BYTES + payload.len();
         let header = frame::header_of(payload.len());
-        self.segments.push_back(Segment::Headed { header, payload });
+        self.segments.push_back(Segment::Headed { header, payload, is_request });
     }
 
     /// Whether so many bytes can be gathered now. Takes a block for it if there is one to have.
@@ -341,7 +341,7 @@ impl Output {
                 (&block[range.clone()], &[])
             }
             Segment::Shared { block, range } => (&block[range.clone()], &[]),
-            Segment::Headed { header, payload } => (header, payload),
+            Segment::Headed { header, payload, .. } => (header, payload),
         };
         [first, second].into_iter().filter(|piece| !piece.is_empty())
     }
@@ -376,7 +376,7 @@ impl Segment {
     fn len(&self) -> usize {
         match self {
             Self::Gathered(range) | Self::Shared { range, .. } => range.len(),
-            Self::Headed { header, payload } => header.len() + payload.len(),
+            Self::Headed { header, payload, .. } => header.len() + payload.len(),
         }
     }
 }

@@ -35,6 +35,13 @@ pub trait ReadReady: AsyncRead {
         None
     }
 
+    /// Returns whether the peer is not known to leave unread what was written.
+    ///
+    /// While memory is scarce, none is taken for requests of a peer that does not read its replies.
+    fn takes_output(&self) -> bool {
+        true
+    }
+
     /// Returns whether the peer is known to be gone in both directions: a half-close is not that.
     fn is_hung_up(&self) -> bool {
         false
@@ -71,6 +78,11 @@ fn arrived(socket: impl AsFd) -> Option<Arrived> {
     Some(Arrived { bytes, is_all: look(socket, PollFlags::RDHUP).intersects(ends) })
 }
 
+fn takes_output(socket: impl AsFd) -> bool {
+    let ends = PollFlags::HUP | PollFlags::ERR;
+    look(socket, PollFlags::OUT).intersects(PollFlags::OUT | ends)
+}
+
 fn is_hung_up(socket: impl AsFd) -> bool {
     look(socket, PollFlags::empty()).intersects(PollFlags::HUP | PollFlags::ERR)
 }
@@ -89,6 +101,11 @@ macro_rules! sockets {
             fn arrived(&self) -> Option<Arrived> {
                 let $socket = self;
                 arrived($as_socket)
+            }
+
+            fn takes_output(&self) -> bool {
+                let $socket = self;
+                takes_output($as_socket)
             }
 
             fn is_hung_up(&self) -> bool {
