@@ -136,7 +136,7 @@ for stream in streams:
 expected = on_drained * frames_each * FRAME
 until("HAProxy has passed all on", lambda: int(stats()["echo-1"]["bin"]) - before == expected)
 drained.process.send_signal(signal.SIGTERM)
-is_unready = until("the drained instance is not ready, or gone", lambda: http_status(drained.admin, "/readyz") != 200)
+until("the drained instance is not ready, or gone", lambda: http_status(drained.admin, "/readyz") != 200)
 counts = answered(streams)
 status, frames, bytes_in, bytes_out = finish(drained)
 say(f"  {on_drained} connections went to the drained instance: {on_drained * frames_each} requests reached it, "
@@ -150,10 +150,10 @@ for stream in streams:
 instances[0] = Server("--threads", 1, log="info", listen=drained.address, admin=drained.admin)
 took = until("the instance that was started again is up", lambda: is_up(1))
 if took is not None:
-    say(f"  started again, it has connections after {took:.1f} s")
+    say(f"  started again at once, it is up for HAProxy after {took:.1f} s")
 
 # Part 2: the same under load that does not stop, and one that is killed.
-say(f"drain 2: {CONNECTIONS} connections with {PIPELINE} requests in flight for {SECONDS} s; "
+say(f"drain 2: {CONNECTIONS} connections with up to {PIPELINE} requests in flight for {SECONDS} s; "
     f"one instance is drained at 5 s, one killed at 10 s")
 load = Load("-c", CONNECTIONS, "-p", PIPELINE, "-R", "6k", "-s", PAYLOAD, "--verify", "full", "-w", "1s",
             "-d", f"{SECONDS - 1}s", "-i", "500ms", f"127.0.0.1:{port}")

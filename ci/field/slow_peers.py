@@ -6,21 +6,21 @@ from field import (MIB, Failures, Server, load, machine, median, milliseconds, p
 
 slow = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
 seconds = seconds_of(sys.argv[2]) if len(sys.argv) > 2 else 15
-rounds = 3
+ROUNDS = 3
 raise_descriptors(2 * slow + 512)
 failures = Failures()
 honest = ["-c", 16, "-p", 4, "-R", "2k", "-s", "uniform:64..16k", "-w", "3s", "-d", f"{seconds}s"]
 say(f"# {slow} slow senders and {slow} slow readers beside honest clients ({machine()})")
-say(f"# honest: loadgen {' '.join(map(str, honest))}; {rounds} runs each, in turn; medians")
+say(f"# honest: loadgen {' '.join(map(str, honest))}; {ROUNDS} runs each, in turn; medians")
 
 
 def measure(*flags):
     """Medians of runs without and with slow peers, in turn, so that both meet the same machine."""
     server = Server("--max-connections", 2 * slow + 256, *flags)
     runs = {0: [], slow: []}
-    for number in range(rounds):
+    for number in range(ROUNDS):
         for count in (0, slow):
-            progress(f"{server.flags}: run {number + 1} of {rounds}, {2 * count} slow peers")
+            progress(f"{server.flags}: run {number + 1} of {ROUNDS}, {2 * count} slow peers")
             adversaries = ["--slow-senders", count, "--slow-readers", count] if count else []
             runs[count].append(load(*honest, *adversaries, "--server-pid", server.pid, server.address))
     say(f"arena-echo {server.flags}")
