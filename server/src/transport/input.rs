@@ -240,6 +240,7 @@ impl Input {
         if filled.is_ready() {
             self.watch.progress();
             self.watch.frame_ends();
+            claimant.end_wait();
             return filled;
         }
         let waits_for_memory = self.wait == Wait::Memory;
@@ -258,6 +259,7 @@ impl Input {
             Some(_) => Some(LOOK_AT_REST_EVERY),
             None => None,
         };
+        claimant.note(self.wait.into(), held_bytes);
         self.watch.poll_over(context, self.wait, look).map(Err)
     }
 
