@@ -142,14 +142,14 @@ fn warn_of_what_has_no_use(settings: &Settings) {
 
 /// Says where it listens, as the first lines of the output, and then where operators look.
 fn announce(labels: &[String], admin: Option<SocketAddr>) -> io::Result<()> {
-    let mut output = io::stdout().lock();
-    for label in labels {
-        writeln!(output, "listening on {label}")?;
-    }
+    let mut lines: String = labels.iter().map(|label| format!("listening on {label}\n")).collect();
     if let Some(address) = admin {
-        writeln!(output, "admin on {address}")?;
+        lines += &format!("admin on {address}\n");
         info!("admin on {address}: http://{address}/ shows the server live");
     }
+    // In one write: whoever reads only the first line may have closed the output before a second.
+    let mut output = io::stdout().lock();
+    output.write_all(lines.as_bytes())?;
     output.flush()
 }
 

@@ -213,6 +213,7 @@ impl<H: Handler> Server<H> {
         stopping.begin();
         connections.close();
         self.drain(&connections, &cut).await;
+        self.shared.warnings.report_rest();
     }
 
     /// Serves one connection until it ends or is cut off.

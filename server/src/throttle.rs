@@ -38,6 +38,11 @@ impl Throttle {
         self.overdue_at(Instant::now())
     }
 
+    /// Returns how many were held back and not told, at the end.
+    pub(crate) fn rest(&self) -> u64 {
+        std::mem::take(&mut self.state().held_back)
+    }
+
     fn overdue_at(&self, now: Instant) -> Option<u64> {
         let mut state = self.state();
         let is_over = state.last.is_none_or(|last| now.duration_since(last) >= self.every);

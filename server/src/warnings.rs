@@ -62,12 +62,16 @@ impl Warnings {
         }
     }
 
+    /// Logs what was held back and not told yet: the server ends.
+    pub(crate) fn report_rest(&self) {
+        for (reason, throttle) in Reject::ALL.into_iter().zip(&self.rejects) {
+            report_held_back(reason, throttle.rest());
+        }
+    }
+
     fn report_rejects(&self) {
         for (reason, throttle) in Reject::ALL.into_iter().zip(&self.rejects) {
-            if let Some(held_back) = throttle.overdue() {
-                let reason = reason.name();
-                warn!(reason, "closed {held_back} more connections for a reason logged before");
-            }
+            report_held_back(reason, throttle.overdue().unwrap_or(0));
         }
     }
 
@@ -80,5 +84,12 @@ impl Warnings {
             let waiters: usize = memory.metrics().waits.iter().map(|queue| queue.waiters).sum();
             warn!("memory is exhausted: {waiters} wait for some, the first for {longest:.1?}");
         }
+    }
+}
+
+fn report_held_back(reason: Reject, connections: u64) {
+    if connections > 0 {
+        let reason = reason.name();
+        warn!(reason, "closed {connections} more connections for a reason that was logged");
     }
 }

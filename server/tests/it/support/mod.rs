@@ -1,6 +1,7 @@
 //! Servers to talk to, and clients that talk to them.
 
 pub(crate) mod client;
+pub(crate) mod http;
 pub(crate) mod in_process;
 pub(crate) mod program;
 pub(crate) mod script;
