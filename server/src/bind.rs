@@ -22,12 +22,20 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 use tracing::{info, warn};
 
-use crate::{address::ListenAddress, settings::Settings};
+use crate::{
+    address::{AdminAddress, ListenAddress},
+    settings::Settings,
+};
+
+/// Connections of operators that may wait to be accepted.
+const ADMIN_BACKLOG: i32 = 64;
 
 /// Sockets that accept connections, and their files. Those are removed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Bound {
     pub(crate) listeners: Vec<Listener>,
+    /// Where operators look, if they may.
+    pub(crate) admin: Option<TcpListener>,
     pub(crate) files: Vec<SocketFile>,
 }
 
@@ -45,7 +53,7 @@ pub(crate) struct SocketFile {
 ///
 /// Every address that cannot be listened on, a line each.
 pub(crate) async fn listen(settings: &Settings, passed: ListenFd) -> Result<Bound, String> {
-    let mut bound = Bound { listeners: Vec::new(), files: Vec::new() };
+    let mut bound = Bound { listeners: Vec::new(), admin: None, files: Vec::new() };
     let mut errors = Vec::new();
     if passed.len() > 0 {
         if settings.names_listeners() {
@@ -60,6 +68,12 @@ pub(crate) async fn listen(settings: &Settings, passed: ListenFd) -> Result<Boun
             if let Err(error) = bind(address, settings, &mut bound).await {
                 errors.push(format!("--listen {address}: cannot listen there: {error}"));
             }
+        }
+    }
+    if let Some(address) = &settings.admin {
+        match bind_admin(address).await {
+            Ok(listener) => bound.admin = Some(listener),
+            Err(error) => errors.push(format!("--admin {address}: cannot listen there: {error}")),
         }
     }
     if !errors.is_empty() {
@@ -79,18 +93,33 @@ async fn bind(address: &ListenAddress, settings: &Settings, bound: &mut Bound) -
         bound.listeners.push(UnixListener::from_std(socket.into())?.into());
         return Ok(());
     }
+    let listener = bind_first(address, settings.reuse_port, backlog).await?;
+    bound.listeners.push(listener.into());
+    Ok(())
+}
+
+/// Never shares the port: which of several servers answers would be chance.
+async fn bind_admin(address: &AdminAddress) -> io::Result<TcpListener> {
+    bind_first(&address.0, false, ADMIN_BACKLOG).await
+}
+
+/// Listens on the first address of the network that can be bound.
+async fn bind_first(
+    address: &ListenAddress,
+    reuse_port: bool,
+    backlog: i32,
+) -> io::Result<TcpListener> {
     let mut result = Err(io::Error::new(ErrorKind::NotFound, "the name has no address"));
     for candidate in address.resolve().await? {
         let serves_both = matches!(address, ListenAddress::Everywhere { .. });
-        result = bind_network(candidate, serves_both, settings.reuse_port);
+        result = bind_network(candidate, serves_both, reuse_port);
         if result.is_ok() {
             break;
         }
     }
     let socket = result?;
     socket.listen(backlog)?;
-    bound.listeners.push(TcpListener::from_std(socket.into())?.into());
-    Ok(())
+    TcpListener::from_std(socket.into())
 }
 
 fn bind_network(address: SocketAddr, serves_both: bool, reuse_port: bool) -> io::Result<Socket> {

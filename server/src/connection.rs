@@ -18,15 +18,17 @@ use std::{
 };
 
 use tokio::{io::AsyncWrite, task::coop};
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::{
     handler::{Handler, Replies, Requests},
     memory::{Claimant, Memory},
+    roster::{Name, Roster},
     socket,
     stats::{Reject, Stats},
     stop::{self, Stop},
     transport::{Filled, FrameError, Input, Output, ReadReady, Timeouts},
+    warnings::Warnings,
 };
 
 /// A stream that a server can serve.
@@ -41,6 +43,8 @@ pub(crate) struct Shared<H> {
     pub(crate) handler: H,
     pub(crate) max_frame_bytes: usize,
     pub(crate) stats: Stats,
+    pub(crate) roster: Arc<Roster>,
+    pub(crate) warnings: Warnings,
 }
 
 /// Why a connection ends.
@@ -78,6 +82,7 @@ struct Counted {
 /// Once `stopping` has begun, what has arrived is still answered.
 pub(crate) async fn serve<S: Socket, H: Handler>(
     stream: S,
+    name: Name,
     shared: Arc<Shared<H>>,
     timeouts: Timeouts,
     stopping: Stop,
@@ -87,7 +92,7 @@ pub(crate) async fn serve<S: Socket, H: Handler>(
         stream,
         input: Input::new(shared.max_frame_bytes, timeouts),
         output: Output::new(shared.max_frame_bytes, timeouts),
-        claimant: Claimant::new(&shared.memory),
+        claimant: Claimant::new(&shared.memory).known_as(shared.roster.enter(name)),
         drain: Drain::No(stopping.clone()),
         counted: Counted::default(),
     };
@@ -96,9 +101,12 @@ pub(crate) async fn serve<S: Socket, H: Handler>(
     stop::wake_by(waking.as_mut()).await;
     let end = connection.run().await;
     connection.count();
-    end.log();
-    if let End::Rejected(error) = &end {
-        shared.stats.reject(Reject::from(error));
+    match &end {
+        End::PeerClosed | End::Drained => debug!("closed: {end}"),
+        End::Rejected(error) => {
+            shared.stats.reject(Reject::from(error));
+            shared.warnings.rejected(error);
+        }
     }
     // Memory goes back before anything else is waited for.
     let Connection { stream, input, output, claimant, .. } = connection;
@@ -241,13 +249,6 @@ impl Drop for Open<'_> {
 }
 
 impl End {
-    fn log(&self) {
-        match self {
-            Self::PeerClosed | Self::Drained => debug!("closed: {self}"),
-            Self::Rejected(_) => warn!("closed: {self}"),
-        }
-    }
-
     /// Whether the peer may have sent, or still be sending, what nobody has read.
     fn may_leave_input(&self) -> bool {
         match self {

@@ -50,6 +50,9 @@
 //! | `transport`  | frames between a stream and arena memory                             |
 //! | `frame`      | where frames begin and end; no I/O                                   |
 //! | `memory`     | who may hold how much memory, and why nobody waits for ever          |
+//! | `roster`     | which connections there are, and what each does, for people who look |
+//! | `warnings`   | what the log says of trouble, and how often                          |
+//! | `admin`      | what is shown over HTTP: metrics, readiness, the status page         |
 //! | `codec`      | the same frames for tokio-util's `Framed`                            |
 //! | `socket`     | what a server does with a socket besides                             |
 
@@ -62,9 +65,13 @@ mod throttle;
 
 mod connection;
 mod handler;
+mod roster;
 mod socket;
 mod stats;
 mod stop;
+mod warnings;
+
+mod admin;
 
 mod codec;
 mod frame;
@@ -76,6 +83,7 @@ mod config;
 mod size;
 
 pub use crate::{
+    admin::Admin,
     codec::{AnyArena, ArenaCodec, CodecError, Exhaustion},
     config::{ArenaKind, Config, ConfigError, Limits, Problem, Reply},
     handler::{Echo, Handler, Replies, ReplyBuffer, Request, Requests},

@@ -31,16 +31,14 @@ use tracing::{Instrument, info_span, warn};
 
 use crate::{
     places::{Place, Places},
+    roster::Name,
     stream::Stream,
-    throttle::Throttle,
+    throttle::{Throttle, WARN_EVERY},
 };
 
 /// The first and the longest pause after an error that the next try would meet again.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
-
-/// How often the same trouble is logged.
-const WARN_EVERY: Duration = Duration::from_secs(10);
 
 /// The most connections that a queue is expected to hold.
 const QUEUE_MAX: usize = 1 << 16;
@@ -184,21 +182,21 @@ pub(crate) async fn accept<S>(
     places: &Arc<Places>,
     stop: &CancellationToken,
     connections: &TaskTracker,
-    serve: impl Fn(Stream) -> S + Clone + Send + 'static,
+    serve: impl Fn(Stream, Name) -> S + Clone + Send + 'static,
 ) where
     S: Future<Output = ()> + Send + 'static,
 {
     let accepted = AtomicU64::new(0);
     let spawn = |stream: Stream, place: Option<Place>| {
-        let id = 1 + accepted.fetch_add(1, Relaxed);
-        let span = info_span!("connection", id, peer = stream.peer_label());
+        let name = Name { id: 1 + accepted.fetch_add(1, Relaxed), peer: stream.peer_label() };
+        let span = info_span!("connection", id = name.id, peer = name.peer);
         let (places, serve) = (Arc::clone(places), serve.clone());
         let task = async move {
             let _place = match place {
                 Some(place) => place,
                 None => places.take().await,
             };
-            serve(stream).await;
+            serve(stream, name).await;
         };
         connections.spawn(task.instrument(span));
     };

@@ -27,17 +27,19 @@ use std::{
     error::Error,
     fmt,
     io::{self, Write},
+    net::SocketAddr,
     process::ExitCode,
 };
 
-use arena_echo::{ArenaKind, Config, Listener, Server};
+use arena_echo::{Admin, ArenaKind, Config, Listener, Server};
 use listenfd::ListenFd;
 use tokio::{
     join,
+    net::TcpListener,
     runtime::{self, Runtime},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use crate::{
     bind::Bound,
@@ -105,17 +107,29 @@ fn serve(command_line: CommandLine, settings: Settings, passed: ListenFd) -> Exi
 async fn run(running: Running, passed: ListenFd) -> Result<(), Box<dyn Error>> {
     let stop = CancellationToken::new();
     shutdown::on_signals(stop.clone())?;
-    let Bound { listeners, files } = bind::listen(&running.settings, passed).await?;
+    let Bound { listeners, admin, files } = bind::listen(&running.settings, passed).await?;
     let labels: Vec<_> = listeners.iter().map(Listener::label).collect::<Result<_, _>>()?;
     let status = format!("accepting on {}", labels.join(", "));
     let server = running.server.clone();
     reload::on_hangup(running, status.clone())?;
 
-    announce(&labels)?;
+    let admin_label = admin.as_ref().map(TcpListener::local_addr).transpose()?;
+    announce(&labels, admin_label)?;
     service::ready(&status);
     service::keep_watchdog_fed();
-    // Both to the end: a server without connections stops before a task of its own would have told.
-    join!(server.run(listeners, stop.clone()), shutdown::tell_service(&server, &stop));
+    let ended = CancellationToken::new();
+    let serve = async {
+        server.run(listeners, stop.clone()).await;
+        ended.cancel();
+    };
+    let show = async {
+        if let Some(listener) = admin {
+            Admin::new(server.clone()).run(listener, ended.clone()).await;
+        }
+    };
+    // All to the end: a server without connections stops before a task of its own would have told,
+    // and until then operators see that it drains.
+    join!(serve, show, shutdown::tell_service(&server, &stop));
     drop(files);
     Ok(())
 }
@@ -124,17 +138,18 @@ fn warn_of_what_has_no_use(settings: &Settings) {
     if matches!(settings.config.arena, ArenaKind::Buddy { .. }) && settings.config.spill_bytes > 0 {
         warn!("spill has no use in buddy mode: blocks hold every frame");
     }
-    if let Some(address) = &settings.admin {
-        warn!("admin {address}: this build serves nothing there");
-    }
 }
 
-/// Says where it listens, as the first lines of the output.
-fn announce(labels: &[String]) -> io::Result<()> {
-    let mut output = io::stdout().lock();
-    for label in labels {
-        writeln!(output, "listening on {label}")?;
+/// Says where it listens, as the first lines of the output, and then where operators look.
+fn announce(labels: &[String], admin: Option<SocketAddr>) -> io::Result<()> {
+    let mut lines: String = labels.iter().map(|label| format!("listening on {label}\n")).collect();
+    if let Some(address) = admin {
+        lines += &format!("admin on {address}\n");
+        info!("admin on {address}: http://{address}/ shows the server live");
     }
+    // In one write: whoever reads only the first line may have closed the output before a second.
+    let mut output = io::stdout().lock();
+    output.write_all(lines.as_bytes())?;
     output.flush()
 }
 

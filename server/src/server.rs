@@ -3,12 +3,16 @@
 use std::{
     future::{Future, poll_fn},
     pin::pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering::Relaxed},
+    },
     task::Poll,
+    time::SystemTime,
 };
 
 use arc_swap::ArcSwap;
-use tokio::time::timeout;
+use tokio::{join, time::timeout};
 use tokio_util::{
     sync::CancellationToken,
     task::{AbortOnDropHandle, TaskTracker},
@@ -22,9 +26,11 @@ use crate::{
     listener::{self, Listeners},
     memory::{Memory, MemoryMetrics},
     places::Places,
+    roster::{Name, Roster},
     stats::{ServerMetrics, Stats},
     stop::{self, BeginsWhenDropped, Stop},
     stream::Stream,
+    warnings::Warnings,
 };
 
 /// A server and its memory. It echoes, unless it was given another [`Handler`].
@@ -37,6 +43,28 @@ pub struct Server<H = Echo> {
     /// What new connections obey; it takes the place of what `config` says.
     limits: Arc<ArcSwap<Limits>>,
     places: Arc<Places>,
+    life: Arc<Life>,
+}
+
+/// When a server was built, and where it is in its life.
+#[derive(Debug)]
+struct Life {
+    built: SystemTime,
+    /// A [`Phase`].
+    phase: AtomicU8,
+}
+
+/// Where a server is in its life.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Phase {
+    /// It does not run yet.
+    Built,
+    /// It accepts connections.
+    Serving,
+    /// It answers what it has accepted.
+    Draining,
+    /// It does not run any more.
+    Ended,
 }
 
 impl<H> Clone for Server<H> {
@@ -46,6 +74,7 @@ impl<H> Clone for Server<H> {
             config: self.config,
             limits: Arc::clone(&self.limits),
             places: Arc::clone(&self.places),
+            life: Arc::clone(&self.life),
         }
     }
 }
@@ -79,12 +108,23 @@ impl<H: Handler> Server<H> {
             plan.and_then(Memory::new).map_err(|error| ConfigError::unbuildable(config, error))?;
         info!("memory: {}", memory.plan());
         let max_frame_bytes = config.max_frame_bytes;
-        let shared = Shared { memory, handler, max_frame_bytes, stats: Stats::default() };
+        let shared = Shared {
+            memory,
+            handler,
+            max_frame_bytes,
+            stats: Stats::default(),
+            roster: Roster::new(),
+            warnings: Warnings::new(),
+        };
         Ok(Self {
             shared: Arc::new(shared),
             config: *config,
             limits: Arc::new(ArcSwap::from_pointee(config.limits())),
             places: Arc::new(Places::new(config.max_connections)),
+            life: Arc::new(Life {
+                built: SystemTime::now(),
+                phase: AtomicU8::new(Phase::Built as u8),
+            }),
         })
     }
 
@@ -129,6 +169,21 @@ impl<H: Handler> Server<H> {
         &self.shared.memory
     }
 
+    /// Returns what its connections do.
+    pub(crate) fn roster(&self) -> &Roster {
+        &self.shared.roster
+    }
+
+    /// Returns when it was built.
+    pub(crate) fn built(&self) -> SystemTime {
+        self.life.built
+    }
+
+    /// Returns where it is in its life.
+    pub(crate) fn phase(&self) -> Phase {
+        Phase::ALL[usize::from(self.life.phase.load(Relaxed))]
+    }
+
     /// Serves connections from `listeners` until `stop` is cancelled and they have ended: one
     /// [`TcpListener`](tokio::net::TcpListener) or [`UnixListener`](tokio::net::UnixListener), or
     /// several [`Listener`](crate::Listener)s.
@@ -144,20 +199,27 @@ impl<H: Handler> Server<H> {
         let cut = Stop::default();
         let _cut_when_dropped = BeginsWhenDropped(cut.clone());
         let watch = tokio::spawn({
-            let memory = self.shared.memory.clone();
-            async move { memory.watch_stalls().await }
+            let shared = Arc::clone(&self.shared);
+            async move {
+                let Shared { memory, roster, warnings, .. } = &*shared;
+                join!(memory.watch_stalls(), warnings.report(memory, roster))
+            }
         });
         let _watch_ends_when_dropped = AbortOnDropHandle::new(watch);
 
+        let _ended_when_dropped = Ending(&self.life);
+        self.life.enter(Phase::Serving);
         let stopping = Stop::default();
         let serve = {
             let (server, stopping, cut) = (self.clone(), stopping.clone(), cut.clone());
-            move |stream| server.serve(stream, stopping.for_task(), cut.for_task())
+            move |stream, name| server.serve(stream, name, stopping.for_task(), cut.for_task())
         };
         listener::accept(listeners.into(), &self.places, &stop, &connections, serve).await;
+        self.life.enter(Phase::Draining);
         stopping.begin();
         connections.close();
         self.drain(&connections, &cut).await;
+        self.shared.warnings.report_rest();
         self.sum_up();
     }
 
@@ -165,6 +227,7 @@ impl<H: Handler> Server<H> {
     fn serve(
         &self,
         stream: Stream,
+        name: Name,
         stopping: Stop,
         cut: Stop,
     ) -> impl Future<Output = ()> + Send + use<H> {
@@ -173,7 +236,7 @@ impl<H: Handler> Server<H> {
         async move {
             // Pinned here rather than handed on: a future that moves takes its place twice, in every
             // connection.
-            let mut connection = pin!(connection::serve(stream, shared, timeouts, stopping));
+            let mut connection = pin!(connection::serve(stream, name, shared, timeouts, stopping));
             let mut waking = pin!(cut.waking());
             stop::wake_by(waking.as_mut()).await;
             poll_fn(|context| match cut.has_begun() {
@@ -204,4 +267,24 @@ impl<H: Handler> Server<H> {
         let MemoryMetrics { allocations_ok, frees, bytes_live, .. } = self.memory_metrics();
         info!("took {allocations_ok} blocks, gave {frees} back; {bytes_live} bytes are in use");
     }
+}
+
+/// Notes the end when it is dropped, also when a future is that has not ended.
+struct Ending<'l>(&'l Life);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.enter(Phase::Ended);
+    }
+}
+
+impl Life {
+    fn enter(&self, phase: Phase) {
+        // Relaxed: a figure.
+        self.phase.store(phase as u8, Relaxed);
+    }
+}
+
+impl Phase {
+    const ALL: [Self; 4] = [Self::Built, Self::Serving, Self::Draining, Self::Ended];
 }

@@ -51,6 +51,8 @@ use arena::{
 };
 use tokio::{sync::Notify, time::Instant};
 
+use crate::roster::{Doing, Presence};
+
 pub(crate) use self::plan::READ_BLOCK_BYTES_MIN;
 pub use self::plan::{Plan, PlanError};
 pub(crate) use self::{
@@ -217,7 +219,8 @@ impl Memory {
         }
     }
 
-    fn is_waited_for(&self) -> bool {
+    /// Whether somebody waits for memory.
+    pub(crate) fn is_waited_for(&self) -> bool {
         let Inner { ordinary, growth, replies, spill, .. } = &*self.inner;
         ordinary.has_waiters()
             || growth.as_ref().is_some_and(Lane::has_waiters)
@@ -396,6 +399,8 @@ pub(crate) struct Claimant {
     replies: Option<LaneWaiter>,
     spill: Option<SpillWaiter>,
     stall: Stall,
+    /// Who it is, for people who look.
+    presence: Option<Presence>,
 }
 
 impl Claimant {
@@ -407,7 +412,14 @@ impl Claimant {
             replies: None,
             spill: None,
             stall: Stall::new(),
+            presence: None,
         }
+    }
+
+    /// Shows from now on, under this name, what it waits for.
+    pub(crate) fn known_as(mut self, presence: Presence) -> Self {
+        self.presence = Some(presence);
+        self
     }
 
     /// Bytes of the block into which a connection reads when it does not know what comes.
@@ -522,10 +534,29 @@ impl Claimant {
         Poll::Ready(())
     }
 
+    /// Notes what the connection does while it waits, and how much memory it holds.
+    #[inline]
+    pub(crate) fn note(&mut self, doing: Doing, held_bytes: usize) {
+        if let Some(presence) = &mut self.presence {
+            presence.note(doing, held_bytes);
+        }
+    }
+
     /// Notes that the connection holds nothing any more.
     #[inline]
     pub(crate) fn end_turn(&mut self) {
         self.stall.end(&self.memory.inner.stalls);
+        if let Some(presence) = &mut self.presence {
+            presence.end_turn();
+        }
+    }
+
+    /// Notes that the connection need not wait for memory any more.
+    #[inline]
+    pub(crate) fn end_wait(&mut self) {
+        if let Some(presence) = &mut self.presence {
+            presence.end_wait();
+        }
     }
 }
 

@@ -210,6 +210,35 @@ impl Plan {
             + self.block_bytes
     }
 
+    /// Returns the parts of the memory by name, in the order of their addresses, and their bytes.
+    pub(crate) fn parts(&self) -> Vec<(&'static str, usize)> {
+        let ordinary = ("ordinary", self.capacity_bytes - self.bytes_set_aside());
+        let growth = self.has_growth.then_some(("growth", self.block_bytes));
+        [Some(ordinary), growth, Some(("replies", self.block_bytes))]
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+
+    /// Bytes of a slot, or of the smallest block.
+    pub(crate) fn unit_bytes(&self) -> usize {
+        self.unit_bytes
+    }
+
+    /// Whether the memory is cut into slots, which are never split or merged.
+    pub(crate) fn is_fixed(&self) -> bool {
+        self.is_fixed
+    }
+
+    /// Bytes of the largest block that can be free when nothing is in use.
+    pub(crate) fn largest_block_bytes(&self) -> usize {
+        if self.is_fixed {
+            return self.unit_bytes;
+        }
+        let ordinary = self.capacity_bytes - self.bytes_set_aside();
+        ordinary.checked_ilog2().map_or(0, |order| 1 << order)
+    }
+
     /// Whether so many bytes fit into no block.
     pub(super) fn must_spill(&self, bytes: usize) -> bool {
         bytes > self.block_bytes

@@ -261,6 +261,7 @@ impl Input {
         if filled.is_ready() {
             self.watch.progress();
             self.watch.frame_ends();
+            claimant.end_wait();
             return filled;
         }
         let waits_for_memory = self.wait == Wait::Memory;
@@ -278,6 +279,7 @@ impl Input {
             _ if waits_for_memory => Some(LOOK_AT_PEER_EVERY),
             look => look.map(|look| look.pause),
         };
+        claimant.note(self.wait.into(), held_bytes);
         self.watch.poll_over(context, self.wait, look).map(Err)
     }
 

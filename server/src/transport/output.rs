@@ -211,7 +211,7 @@ impl Output {
             }
             // It is too small, or there is none.
             self.gathering = None;
-            match ready!(self.poll_reply(stream.as_mut(), context, claimant, bytes))? {
+            match ready!(self.poll_reply(stream.as_mut(), context, claimant, input_bytes, bytes))? {
                 Block::Arena(block) => self.gathering = Some(block),
                 Block::Heap(_) => unreachable!("what is gathered fits into a block"),
             }
@@ -236,7 +236,7 @@ impl Output {
             ready!(self.poll_flush(stream.as_mut(), context, claimant, input_bytes))?;
         }
         self.gathering = None;
-        self.poll_reply(stream, context, claimant, payload_bytes)
+        self.poll_reply(stream, context, claimant, input_bytes, payload_bytes)
     }
 
     /// Waits for memory that is set aside for replies. There is nothing unsent.
@@ -245,6 +245,7 @@ impl Output {
         stream: Pin<&mut dyn Duplex>,
         context: &mut Context<'_>,
         claimant: &mut Claimant,
+        input_bytes: usize,
         bytes: usize,
     ) -> Poll<Result<Block, FrameError>> {
         if let Poll::Ready(block) = claimant.poll_reply(context, bytes) {
@@ -254,6 +255,7 @@ impl Output {
         if stream.is_hung_up() {
             return Poll::Ready(Err(FrameError::hung_up()));
         }
+        claimant.note(Wait::Memory.into(), input_bytes + self.held_bytes());
         self.watch.poll_over(context, Wait::Memory, Some(LOOK_AT_PEER_EVERY)).map(Err)
     }
 
@@ -277,6 +279,7 @@ impl Output {
             if held_bytes > 0 && claimant.poll_stalled(context, held_bytes).is_ready() {
                 return Poll::Ready(Err(FrameError::Stalled { bytes: held_bytes }));
             }
+            claimant.note(Wait::Write.into(), held_bytes);
             return self.watch.poll_over(context, Wait::Write, None).map(Err);
         }
         flushed

@@ -10,6 +10,7 @@ use std::{
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::FrameError;
+use crate::roster::Doing;
 
 /// How long a transport waits for its peer and for memory. `None` is for ever.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -129,6 +130,18 @@ impl Watch {
             Wait::Frame => self.timeouts.frame,
             Wait::Memory => self.timeouts.memory,
             Wait::Write => self.timeouts.write,
+        }
+    }
+}
+
+impl From<Wait> for Doing {
+    #[inline]
+    fn from(wait: Wait) -> Self {
+        match wait {
+            Wait::FirstByte | Wait::Idle => Self::Idle,
+            Wait::Frame => Self::Reading,
+            Wait::Memory => Self::Waiting,
+            Wait::Write => Self::Writing,
         }
     }
 }

@@ -39,6 +39,10 @@ impl<H: Handler> InProcess<H> {
         Self { address, server, stop, running }
     }
 
+    pub(crate) fn server(&self) -> &Server<H> {
+        &self.server
+    }
+
     pub(crate) fn memory(&self) -> MemoryMetrics {
         self.server.memory_metrics()
     }

@@ -2,6 +2,7 @@
 
 pub(crate) mod client;
 pub(crate) mod gate;
+pub(crate) mod http;
 pub(crate) mod in_process;
 pub(crate) mod program;
 pub(crate) mod script;

@@ -8,7 +8,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, BufReader, Lines},
-    process::{Child, ChildStderr, Command},
+    process::{Child, ChildStderr, ChildStdout, Command},
 };
 
 /// Where the build has put the program.
@@ -20,6 +20,7 @@ pub(crate) struct Program {
     pub(crate) address: SocketAddr,
     /// Where it says that it listens, in the order of its lines.
     pub(crate) labels: Vec<String>,
+    output: Lines<BufReader<ChildStdout>>,
     log: Option<Lines<BufReader<ChildStderr>>>,
     child: Child,
 }
@@ -51,12 +52,19 @@ impl Program {
             labels.push(line.strip_prefix("listening on ").expect("an address").to_owned());
         }
         let address = labels[0].parse().unwrap_or_else(|_| ([0; 4], 0).into());
-        Self { address, labels, log: Some(lines(child.stderr.take())), child }
+        Self { address, labels, output, log: Some(lines(child.stderr.take())), child }
     }
 
     pub(crate) fn id(&self) -> Pid {
         let id = self.child.id().expect("a process that runs");
         i32::try_from(id).ok().and_then(Pid::from_raw).expect("the id of a process")
+    }
+
+    /// Waits until it says where operators look, and returns that.
+    pub(crate) async fn admin(&mut self) -> SocketAddr {
+        let line = next_line(&mut self.output).await;
+        let address = line.strip_prefix("admin on ").and_then(|address| address.parse().ok());
+        address.expect("an address")
     }
 
     /// Waits for a line of the log that contains `text`, and returns it.

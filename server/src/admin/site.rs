@@ -1,0 +1,251 @@
+//! `Site`: which path shows what.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use bytes::Bytes;
+use hyper::{
+    Method, Request, Response, StatusCode,
+    header::{self, HeaderValue},
+};
+use serde_json::{Value, json};
+use tokio::{
+    sync::{Semaphore, watch},
+    task::spawn_blocking,
+    time::{MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    SUBSCRIBERS_MAX,
+    events::{Content, event},
+    exposition,
+    map::Map,
+    samples::{self, COLUMNS, Row, Samples, milliseconds},
+};
+use crate::{
+    handler::Handler,
+    roster::{Census, Doing, HELD_BYTES_STEPS},
+    server::{Phase, Server},
+};
+
+const PAGE: &str = include_str!("page.html");
+
+/// How often figures are taken, and told.
+const TICK: Duration = Duration::from_secs(1);
+
+/// To draw the map may take one part in so many of the time: that of a large arena is drawn less
+/// often.
+const MAP_SHARE: u32 = 50;
+
+/// Connections that are shown by name.
+const OLDEST: usize = 12;
+
+/// Says that the page has all it needs in itself: a browser refuses everything else.
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
+                      connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \
+                      frame-ancestors 'none'";
+
+/// What all connections to it share.
+#[derive(Debug)]
+pub(super) struct Site<H> {
+    server: Server<H>,
+    wait_max: Duration,
+    samples: Mutex<Samples>,
+    /// The latest event.
+    latest: watch::Sender<Bytes>,
+    subscribers: Arc<Semaphore>,
+    /// Cancelled when there are no more events.
+    over: CancellationToken,
+}
+
+impl<H: Handler> Site<H> {
+    pub(super) fn new(server: Server<H>, wait_max: Duration, over: CancellationToken) -> Self {
+        Self {
+            server,
+            wait_max,
+            samples: Mutex::default(),
+            latest: watch::Sender::new(Bytes::new()),
+            subscribers: Arc::new(Semaphore::new(SUBSCRIBERS_MAX)),
+            over,
+        }
+    }
+
+    /// Takes figures every second, and tells them to those who look.
+    pub(super) async fn watch(&self) {
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut map, mut map_due) = (Value::Null, Instant::now());
+        loop {
+            ticks.tick().await;
+            let row = samples::row(&self.server.memory_metrics(), &self.server.metrics());
+            self.samples().push(row);
+            if self.latest.receiver_count() == 0 {
+                continue;
+            }
+            if map_due <= Instant::now() {
+                let start = Instant::now();
+                map = self.draw_map().await;
+                map_due = start + start.elapsed() * MAP_SHARE;
+            }
+            self.latest.send_replace(event("tick", &self.tick(row, &map)));
+        }
+    }
+
+    /// Answers one request.
+    pub(super) fn answer<B>(&self, request: &Request<B>) -> Response<Content> {
+        let mut response = match (request.method(), request.uri().path()) {
+            (&Method::GET | &Method::HEAD, "/") => html(PAGE),
+            (&Method::GET | &Method::HEAD, "/metrics") => {
+                let text = exposition::write(&self.server);
+                respond(StatusCode::OK, exposition::CONTENT_TYPE, Content::whole(text))
+            }
+            (&Method::GET | &Method::HEAD, "/healthz") => text(StatusCode::OK, "ok\n".to_owned()),
+            (&Method::GET | &Method::HEAD, "/readyz") => match self.unready() {
+                None => text(StatusCode::OK, "ready\n".to_owned()),
+                Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+            },
+            (&Method::GET, "/events") => self.subscribe(),
+            (&Method::GET | &Method::HEAD, _) => text(
+                StatusCode::NOT_FOUND,
+                "there are: / /metrics /healthz /readyz /events\n".to_owned(),
+            ),
+            _ => {
+                let why = "there is nothing to change here\n".to_owned();
+                let mut refusal = text(StatusCode::METHOD_NOT_ALLOWED, why);
+                let allowed = HeaderValue::from_static("GET, HEAD");
+                refusal.headers_mut().insert(header::ALLOW, allowed);
+                refusal
+            }
+        };
+        let headers = response.headers_mut();
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+        response
+    }
+
+    /// Returns why no more connections should come, if they should not.
+    fn unready(&self) -> Option<String> {
+        match self.server.phase() {
+            Phase::Built => return Some("starting: it does not accept yet".to_owned()),
+            Phase::Draining => {
+                let connections = self.server.connections();
+                return Some(format!("draining: {connections} connections are left"));
+            }
+            Phase::Ended => return Some("ended".to_owned()),
+            Phase::Serving => {}
+        }
+        let longest = self.server.roster().longest_wait()?;
+        (longest >= self.wait_max)
+            .then(|| format!("exhausted: a connection has waited for memory for {longest:.1?}"))
+    }
+
+    fn subscribe(&self) -> Response<Content> {
+        let Ok(place) = Arc::clone(&self.subscribers).try_acquire_owned() else {
+            let why = format!("{SUBSCRIBERS_MAX} look already, and more may not\n");
+            return text(StatusCode::SERVICE_UNAVAILABLE, why);
+        };
+        let mut latest = self.latest.subscribe();
+        latest.mark_unchanged();
+        let hello = event("hello", &self.hello());
+        let events = Content::events(hello, latest, self.over.clone(), place);
+        respond(StatusCode::OK, "text/event-stream", events)
+    }
+
+    /// What does not change, and the past.
+    fn hello(&self) -> Value {
+        let plan = self.server.memory().plan();
+        let rows: Vec<Row> = self.samples().rows().copied().collect();
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "mode": if plan.is_fixed() { "fixed" } else { "buddy" },
+            "plan": plan.to_string(),
+            "capacity_bytes": plan.capacity_bytes(),
+            "unit_bytes": plan.unit_bytes(),
+            "largest_block_bytes": plan.largest_block_bytes(),
+            "parts": plan.parts(),
+            "started_ms": milliseconds(self.server.built()),
+            "now_ms": milliseconds(SystemTime::now()),
+            "columns": COLUMNS,
+            "rows": rows,
+        })
+    }
+
+    /// What changes.
+    fn tick(&self, row: Row, map: &Value) -> Value {
+        let memory = self.server.memory_metrics();
+        let metrics = self.server.metrics();
+        let rejects = metrics.rejects.iter().filter(|(_, count)| *count > 0);
+        let rejects: Vec<_> = rejects.map(|(reason, count)| (reason.name(), count)).collect();
+        let waits = memory.waits.iter();
+        let waiters: Vec<_> = waits.map(|queue| queue.waiters).collect();
+        json!({
+            "row": row,
+            "unready": self.unready(),
+            "draining": self.server.phase() == Phase::Draining,
+            "connections_limit": self.server.limits().max_connections,
+            "accepted": metrics.accepted,
+            "live_max": memory.bytes_live_max,
+            "spill_reserved": memory.spill_bytes_reserved,
+            "splits": memory.splits,
+            "coalesces": memory.coalesces,
+            "allocations": memory.allocations_ok,
+            "refusals": memory.allocations_failed,
+            "resident": exposition::resident_bytes(),
+            "waiters_by_queue": waiters,
+            "rejects": rejects,
+            "census": census(&self.server.roster().census(OLDEST)),
+            "map": map,
+        })
+    }
+
+    /// On a thread of its own: of a large arena that takes a while.
+    async fn draw_map(&self) -> Value {
+        let memory = self.server.memory().clone();
+        let draw = move || Map::of(&memory.occupancy(), memory.plan()).to_json();
+        spawn_blocking(draw).await.unwrap_or_default()
+    }
+
+    fn samples(&self) -> MutexGuard<'_, Samples> {
+        self.samples.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn census(census: &Census) -> Value {
+    let by_doing = Doing::ALL.into_iter().zip(census.by_doing);
+    let by_doing: Vec<_> =
+        by_doing.map(|(doing, (count, bytes))| json!([doing.name(), count, bytes])).collect();
+    let oldest = census.oldest.iter().map(|holder| {
+        json!({
+            "id": holder.name.id,
+            "peer": holder.name.peer,
+            "doing": holder.doing.name(),
+            "bytes": holder.held_bytes,
+            "ms": u64::try_from(holder.held_for.as_millis()).unwrap_or(u64::MAX),
+        })
+    });
+    json!({
+        "by_doing": by_doing,
+        "held_steps": HELD_BYTES_STEPS,
+        "by_held": census.by_held,
+        "oldest": oldest.collect::<Vec<_>>(),
+    })
+}
+
+fn html(page: &'static str) -> Response<Content> {
+    respond(StatusCode::OK, "text/html; charset=utf-8", Content::whole(page))
+}
+
+fn text(status: StatusCode, text: String) -> Response<Content> {
+    respond(status, "text/plain; charset=utf-8", Content::whole(text))
+}
+
+fn respond(status: StatusCode, kind: &'static str, content: Content) -> Response<Content> {
+    let mut response = Response::new(content);
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}

@@ -1,0 +1,476 @@
+//! What operators see over HTTP: metrics, readiness, the status page and its events.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use arena_echo::{Admin, ArenaKind, Config, Handler};
+use prometheus_parse::{Scrape, Value};
+use rustix::process::Signal;
+use tokio::{net::TcpListener, process::Command, task::JoinHandle, time::sleep};
+use tokio_util::sync::CancellationToken;
+use yaml_rust2::{Yaml, YamlLoader};
+
+use crate::support::{
+    client::Client,
+    http::{Events, get, request},
+    in_process::InProcess,
+    program::{self, Program},
+    run,
+    traffic::{exceed, frame},
+};
+
+const SLOT: usize = 4096;
+
+/// How often something is asked for again until it is so.
+const ASK_AGAIN: Duration = Duration::from_millis(20);
+
+/// One slot for requests and one for replies.
+fn scarce() -> Config {
+    Config {
+        arena: ArenaKind::Fixed { slot_bytes: SLOT },
+        capacity_bytes: 2 * SLOT,
+        max_frame_bytes: SLOT,
+        ..Config::fixed()
+    }
+}
+
+/// Operators' view of a server in this process.
+struct Shown {
+    address: SocketAddr,
+    stop: CancellationToken,
+    running: JoinHandle<()>,
+}
+
+impl Shown {
+    async fn start<H: Handler>(admin: Admin<H>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("a listener that is bound");
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(admin.run(listener, stop.clone()));
+        Self { address, stop, running }
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        self.running.await.expect("it does not panic");
+    }
+}
+
+/// Asks until the answer has this status, and returns its text.
+async fn until_status(address: SocketAddr, path: &str, status: u16) -> String {
+    loop {
+        let answer = get(address, path).await;
+        if answer.status == status {
+            return answer.body;
+        }
+        sleep(ASK_AGAIN).await;
+    }
+}
+
+fn parse(text: &str) -> Scrape {
+    let lines = text.lines().map(|line| Ok(line.to_owned()));
+    Scrape::parse(lines).expect("the text format of Prometheus")
+}
+
+/// The value of a metric with these labels, if that is one number.
+fn value(scrape: &Scrape, name: &str, labels: &[(&str, &str)]) -> f64 {
+    let is_it = |sample: &&prometheus_parse::Sample| {
+        sample.metric == name && labels.iter().all(|(key, of)| sample.labels.get(key) == Some(*of))
+    };
+    let sample = scrape.samples.iter().find(is_it).unwrap_or_else(|| panic!("no {name}"));
+    match sample.value {
+        Value::Counter(number) | Value::Gauge(number) | Value::Untyped(number) => number,
+        ref other => panic!("{name} is {other:?}"),
+    }
+}
+
+#[test]
+fn metrics_count_what_the_server_does() {
+    run(async {
+        let mut server = Program::start("--admin 127.0.0.1:0 --capacity 8MiB").await;
+        let admin = server.admin().await;
+        let mut client = Client::connect(server.address).await;
+        for seed in 0..3 {
+            client.echo(&frame(100, seed)).await;
+        }
+        exceed(server.address, 1 << 20).await;
+
+        // A turn is counted when its replies are written, which its peer may see before.
+        let answer = loop {
+            let answer = get(admin, "/metrics").await;
+            if value(&parse(&answer.body), "echo_frames_total", &[]) == 4.0 {
+                break answer;
+            }
+            sleep(ASK_AGAIN).await;
+        };
+        assert!(answer.head.contains("content-type: text/plain; version=0.0.4"), "{}", answer.head);
+        let scrape = parse(&answer.body);
+        let value = |name, labels: &[_]| value(&scrape, name, labels);
+        assert_eq!(value("arena_bytes_reserved", &[]), f64::from(8 << 20));
+        // Three small frames and the one that was allowed.
+        let bytes_out = 3.0 * 104.0 + f64::from((1 << 20) + 4);
+        assert_eq!(value("echo_bytes_total", &[("direction", "out")]), bytes_out);
+        assert!(value("echo_bytes_total", &[("direction", "in")]) >= bytes_out);
+        assert_eq!(value("echo_rejects_total", &[("reason", "too_long")]), 1.0);
+        assert_eq!(value("echo_rejects_total", &[("reason", "stalled")]), 0.0);
+        assert_eq!(value("echo_connections_limit", &[]), 10_000.0);
+        assert!(value("arena_allocations_total", &[]) > 0.0);
+        assert!(value("process_resident_memory_bytes", &[]) > 1e6);
+        server.stop().await;
+    });
+}
+
+#[test]
+fn the_fixed_names_are_all_there_with_their_kinds() {
+    run(async {
+        let server = InProcess::start(&scarce()).await;
+        let shown = Shown::start(Admin::new(server.server().clone())).await;
+        let page = get(shown.address, "/metrics").await.body;
+        let gauges = [
+            "arena_bytes_reserved",
+            "arena_bytes_live",
+            "arena_bytes_live_max",
+            "arena_largest_free_block_bytes",
+            "arena_waiters",
+            "echo_connections",
+        ];
+        let counters = [
+            "arena_allocations_total",
+            "arena_allocation_failures_total",
+            "arena_frees_total",
+            "arena_spills_total",
+            "arena_splits_total",
+            "arena_coalesces_total",
+            "echo_frames_total",
+            "echo_bytes_total",
+            "echo_rejects_total",
+        ];
+        for (names, kind) in [(&gauges[..], "gauge"), (&counters[..], "counter")] {
+            for name in names {
+                assert!(page.contains(&format!("# TYPE {name} {kind}\n")), "{name}");
+            }
+        }
+        assert!(page.contains("# TYPE arena_wait_seconds histogram\n"));
+        shown.stop().await;
+        server.stop().await;
+    });
+}
+
+#[test]
+fn waits_are_a_histogram_whose_last_bucket_has_all() {
+    run(async {
+        let server = InProcess::start(&scarce()).await;
+        let shown = Shown::start(Admin::new(server.server().clone())).await;
+        let mut holder = Client::connect(server.address).await;
+        let whole = frame(1000, 1);
+        holder.send(&whole[..500]).await;
+        server.until_memory_is_held().await;
+        let mut waiting = Client::connect(server.address).await;
+        waiting.send(&frame(10, 2)).await;
+        server.until_waiting(1).await;
+        assert_eq!(
+            value(&parse(&get(shown.address, "/metrics").await.body), "arena_waiters", &[]),
+            1.0
+        );
+
+        holder.exchange(&whole[500..], &whole).await;
+        waiting.expect(&frame(10, 2)).await;
+        let page = get(shown.address, "/metrics").await.body;
+        let scrape = parse(&page);
+        let waits = scrape.samples.iter().find(|sample| sample.metric == "arena_wait_seconds");
+        let Value::Histogram(buckets) = &waits.expect("a histogram").value else {
+            panic!("no histogram")
+        };
+        assert!(buckets.is_sorted_by(|one, next| {
+            one.less_than < next.less_than && one.count <= next.count
+        }));
+        let last = buckets.last().expect("buckets");
+        assert_eq!((last.less_than, last.count), (f64::INFINITY, 1.0));
+        assert!(page.contains("arena_wait_seconds_count 1\n"), "{page}");
+        drop((holder, waiting));
+        shown.stop().await;
+        server.stop().await;
+    });
+}
+
+#[test]
+fn a_server_that_does_not_run_is_healthy_but_not_ready() {
+    run(async {
+        let server = arena_echo::Server::new(&scarce()).expect("a configuration that works");
+        let shown = Shown::start(Admin::new(server)).await;
+        assert_eq!(get(shown.address, "/healthz").await.status, 200);
+        let answer = get(shown.address, "/readyz").await;
+        assert_eq!(answer.status, 503);
+        assert!(answer.body.starts_with("starting"), "{}", answer.body);
+        shown.stop().await;
+    });
+}
+
+#[test]
+fn a_draining_server_says_so_until_it_has_ended() {
+    run(async {
+        let flags = "--admin 127.0.0.1:0 --drain-timeout 1h --write-timeout 1h";
+        let mut server = Program::start(flags).await;
+        let admin = server.admin().await;
+        let mut events = Events::open(admin).await;
+        // More than the sockets take: the server is left with a reply in its hands.
+        let mut client = Client::connect(server.address).await;
+        let deaf =
+            tokio::spawn(async move { client.send_without_reading(&frame(1 << 20, 1)).await });
+        while value(&parse(&get(admin, "/metrics").await.body), "arena_stalled_bytes", &[]) == 0.0 {
+            sleep(ASK_AGAIN).await;
+        }
+        assert_eq!(get(admin, "/readyz").await.body, "ready\n");
+
+        server.signal(Signal::TERM);
+        let why = until_status(admin, "/readyz", 503).await;
+        assert_eq!(why, "draining: 1 connections are left\n");
+        assert_eq!(get(admin, "/healthz").await.status, 200);
+        loop {
+            let tick = events.next("tick").await.expect("events until the end");
+            if tick["draining"] == true {
+                break;
+            }
+        }
+        deaf.abort();
+        while events.next("tick").await.is_some() {}
+        assert!(server.ended().await.0.success());
+    });
+}
+
+#[test]
+fn who_has_waited_for_memory_for_too_long_makes_the_server_unready() {
+    run(async {
+        let server = InProcess::start(&scarce()).await;
+        let admin = Admin::new(server.server().clone()).wait_max(Duration::ZERO);
+        let shown = Shown::start(admin).await;
+        assert_eq!(get(shown.address, "/readyz").await.status, 200);
+
+        let mut holder = Client::connect(server.address).await;
+        holder.send(&frame(1000, 1)[..500]).await;
+        server.until_memory_is_held().await;
+        let mut waiting = Client::connect(server.address).await;
+        waiting.send(&frame(10, 2)).await;
+        let why = until_status(shown.address, "/readyz", 503).await;
+        assert!(why.starts_with("exhausted: a connection has waited for memory for "), "{why}");
+
+        drop(holder);
+        waiting.expect(&frame(10, 2)).await;
+        until_status(shown.address, "/readyz", 200).await;
+        drop(waiting);
+        shown.stop().await;
+        server.stop().await;
+    });
+}
+
+#[test]
+fn the_page_shows_who_holds_memory_and_what_for() {
+    run(async {
+        let server = InProcess::start(&scarce()).await;
+        let shown = Shown::start(Admin::new(server.server().clone())).await;
+        let mut client = Client::connect(server.address).await;
+        client.send(&frame(1000, 1)[..500]).await;
+        server.until_memory_is_held().await;
+
+        let mut events = Events::open(shown.address).await;
+        let hello = events.next("hello").await.expect("what does not change");
+        assert_eq!(hello["capacity_bytes"], 2 * SLOT);
+        assert_eq!(hello["parts"][1][0], "replies");
+        let tick = events.next("tick").await.expect("what changes");
+        assert_eq!(tick["map"]["cells"].as_str().map(|cells| cells.matches('8').count()), Some(1));
+        let oldest = &tick["census"]["oldest"][0];
+        assert_eq!(oldest["peer"], client.address().to_string());
+        assert_eq!((&oldest["doing"], &oldest["bytes"]), (&"reading".into(), &SLOT.into()));
+
+        // Whoever opens it later sees what was before.
+        events.next("tick").await.expect("another");
+        let mut later = Events::open(shown.address).await;
+        let rows = &later.next("hello").await.expect("the past")["rows"];
+        assert!(rows.as_array().is_some_and(|rows| rows.len() >= 2), "{rows}");
+
+        drop(client);
+        server.until_no_memory_is_held().await;
+        shown.stop().await;
+        server.stop().await;
+    });
+}
+
+#[test]
+fn more_may_not_look_than_there_are_places_and_metrics_have_others() {
+    run(async {
+        let server = InProcess::start(&scarce()).await;
+        let shown = Shown::start(Admin::new(server.server().clone())).await;
+        let mut all = Vec::new();
+        for _ in 0..16 {
+            all.push(Events::open(shown.address).await);
+        }
+        assert_eq!(get(shown.address, "/events").await.status, 503);
+        assert_eq!(get(shown.address, "/metrics").await.status, 200);
+        all.pop();
+        // The place is free when the server has noticed.
+        until_status_of_events(shown.address).await;
+        drop(all);
+        shown.stop().await;
+        server.stop().await;
+    });
+}
+
+/// Asks for events until there is a place: the head of the answer is enough.
+async fn until_status_of_events(address: SocketAddr) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    loop {
+        let mut stream = tokio::net::TcpStream::connect(address).await.expect("it listens");
+        stream.write_all(b"GET /events HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("it reads");
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).await.expect("an answer");
+        if &status == b"HTTP/1.1 200" {
+            return;
+        }
+        sleep(ASK_AGAIN).await;
+    }
+}
+
+#[test]
+fn the_page_is_complete_in_itself() {
+    run(async {
+        let server = InProcess::start(&scarce()).await;
+        let shown = Shown::start(Admin::new(server.server().clone())).await;
+        let page = get(shown.address, "/").await;
+        assert!(page.head.contains("default-src 'none'"), "{}", page.head);
+        for foreign in ["http:", "https:", " src=", "url(", "@import", "<link rel=\"stylesheet"] {
+            assert!(!page.body.contains(foreign), "{foreign}");
+        }
+        shown.stop().await;
+        server.stop().await;
+    });
+}
+
+#[test]
+fn what_is_not_there_and_what_would_change_something_is_refused() {
+    run(async {
+        let server = InProcess::start(&scarce()).await;
+        let shown = Shown::start(Admin::new(server.server().clone())).await;
+        assert_eq!(get(shown.address, "/favicon.ico").await.status, 404);
+        assert_eq!(request(shown.address, "POST", "/metrics").await.status, 405);
+        let head = request(shown.address, "HEAD", "/metrics").await;
+        assert_eq!((head.status, &head.body[..]), (200, ""));
+        shown.stop().await;
+        server.stop().await;
+    });
+}
+
+#[test]
+fn an_address_that_is_taken_is_an_error_of_admin() {
+    run(async {
+        let taken = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = taken.local_addr().expect("a listener that is bound").to_string();
+        let output = Command::new(program::PATH)
+            .args(["--listen", "127.0.0.1:0", "--admin", &address])
+            .output()
+            .await
+            .expect("the program starts");
+        let said = String::from_utf8(output.stderr).expect("text");
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(&format!("--admin {address}: cannot listen there")), "{said}");
+        assert!(output.stdout.is_empty());
+    });
+}
+
+#[test]
+fn a_flood_of_bad_peers_is_no_flood_of_lines() {
+    const PEERS: usize = 20;
+    run(async {
+        let server = Program::start("--max-frame 1k").await;
+        for _ in 0..PEERS {
+            exceed(server.address, 1 << 10).await;
+        }
+        server.signal(Signal::TERM);
+        let (status, log) = server.ended().await;
+        assert!(status.success());
+        let about = log.iter().filter(|line| line.contains("exceeds the limit")).count();
+        assert!(about < PEERS / 2, "{log:#?}");
+        // None is forgotten.
+        let told = log.iter().filter_map(|line| {
+            let (_, rest) = line.split_once("closed ")?;
+            rest.split_once(" more connections")?.0.parse::<usize>().ok()
+        });
+        assert_eq!(about + told.sum::<usize>(), PEERS, "{log:#?}");
+    });
+}
+
+#[test]
+fn every_line_of_a_json_log_is_json() {
+    run(async {
+        let server = Program::start("--log-format json --log-filter debug --admin :0").await;
+        exceed(server.address, 1 << 20).await;
+        Client::connect(server.address).await.close_and_expect_end().await;
+        server.signal(Signal::TERM);
+        let (_, log) = server.ended().await;
+        assert!(log.len() > 3, "{log:#?}");
+        for line in log {
+            let line: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+            assert!(line["timestamp"].is_string() && line["level"].is_string(), "{line}");
+        }
+    });
+}
+
+fn configs(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs").join(name)
+}
+
+/// The names of our metrics in an expression.
+fn names(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let is_ours =
+        |word: &&str| ["arena_", "echo_", "process_"].iter().any(|prefix| word.starts_with(prefix));
+    words.filter(is_ours).map(str::to_owned).collect()
+}
+
+/// Every string under this key, at any depth.
+fn strings_under(yaml: &Yaml, key: &str, found: &mut Vec<String>) {
+    match yaml {
+        Yaml::Array(list) => list.iter().for_each(|item| strings_under(item, key, found)),
+        Yaml::Hash(map) => {
+            for (name, item) in map {
+                if name.as_str() == Some(key) {
+                    found.extend(item.as_str().map(str::to_owned));
+                }
+                strings_under(item, key, found);
+            }
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn the_dashboard_and_the_alerts_use_metrics_that_are_served() {
+    run(async {
+        let server = InProcess::start(&scarce()).await;
+        let shown = Shown::start(Admin::new(server.server().clone())).await;
+        let page = get(shown.address, "/metrics").await.body;
+        let served = page.lines().filter(|line| !line.starts_with('#'));
+        let served: BTreeSet<_> = served.filter_map(|line| line.split([' ', '{']).next()).collect();
+
+        // JSON is YAML, too.
+        for (file, key, least) in
+            [("grafana-dashboard.json", "expr", 15), ("prometheus-alerts.yaml", "expr", 5)]
+        {
+            let text = fs::read_to_string(configs(file)).expect("a file");
+            let documents = YamlLoader::load_from_str(&text).expect("YAML");
+            let mut expressions = Vec::new();
+            strings_under(&documents[0], key, &mut expressions);
+            let used: BTreeSet<_> = expressions.iter().flat_map(|text| names(text)).collect();
+            assert!(used.len() >= least, "{file}: {used:?}");
+            for name in used {
+                assert!(served.contains(&name[..]), "{file}: {name} is not served");
+            }
+        }
+        shown.stop().await;
+        server.stop().await;
+    });
+}
