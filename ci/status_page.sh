@@ -40,4 +40,4 @@ done
     "$(found listening)" >"$scratch/load" 2>&1 &
 pids+=("$!")
 
-node ci/status_page.mjs "http://$(found admin)/" "$into" "$server"
+node ci/status_page.mjs "http://$(found admin)/" "$into" "$server" || { tail -n 5 "$scratch/log" "$scratch/load" >&2; exit 1; }
