@@ -19,7 +19,9 @@ fi
 scratch=$(mktemp -d)
 pids=()
 clean() {
-    for pid in "${pids[@]}"; do kill -KILL "$pid" 2>/dev/null || true; done
+    for pid in "${pids[@]}"; do
+        kill -KILL "$pid" 2>/dev/null && wait "$pid" 2>/dev/null || true
+    done
     rm -rf "$scratch"
 }
 trap clean EXIT
@@ -40,4 +42,7 @@ done
     "$(found listening)" >"$scratch/load" 2>&1 &
 pids+=("$!")
 
-node ci/status_page.mjs "http://$(found admin)/" "$into" "$server"
+node ci/status_page.mjs "http://$(found admin)/" "$into" "$server" || {
+    tail -n 5 "$scratch/log" "$scratch/load" >&2
+    exit 1
+}
