@@ -3,7 +3,7 @@
 use std::{fmt, time::Duration};
 
 use crate::{
-    memory::{MemoryError, Plan, PlanError, READ_BLOCK_BYTES_MIN},
+    memory::{Memory, MemoryError, Plan, PlanError, READ_BLOCK_BYTES_MIN},
     size::Size,
     transport::Timeouts,
 };
@@ -48,6 +48,8 @@ pub struct Config {
     pub frame_timeout: Duration,
     /// How long a peer may take none of its reply.
     pub write_timeout: Duration,
+    /// How long a peer may keep memory for which others wait, and move less than 64 KiB.
+    pub stall_timeout: Duration,
     /// How long a connection waits for memory.
     pub memory_timeout: Duration,
     /// How long connections may take to end once the server stops.
@@ -144,6 +146,8 @@ impl Config {
             // Long enough for a slow network, short enough to wait for behind a peer that is gone.
             frame_timeout: Duration::from_secs(10),
             write_timeout: Duration::from_secs(10),
+            // Long enough for a lost packet to be sent again.
+            stall_timeout: Memory::STALL_TIMEOUT,
             // Outlasts a holder that uses up both of the above.
             memory_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(10),
@@ -334,6 +338,7 @@ impl Config {
             ("--idle-timeout", self.idle_timeout),
             ("--frame-timeout", Some(self.frame_timeout)),
             ("--write-timeout", Some(self.write_timeout)),
+            ("--stall-timeout", Some(self.stall_timeout)),
             ("--memory-timeout", Some(self.memory_timeout)),
             ("--drain-timeout", Some(self.drain_timeout)),
         ];
@@ -440,7 +445,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::memory::Memory;
 
     fn texts(config: &Config) -> Vec<String> {
         config.problems().iter().map(Problem::to_string).collect()
@@ -543,7 +547,7 @@ mod tests {
                 return Ok(());
             }
             let plan = config.plan().map_err(|e| TestCaseError::fail(e.to_string()))?;
-            prop_assert!(Memory::new(plan).is_ok());
+            prop_assert!(Memory::new(plan, config.stall_timeout).is_ok());
         }
     }
 

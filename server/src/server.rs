@@ -104,8 +104,9 @@ impl<H: Handler> Server<H> {
     pub fn with_handler(config: &Config, handler: H) -> Result<Self, ConfigError> {
         ConfigError::check(config.problems())?;
         let plan = config.plan().map_err(Into::into);
-        let memory =
-            plan.and_then(Memory::new).map_err(|error| ConfigError::unbuildable(config, error))?;
+        let memory = plan
+            .and_then(|plan| Memory::new(plan, config.stall_timeout))
+            .map_err(|error| ConfigError::unbuildable(config, error))?;
         info!("memory: {}", memory.plan());
         let max_frame_bytes = config.max_frame_bytes;
         let shared = Shared {

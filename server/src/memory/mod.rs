@@ -43,6 +43,7 @@ use std::{
     num::NonZeroUsize,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use arena::{
@@ -139,6 +140,9 @@ pub struct MemoryMetrics {
 }
 
 impl Memory {
+    /// How long a peer may keep memory for which others wait, unless a server says otherwise.
+    pub(crate) const STALL_TIMEOUT: Duration = Duration::from_secs(1);
+
     /// Reserves `slots` slots of `slot_bytes`, of which one is for replies alone.
     ///
     /// # Errors
@@ -146,7 +150,8 @@ impl Memory {
     /// [`MemoryError`] if there are fewer than two slots, if a slot has less than 64 bytes, or if
     /// the system has not so much memory.
     pub fn fixed(slots: usize, slot_bytes: usize) -> Result<Self, MemoryError> {
-        Self::new(Plan::fixed(slots.saturating_mul(slot_bytes), slot_bytes, slot_bytes, 0)?)
+        let plan = Plan::fixed(slots.saturating_mul(slot_bytes), slot_bytes, slot_bytes, 0)?;
+        Self::new(plan, Self::STALL_TIMEOUT)
     }
 
     /// Reserves `total_bytes` in blocks of `min_block_bytes` and more, for payloads of up to
@@ -161,14 +166,15 @@ impl Memory {
         min_block_bytes: usize,
         max_frame_bytes: usize,
     ) -> Result<Self, MemoryError> {
-        Self::new(Plan::buddy(total_bytes, min_block_bytes, max_frame_bytes)?)
+        let plan = Plan::buddy(total_bytes, min_block_bytes, max_frame_bytes)?;
+        Self::new(plan, Self::STALL_TIMEOUT)
     }
 
     /// Reserves what was planned.
-    pub(crate) fn new(plan: Plan) -> Result<Self, MemoryError> {
+    pub(crate) fn new(plan: Plan, stall_timeout: Duration) -> Result<Self, MemoryError> {
         let (ordinary, replies, growth) = Lane::build(&plan)?;
         let spill = Spill::new(&plan)?;
-        let stalls = Stalls::new(plan.capacity_bytes() / STALLED_SHARE);
+        let stalls = Stalls::new(plan.capacity_bytes() / STALLED_SHARE, stall_timeout);
         let somebody_waits = Notify::new();
         let inner = Inner { plan, ordinary, growth, replies, spill, stalls, somebody_waits };
         Ok(Self { inner: Arc::new(inner) })
@@ -255,7 +261,7 @@ impl Queues {
         if Self::lanes(inner).any(Lane::has_waiters) && before.served == self.served {
             self.since = before.since;
         }
-        self.since.elapsed() > stall::GRACE
+        self.since.elapsed() > inner.stalls.timeout()
     }
 }
 
@@ -524,6 +530,12 @@ impl Claimant {
             inner.somebody_waits.notify_one();
         }
         block
+    }
+
+    /// Notes that so many bytes came from the peer, or were taken by it.
+    #[inline]
+    pub(crate) fn moved(&mut self, bytes: u64) {
+        self.stall.moved(bytes);
     }
 
     /// Notes that the peer lets the connection wait while it holds `bytes`.

@@ -4,11 +4,11 @@
 //! Those that do not would leave the others waiting until a deadline, or for ever if the peer moves
 //! a byte now and then. So while somebody waits for memory, and stalled peers block more than their
 //! share, the connection that has held its memory the longest is closed, if that is longer than
-//! [`GRACE`]. So it is if those who wait hold memory themselves, for growth or a reply, and nobody of
+//! the stall timeout. So it is if those who wait hold memory themselves, for growth or a reply, and nobody of
 //! them is served for that long: then a small part of the memory blocks the rest.
 //!
-//! A stall is counted from its first wait until the connection holds nothing, whatever the peer
-//! does in between: what counts is how long the memory is away.
+//! A stall is counted from its first wait until the connection holds nothing, and anew whenever the
+//! peer has moved [`PROGRESS_BYTES`]: a byte now and then is no progress.
 
 use std::{
     collections::BTreeMap,
@@ -23,9 +23,8 @@ use std::{
 use futures_util::task::AtomicWaker;
 use tokio::time::{Instant, sleep};
 
-/// How long a connection may hold memory for a stalled peer, whoever waits for it. Long enough for
-/// a lost packet to be sent again.
-pub(super) const GRACE: Duration = Duration::from_secs(1);
+/// A peer that moves so much does not stall: its time begins anew.
+const PROGRESS_BYTES: u64 = 64 << 10;
 
 /// How often it is looked at who has stalled for too long.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -35,6 +34,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 pub(crate) struct Stalls {
     /// How many bytes they may block while somebody waits.
     bytes_max: usize,
+    /// How long a connection may hold memory for a stalled peer, whoever waits for it.
+    timeout: Duration,
     /// The sum over `stalled`. Changed with the lock held, read without.
     bytes: AtomicUsize,
     stalled: Mutex<BTreeMap<Place, Stalled>>,
@@ -61,17 +62,24 @@ struct Sentence {
 #[derive(Debug)]
 pub(crate) struct Stall {
     place: Option<Place>,
+    /// Bytes that the peer has moved since the place was taken.
+    moved_bytes: u64,
     sentence: Option<Arc<Sentence>>,
 }
 
 impl Stalls {
-    pub(crate) fn new(bytes_max: usize) -> Self {
+    pub(crate) fn new(bytes_max: usize, timeout: Duration) -> Self {
         Self {
             bytes_max,
+            timeout,
             bytes: AtomicUsize::new(0),
             stalled: Mutex::default(),
             numbers: AtomicUsize::new(0),
         }
+    }
+
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     /// Bytes that stalled peers block.
@@ -105,7 +113,7 @@ impl Stalls {
     fn sentence_the_longest(&self) -> bool {
         let mut stalled = self.lock();
         let Some(longest) = stalled.first_entry() else { return false };
-        if longest.key().0.elapsed() < GRACE {
+        if longest.key().0.elapsed() < self.timeout {
             return false;
         }
         let Stalled { bytes, sentence } = longest.remove();
@@ -131,7 +139,7 @@ impl Stalls {
 
 impl Stall {
     pub(crate) fn new() -> Self {
-        Self { place: None, sentence: None }
+        Self { place: None, moved_bytes: 0, sentence: None }
     }
 
     /// Stalls with `bytes`, or goes on. Ready if the connection must close.
@@ -141,18 +149,29 @@ impl Stall {
         context: &mut Context<'_>,
         bytes: usize,
     ) -> Poll<()> {
-        let sentence = self.sentence.get_or_insert_default();
+        let sentence = Arc::clone(self.sentence.get_or_insert_default());
         sentence.waker.register(context.waker());
         if sentence.is_closed.load(Relaxed) {
             return Poll::Ready(());
         }
-        let place = *self.place.get_or_insert_with(|| (Instant::now(), stalls.number()));
+        if self.moved_bytes >= PROGRESS_BYTES {
+            self.end(stalls);
+        }
+        let place = *self.place.get_or_insert_with(|| {
+            self.moved_bytes = 0;
+            (Instant::now(), stalls.number())
+        });
         let mut stalled = stalls.lock();
-        let sentence = || Stalled { bytes: 0, sentence: Arc::clone(sentence) };
-        let entry = stalled.entry(place).or_insert_with(sentence);
+        let begun = || Stalled { bytes: 0, sentence };
+        let entry = stalled.entry(place).or_insert_with(begun);
         let before = std::mem::replace(&mut entry.bytes, bytes);
         stalls.bytes.fetch_add(bytes.wrapping_sub(before), Relaxed);
         Poll::Pending
+    }
+
+    #[inline]
+    pub(crate) fn moved(&mut self, bytes: u64) {
+        self.moved_bytes += bytes;
     }
 
     /// Ends the stall: the connection holds nothing any more.

@@ -72,7 +72,7 @@ pub(crate) fn find(name: &str) -> Option<&'static Key> {
 }
 
 /// Every key, in the order in which people read about them.
-pub(crate) const KEYS: [Key; 22] = [
+pub(crate) const KEYS: [Key; 23] = [
     Key {
         name: "mode",
         placeholder: "fixed|buddy",
@@ -233,6 +233,16 @@ pub(crate) const KEYS: [Key; 22] = [
         more: "",
         default: "10s",
         is_reloadable: true,
+    },
+    Key {
+        name: "stall-timeout",
+        placeholder: "TIME",
+        section: Section::Timeouts,
+        help: "How long a peer may keep memory for which others wait",
+        more: "It begins anew with each 64KiB that the peer sends or takes. Then the one that has \
+               kept its memory longest is closed, if such peers have over a quarter of it all.",
+        default: "1s",
+        is_reloadable: false,
     },
     Key {
         name: "memory-timeout",

@@ -209,6 +209,7 @@ fn read_rest(reader: &mut Reader<'_>, config: &mut Config) {
     reader.set("idle-timeout", values::or_off(values::time), &mut config.idle_timeout);
     reader.set("frame-timeout", values::time, &mut config.frame_timeout);
     reader.set("write-timeout", values::time, &mut config.write_timeout);
+    reader.set("stall-timeout", values::time, &mut config.stall_timeout);
     reader.set("memory-timeout", values::time, &mut config.memory_timeout);
     reader.set("drain-timeout", values::time, &mut config.drain_timeout);
 }

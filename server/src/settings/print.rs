@@ -125,6 +125,7 @@ impl Settings {
             "idle-timeout" => or_off(config.idle_timeout.map(humantime::format_duration)),
             "frame-timeout" => word(humantime::format_duration(config.frame_timeout)),
             "write-timeout" => word(humantime::format_duration(config.write_timeout)),
+            "stall-timeout" => word(humantime::format_duration(config.stall_timeout)),
             "memory-timeout" => word(humantime::format_duration(config.memory_timeout)),
             "drain-timeout" => word(humantime::format_duration(config.drain_timeout)),
             "threads" => self.threads.map_or_else(|| word("auto"), count),

@@ -257,7 +257,9 @@ impl Input {
         claimant: &mut Claimant,
         unsent_bytes: usize,
     ) -> Poll<Result<Filled, FrameError>> {
+        let before = self.bytes_read;
         let filled = self.poll_fill_in_time(stream.as_mut(), context, claimant, unsent_bytes);
+        claimant.moved(self.bytes_read - before);
         if filled.is_ready() {
             self.watch.progress();
             self.watch.frame_ends();

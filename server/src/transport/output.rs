@@ -273,6 +273,7 @@ impl Output {
         let flushed = self.poll_write_all(stream.as_mut(), context);
         if self.bytes_written != before {
             self.watch.progress();
+            claimant.moved(self.bytes_written - before);
         }
         if flushed.is_pending() {
             let held_bytes = input_bytes + self.held_bytes();

@@ -34,6 +34,7 @@ fn patient() -> Config {
         frame_timeout: LONG,
         write_timeout: LONG,
         memory_timeout: LONG,
+        stall_timeout: LONG,
         ..Config::buddy()
     }
 }

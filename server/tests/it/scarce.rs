@@ -1,5 +1,7 @@
 //! The smallest configurations: everyone is served, one after the other.
 
+use std::time::Duration;
+
 use arena_echo::{ArenaKind, Config};
 
 use tokio::select;
@@ -11,11 +13,14 @@ use crate::support::{
     traffic::{echo_over_many, frame},
 };
 
+/// Nobody stalls here, however slow the machine is.
+const LONG: Duration = Duration::from_secs(600);
+
 /// One slot for requests and one for replies: the least that a server accepts.
 fn two_slots() -> Config {
     let slot_bytes = 64 << 10;
     let arena = ArenaKind::Fixed { slot_bytes };
-    Config { arena, capacity_bytes: 2 * slot_bytes, ..Config::fixed() }
+    Config { arena, capacity_bytes: 2 * slot_bytes, stall_timeout: LONG, ..Config::fixed() }
 }
 
 #[test]
@@ -31,7 +36,7 @@ fn two_slots_serve_a_hundred_connections_that_pipeline() {
 #[test]
 fn two_blocks_serve_fifty_connections_with_the_largest_frame() {
     run(async {
-        let config = Config { capacity_bytes: 2 << 20, ..Config::buddy() };
+        let config = Config { capacity_bytes: 2 << 20, stall_timeout: LONG, ..Config::buddy() };
         let server = InProcess::start(&config).await;
         echo_over_many(server.address, 50, &[1 << 20, 700, 1 << 20]).await;
         server.stop().await;

@@ -19,6 +19,7 @@ fn two_slots() -> Config {
         frame_timeout: LONG,
         write_timeout: LONG,
         memory_timeout: LONG,
+        stall_timeout: LONG,
         ..Config::fixed()
     }
 }
