@@ -148,19 +148,20 @@ class Server(Child):
         return http_status(self.admin, "/readyz") == 200
 
     def memory(self):
-        """Resident bytes: all, and those of the arena's mapping, which is the largest."""
-        mappings, total, size, named = [], 0, 0, False
+        """Resident bytes: all, and those of the arena's mapping, the largest that can be written."""
+        mappings, total, size, is_arena = [], 0, 0, False
         with open(f"/proc/{self.pid}/smaps") as smaps:
             for line in smaps:
                 first, *rest = line.split()
                 if not first.endswith(":"):
-                    named = len(rest) > 4
+                    # Others reserve more, but may not write to it.
+                    is_arena = rest[0].startswith("rw") and len(rest) <= 4
                 elif first == "Size:":
                     size = int(rest[0]) * KIB
                 elif first == "Rss:":
                     resident = int(rest[0]) * KIB
                     total += resident
-                    if not named:
+                    if is_arena:
                         mappings.append((size, resident))
         return total, max(mappings, default=(0, 0))[1]
 

@@ -15,11 +15,14 @@ began = time.monotonic()
 load = Load("-c", 64, "-p", 8, "-R", "4k", "-s", "lognormal:p50=512,p99=32k", "--reconnect-every", 200, "--verify", "full",
             "-w", "2s", "-d", f"{seconds - 2}s", "-i", "10s", "--server-pid", server.pid, server.address)
 resident = []
+parts = []
 while load.process.poll() is None:
     time.sleep(1)
     now = time.monotonic() - began
     if load.process.poll() is None and now < seconds:
         resident.append((now, server.rss()))
+        if now >= warm_up and len(resident) % 10 == 0:
+            parts.append(server.memory())
         if len(resident) % 20 == 0:
             figures = server.metrics() or {}
             live = figures.get("arena_bytes_live")
@@ -33,6 +36,8 @@ say(f"  {report['requests']} requests at {report['rate']:.0f}/s, {report['advers
     f"changed, p99 {milliseconds(report['latency_ns']['p99'])}")
 say(f"  RSS after warming up: {min(warm) / KIB:.0f} to {max(warm) / KIB:.0f} KiB; median of the first half "
     f"{first / KIB:.0f}, of the second {last / KIB:.0f}: {100 * (per(last, first) - 1):+.2f} %")
+for name, moment in (("at first", parts[0]), ("at last", parts[-1])):
+    say(f"    {name} {moment[1] / KIB:.0f} KiB pages of the arena that have ever been used, {(moment[0] - moment[1]) / KIB:.0f} KiB all else")
 failures.check(last <= first * 1.01, "RSS is flat to 1 %")
 bad = report["errors"] + report["unanswered"] + report["mismatches"]
 failures.check(bad == 0, f"every request was answered, with its own bytes ({bad} were not)")

@@ -1,12 +1,12 @@
 //! How sure a difference is: confidence intervals by resampling what was measured.
 //!
-//! A resample draws as many samples as there are, with repetition, and computes the statistic again.
-//! What nearly all resamples agree on is the interval. Nothing is assumed about how latencies are
-//! distributed.
+//! A resample draws as many samples as there are, with repetition, and computes the statistic
+//! again. What nearly all resamples agree on is the interval. Nothing is assumed about how
+//! latencies are distributed.
 //!
-//! Resampling few samples gives intervals that are too narrow, because a sample scatters less around
-//! its own mean than around the truth. So the tails are cut where Student's t would cut them for as
-//! many samples (the expanded percentile interval of Hesterberg, 2015), and with fewer than
+//! Resampling few samples gives intervals that are too narrow, because a sample scatters less
+//! around its own mean than around the truth. So the tails are cut where Student's t would cut them
+//! for as many samples (the expanded percentile interval of Hesterberg, 2015), and with fewer than
 //! [`SAMPLES_MIN`] samples there is no interval: all of them may lie on one side by chance too
 //! easily.
 
@@ -71,8 +71,8 @@ fn tail(samples: usize) -> f64 {
     normal_tail((samples / (samples - 1.0)).sqrt() * student(samples - 1.0))
 }
 
-/// Where Student's t leaves half a percent on one side: the expansion of Cornish and Fisher, good to
-/// one in 100 from seven degrees of freedom on.
+/// Where Student's t leaves half a percent on one side: the expansion of Cornish and Fisher, good
+/// to one in 100 from seven degrees of freedom on.
 fn student(freedom: f64) -> f64 {
     let z = 2.575_829_3_f64;
     let (z3, z5, z7) = (z.powi(3), z.powi(5), z.powi(7));

@@ -342,8 +342,8 @@ pub(crate) fn explain(a: &Document, b: &Document) -> String {
     };
     text.push_str(
         "One run each says little: runs of one and the same server differ by more than the \
-         intervals of\none run do. To decide something, alternate both: loadgen ab --a 'COMMAND' --b \
-         'COMMAND'\n",
+         intervals of\none run do. To decide something, alternate both: loadgen ab \
+         --a 'COMMAND' --b 'COMMAND'\n",
     );
     text
 }

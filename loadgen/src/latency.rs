@@ -2,8 +2,8 @@
 //! addition.
 //!
 //! A [`Recorder`] is what a thread fills: as large as all its buckets, and never larger. A
-//! [`Latency`] is what is kept of it: as large as what was recorded, so that a long run can keep one
-//! per interval.
+//! [`Latency`] is what is kept of it: as large as what was recorded, so that a long run can keep
+//! one per interval.
 //!
 //! Percentiles are never averaged. Values are exact to three significant digits, up to [`LONGEST`].
 

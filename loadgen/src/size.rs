@@ -8,8 +8,8 @@
 //! | `list:64*80,4k*20`            | these, as often as their weights say                           |
 //! | `file:PATH`                   | those in the file, one per line, over and over                 |
 //!
-//! A distribution is drawn once, into a table. The size of a request is the table's entry at a place
-//! that follows from connection and sequence: see [`SizeTable::size`].
+//! A distribution is drawn once, into a table. The size of a request is the table's entry at a
+//! place that follows from connection and sequence: see [`SizeTable::size`].
 
 use std::{fmt, fs, str::FromStr};
 

@@ -171,7 +171,10 @@ mod tests {
             prop_assert!(whole_bytes <= bytes.len());
             match rest {
                 Rest::Nothing => prop_assert_eq!(whole_bytes, bytes.len()),
-                Rest::Header => prop_assert!((1..HEADER_BYTES).contains(&(bytes.len() - whole_bytes))),
+                Rest::Header => {
+                    let begun_bytes = bytes.len() - whole_bytes;
+                    prop_assert!((1..HEADER_BYTES).contains(&begun_bytes));
+                }
                 Rest::Payload(announced) => prop_assert!(
                     announced <= limit && whole_bytes + HEADER_BYTES + announced > bytes.len()
                 ),

@@ -1,4 +1,5 @@
-//! `Roster`: which connections there are, what each does, and how much memory it holds for how long.
+//! `Roster`: which connections there are, what each does, and how much memory it holds for how
+//! long.
 //!
 //! For people who look, and for nothing else. A connection notes what it does when it has to wait,
 //! and only if that is not what it noted before: at full load nothing is written. The lock is for

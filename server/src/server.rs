@@ -235,8 +235,8 @@ impl<H: Handler> Server<H> {
         let shared = Arc::clone(&self.shared);
         let timeouts = self.limits().timeouts();
         async move {
-            // Pinned here rather than handed on: a future that moves takes its place twice, in every
-            // connection.
+            // Pinned here rather than handed on: a future that moves takes its place twice, in
+            // every connection.
             let mut connection = pin!(connection::serve(stream, name, shared, timeouts, stopping));
             let mut waking = pin!(cut.waking());
             stop::wake_by(waking.as_mut()).await;

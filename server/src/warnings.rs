@@ -1,8 +1,8 @@
 //! `Warnings`: what the log says of trouble, and how often.
 //!
-//! A flood of bad peers must not become a flood of lines. Of each kind of trouble one line passes in
-//! a while; the others are counted, and the count is told when the while is over. All of them are in
-//! the log at the level of debugging.
+//! A flood of bad peers must not become a flood of lines. Of each kind of trouble one line passes
+//! in a while; the others are counted, and the count is told when the while is over. All of them
+//! are in the log at the level of debugging.
 
 use std::time::Duration;
 

@@ -89,7 +89,11 @@ fn first_line(text: &str) -> &str {
 fn claims_server_and_generator_are_safe_code() {
     // Put together here, so that the needle does not stand in this file.
     let keyword = ["un", "safe"].concat();
-    let found = offenders(&SAFE, |line| has_word(without_comment(line), &keyword));
+    // Behind the word a hyphen makes another: that of a security policy.
+    let hyphenated = format!("{keyword}-");
+    let found = offenders(&SAFE, |line| {
+        has_word(&without_comment(line).replace(&hyphenated, ""), &keyword)
+    });
     assert!(found.is_empty(), "this code must be safe:{found}");
 }
 

@@ -1,12 +1,12 @@
 //! How much longer do honest peers wait beside 1,000 slow senders and 1,000 slow readers?
 //!
 //! The server is a process of its own, and so are the adversaries; honest peers are `loadgen` in
-//! this one, which checks every byte. Rounds without and with adversaries take turns; a ratio is the
-//! median of the rounds' ratios, and 2 is the most that is wanted of p99.
+//! this one, which checks every byte. Rounds without and with adversaries take turns; a ratio is
+//! the median of the rounds' ratios, and 2 is the most that is wanted of p99.
 //!
-//! A slow sender sends a beginning of up to 900 bytes of a frame and then a byte twice a second; half
-//! of them announce the longest frame. A slow reader pipelines frames of 50,000 bytes, and reads a
-//! little of the replies twice a second. Who is closed comes back after a second.
+//! A slow sender sends a beginning of up to 900 bytes of a frame and then a byte twice a second;
+//! half of them announce the longest frame. A slow reader pipelines frames of 50,000 bytes, and
+//! reads a little of the replies twice a second. Who is closed comes back after a second.
 //!
 //! ```sh
 //! cargo run --release -p benches --bin adversaries

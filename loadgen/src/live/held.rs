@@ -1,7 +1,7 @@
 //! Standard error, held back while the live view has the terminal.
 //!
-//! Whatever this process or a server that it starts writes there goes into a pipe. A thread reads it
-//! and keeps the end of it. At last all that was kept is written where it was meant to go.
+//! Whatever this process or a server that it starts writes there goes into a pipe. A thread reads
+//! it and keeps the end of it. At last all that was kept is written where it was meant to go.
 
 use std::{
     collections::VecDeque,

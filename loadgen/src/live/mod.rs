@@ -1,7 +1,7 @@
 //! Progress while a run goes on: a live view on a terminal, plain lines everywhere else.
 //!
-//! The view has a thread of its own, so that neither a slow terminal nor a key disturbs the load. It
-//! redraws a few times per second, which is calm to look at and costs next to nothing.
+//! The view has a thread of its own, so that neither a slow terminal nor a key disturbs the load.
+//! It redraws a few times per second, which is calm to look at and costs next to nothing.
 
 mod held;
 mod screen;

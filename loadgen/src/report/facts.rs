@@ -48,8 +48,8 @@ pub(super) fn conditions(document: &Document) -> Vec<String> {
         .collect()
 }
 
-/// The distributions of a run, each with its name and what its times are. In closed loop all is said
-/// by the first.
+/// The distributions of a run, each with its name and what its times are. In closed loop all is
+/// said by the first.
 pub(super) fn distributions(document: &Document) -> Vec<(&'static str, &'static str, Percentiles)> {
     let all = [
         ("latency", "from when a request was due until its echo was read", document.latency_ns),

@@ -2,8 +2,8 @@
 //! reads.
 //!
 //! In the log, response times have no tag: tools that know nothing of tags see them alone. Service
-//! time and send lag are tagged, and so is everything that was measured while warming up. Values are
-//! nanoseconds, and the largest of each line is in milliseconds, as is the custom.
+//! time and send lag are tagged, and so is everything that was measured while warming up. Values
+//! are nanoseconds, and the largest of each line is in milliseconds, as is the custom.
 
 use std::{
     fmt::Write,

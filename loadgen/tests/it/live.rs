@@ -42,7 +42,8 @@ impl OnTerminal {
         let stdio = || Stdio::from(terminal.try_clone().unwrap());
         command.env("TERM", "xterm").stdin(stdio()).stdout(stdio()).stderr(stdio());
         let child = command.spawn().unwrap();
-        // From here on only the program holds its end: when it ends, reading fails and does not wait.
+        // From here on only the program holds its end: when it ends, reading fails and does not
+        // wait.
         drop(command);
         Self { child, keyboard_and_screen: ours.into(), seen: String::new() }
     }

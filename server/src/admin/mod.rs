@@ -9,12 +9,12 @@
 //! | `/events`  | what moves on that page: server-sent events, one a second              |
 //!
 //! It only reads, and only what is counted anyway. Nothing is drawn while nobody looks, and what is
-//! drawn is the same bytes for everybody who does. Who reads slowly misses something: nothing is kept
-//! for him.
+//! drawn is the same bytes for everybody who does. Who reads slowly misses something: nothing is
+//! kept for him.
 //!
-//! It bounds what it costs, too: [`CONNECTIONS_MAX`] at once, of which [`SUBSCRIBERS_MAX`] may be for
-//! events; one request a connection, answered within [`ANSWER_TIMEOUT`]; a peer that takes nothing is
-//! gone after [`UNREAD_TIMEOUT`].
+//! It bounds what it costs, too: [`CONNECTIONS_MAX`] at once, of which [`SUBSCRIBERS_MAX`] may be
+//! for events; one request a connection, answered within [`ANSWER_TIMEOUT`]; a peer that takes
+//! nothing is gone after [`UNREAD_TIMEOUT`].
 
 mod events;
 mod exposition;

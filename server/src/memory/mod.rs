@@ -42,7 +42,7 @@ use std::{
     mem,
     num::NonZeroUsize,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -235,7 +235,7 @@ impl Memory {
     }
 }
 
-/// The queues for what is set aside, where those wait who hold memory already.
+/// All queues for memory.
 #[derive(Debug)]
 struct Queues {
     /// How many were served when somebody was served last.
@@ -252,7 +252,7 @@ impl Queues {
     }
 
     fn lanes(inner: &Inner) -> impl Iterator<Item = &Lane> {
-        inner.growth.iter().chain([&inner.replies])
+        [&inner.ordinary, &inner.replies].into_iter().chain(&inner.growth)
     }
 
     /// Whether somebody waits in them, and nobody has been served for longer than a stall may take.
@@ -463,8 +463,8 @@ impl Claimant {
             self.cancel_growth();
             return Poll::Ready(Block::Arena(block));
         }
-        // Without growth a block holds every frame. Then its own replies, or whoever keeps frames of
-        // it, share it: both give it back without more memory.
+        // Without growth a block holds every frame. Then its own replies, or whoever keeps frames
+        // of it, share it: both give it back without more memory.
         let lane = inner.growth.as_ref().unwrap_or(&inner.ordinary);
         let waiter = self.growth.get_or_insert_with(|| lane.waiter());
         let block = waiter.poll_allocate(context, positive(bytes));
@@ -540,10 +540,11 @@ impl Claimant {
 
     /// Notes that the peer lets the connection wait while it holds `bytes`.
     ///
-    /// Returns whether the connection must close, because others need its memory more.
+    /// Ready if the connection must close, because others need its memory more.
     pub(crate) fn poll_stalled(&mut self, context: &mut Context<'_>, bytes: usize) -> Poll<()> {
-        ready!(self.stall.poll_closed(&self.memory.inner.stalls, context, bytes));
-        Poll::Ready(())
+        // What is left of a read block keeps a whole one from everybody else.
+        let blocked_bytes = bytes.max(self.read_block_bytes());
+        self.stall.poll_closed(&self.memory.inner.stalls, context, blocked_bytes)
     }
 
     /// Notes what the connection does while it waits, and how much memory it holds.

@@ -3,9 +3,9 @@
 //! A connection that waits for its peer while it holds memory *stalls*. Most stalls end at once.
 //! Those that do not would leave the others waiting until a deadline, or for ever if the peer moves
 //! a byte now and then. So while somebody waits for memory, and stalled peers block more than their
-//! share, the connection that has held its memory the longest is closed, if that is longer than
-//! the stall timeout. So it is if those who wait hold memory themselves, for growth or a reply, and nobody of
-//! them is served for that long: then a small part of the memory blocks the rest.
+//! share, the connection that has held its memory the longest is closed, if that is longer than the
+//! stall timeout. So it is if nobody in a queue is served for that long: then a small part of the
+//! memory blocks the rest.
 //!
 //! A stall is counted from its first wait until the connection holds nothing, and anew whenever the
 //! peer has moved [`PROGRESS_BYTES`]: a byte now and then is no progress.
@@ -96,8 +96,8 @@ impl Stalls {
     /// Closes the connection that has stalled for the longest, if it must close, and lets some time
     /// pass.
     ///
-    /// It must if stalled peers block more than their share, or if `queues_are_stuck`: however little
-    /// they block, that may be what all others wait for.
+    /// It must if stalled peers block more than their share, or if `queues_are_stuck`: however
+    /// little they block, that may be what all others wait for.
     pub(crate) async fn close_the_longest(&self, queues_are_stuck: bool) {
         if self.are_too_many() && self.sentence_the_longest() {
             // It ends on its own task; the next may have to follow at once.

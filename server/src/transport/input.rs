@@ -44,8 +44,8 @@ const CARRY_BYTES: usize = 256;
 /// How often a transport that waits for memory looks whether its peer is still there.
 pub(super) const LOOK_AT_PEER_EVERY: Duration = Duration::from_millis(500);
 
-/// How long it takes until it is looked again at a peer who is not worth memory while that is scarce:
-/// twice as long each time.
+/// How long it takes until it is looked again at a peer who is not worth memory while that is
+/// scarce: twice as long each time.
 const LOOK_PAUSE_MIN: Duration = Duration::from_millis(20);
 const LOOK_PAUSE_MAX: Duration = Duration::from_millis(640);
 
@@ -79,8 +79,8 @@ pub(crate) struct Input {
     /// Whether there is enough input to ask for memory. From then on it is not looked for again:
     /// a place in the queue for memory is kept only by whoever can use what he is served.
     has_input: bool,
-    /// Whether the last frame had a block of its own. The next one likely will, so its header is read
-    /// first, and then its payload straight to where it belongs.
+    /// Whether the last frame had a block of its own. The next one likely will, so its header is
+    /// read first, and then its payload straight to where it belongs.
     was_long: bool,
     /// When it is to be looked at the peer again, because nothing was worth memory so far.
     look: Option<Look>,
@@ -248,8 +248,8 @@ impl Input {
     /// there must be handed out.
     ///
     /// Waits for memory only with nothing held, or for a frame that has outgrown its block; and for
-    /// nothing longer than the timeouts allow. A stall ends where nothing is held: neither here nor,
-    /// by `unsent_bytes`, by replies.
+    /// nothing longer than the timeouts allow. A stall ends where nothing is held: neither here
+    /// nor, by `unsent_bytes`, by replies.
     pub(crate) fn poll_fill<S: ReadReady + ?Sized>(
         &mut self,
         mut stream: Pin<&mut S>,

@@ -76,8 +76,8 @@ impl Watch {
         self.frame_since = None;
     }
 
-    /// Begins to wait, or goes on. Ready if it takes too long. The task is woken after `look` if that
-    /// is earlier.
+    /// Begins to wait, or goes on. Ready if it takes too long. The task is woken after `look` if
+    /// that is earlier.
     pub(crate) fn poll_over(
         &mut self,
         context: &mut Context<'_>,

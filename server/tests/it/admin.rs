@@ -191,10 +191,13 @@ fn waits_are_a_histogram_whose_last_bucket_has_all() {
         assert!(buckets.is_sorted_by(|one, next| {
             one.less_than < next.less_than && one.count <= next.count
         }));
+        // One of them may have waited twice: who gets in only to see that there is nothing to do.
+        let queues = server.server().memory_metrics().waits;
+        let waits: u64 = queues.iter().map(|queue| queue.waits).sum();
+        assert!(waits > 0);
         let last = buckets.last().expect("buckets");
-        assert_eq!(last.less_than, f64::INFINITY);
-        assert!(last.count >= 1.0, "{page}");
-        assert!(page.contains(&format!("arena_wait_seconds_count {}\n", last.count)), "{page}");
+        assert_eq!((last.less_than, last.count), (f64::INFINITY, waits as f64));
+        assert!(page.contains(&format!("arena_wait_seconds_count {waits}\n")), "{page}");
         drop((holder, waiting));
         shown.stop().await;
         server.stop().await;

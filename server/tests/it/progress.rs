@@ -389,7 +389,8 @@ fn a_frame_that_trickles_in_holds_no_memory_while_it_is_scarce() {
     });
 }
 
-/// The mix for which `adversaries` of the benches has figures: here nobody honest may lose anything.
+/// The mix for which `adversaries` of the benches has figures: here nobody honest may lose
+/// anything.
 #[test]
 fn slow_senders_and_slow_readers_take_nothing_from_honest_peers() {
     run(async {
