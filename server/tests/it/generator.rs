@@ -14,11 +14,7 @@ use crate::support::program;
 const REQUESTS: u64 = 2000;
 
 /// The generator's program, built as this test is.
-static LOADGEN: LazyLock<PathBuf> = LazyLock::new(|| {
-    let build = escargot::CargoBuild::new().package("loadgen").bin("loadgen");
-    let build = if cfg!(debug_assertions) { build } else { build.release() };
-    build.run().expect("loadgen builds").path().to_owned()
-});
+static LOADGEN: LazyLock<PathBuf> = LazyLock::new(|| program::build(|build| build.bin("loadgen")));
 
 const FIXED: &str = "--mode fixed --slot-size 4k --capacity 256k";
 const BUDDY: &str = "--mode buddy --capacity 4MiB --max-frame 256k";

@@ -9,7 +9,7 @@ use tokio::{
     process::Command,
 };
 
-use crate::support::{client::Client, in_process::InProcess, run, traffic::frame};
+use crate::support::{client::Client, in_process::InProcess, program, run, traffic::frame};
 
 /// What a request asks for: its first byte says how many replies, the next four how many bytes each
 /// has; the rest is what they repeat.
@@ -118,11 +118,9 @@ fn a_reply_beyond_the_limit_ends_the_connection_behind_the_replies_before_it() {
 
 #[test]
 fn the_checksum_example_answers_with_checksums() {
+    let example = program::build(|build| build.example("checksum"));
     run(async {
-        let build = escargot::CargoBuild::new().package("arena-echo").example("checksum");
-        let build = if cfg!(debug_assertions) { build } else { build.release() };
-        let example = build.run().expect("the example builds");
-        let mut command = Command::new(example.path());
+        let mut command = Command::new(example);
         command.arg("127.0.0.1:0").stdout(Stdio::piped()).kill_on_drop(true);
         let mut server = command.spawn().expect("the example starts");
         let output = BufReader::new(server.stdout.take().expect("an output that is piped"));
