@@ -51,13 +51,13 @@ fn block_on<F: Future>(mut future: Pin<&mut F>) -> F::Output {
 fn slots(count: usize) -> Handle {
     let (count, bytes) = (NonZeroUsize::new(count).unwrap(), NonZeroUsize::MIN);
     let geometry = Geometry::fixed(count, bytes, 1).unwrap();
-    Handle::new(Kind::Slots, geometry, Options::default()).unwrap()
+    Handle::new(Kind::Slots, geometry, &Options::default()).unwrap()
 }
 
 fn blocks(units: usize) -> Handle {
     let (units, bytes) = (NonZeroUsize::new(units).unwrap(), NonZeroUsize::MIN);
     let geometry = Geometry::buddy(units, bytes, 1).unwrap();
-    Handle::new(Kind::Blocks, geometry, Options::default()).unwrap()
+    Handle::new(Kind::Blocks, geometry, &Options::default()).unwrap()
 }
 
 fn claim(handle: &Handle, order: Order) -> Lease {
