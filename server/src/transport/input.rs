@@ -346,7 +346,7 @@ impl Input {
                     return self.poll_read_carry(stream, context, claimant.read_block_bytes());
                 }
             }
-            if (claimant.is_pressed() || self.look.is_some()) && !stream.takes_output() {
+            if self.is_scarce(claimant) && !stream.takes_output() {
                 self.wait = Wait::Write;
                 self.look_again(0);
                 return Poll::Pending;
@@ -389,9 +389,8 @@ impl Input {
     ) -> Poll<Result<(), FrameError>> {
         self.wait = self.wait_for_input();
         ready!(stream.as_mut().poll_read_ready(context))?;
-        // Once a frame trickles in, it does so for good: others may come at any time.
-        let is_scarce = claimant.is_pressed() || self.look.is_some();
         let Some(announced) = announced else { return Poll::Ready(Ok(())) };
+        let is_scarce = self.is_scarce(claimant);
         let missing = HEADER_BYTES + announced - self.carry.len;
         if is_scarce && !self.is_worth_memory(stream.arrived(), missing) {
             return Poll::Pending;
@@ -399,10 +398,16 @@ impl Input {
         Poll::Ready(Ok(()))
     }
 
+    /// Whether memory is scarce for this peer. Once it was not worth any, it stays so until it
+    /// is: others may come at any time.
+    fn is_scarce(&self, claimant: &Claimant) -> bool {
+        self.look.is_some() || claimant.is_pressed()
+    }
+
     /// Whether a little is read without memory first.
     fn reads_ahead(&self, announced: Option<usize>, claimant: &Claimant) -> bool {
         match announced {
-            None => self.was_long || self.look.is_some() || claimant.is_pressed(),
+            None => self.was_long || self.is_scarce(claimant),
             // Readiness may be a mistake, and a long frame takes much memory.
             Some(announced) => {
                 self.carry.len == HEADER_BYTES

@@ -159,15 +159,19 @@ impl Output {
                 _ => None,
             };
         }
+        self.has_room_in_block(bytes)
+    }
+
+    /// Whether there is a gathering block with room for so many bytes.
+    #[inline]
+    fn has_room_in_block(&self, bytes: usize) -> bool {
         self.gathering.as_ref().is_some_and(|block| block.capacity() - block.len() >= bytes)
     }
 
     /// Copies a payload into the gathering block if there is one with room for it.
     #[inline]
     pub(crate) fn try_gather(&mut self, payload: &[u8]) -> bool {
-        let bytes = HEADER_BYTES + payload.len();
-        let has_room =
-            self.gathering.as_ref().is_some_and(|block| block.capacity() - block.len() >= bytes);
+        let has_room = self.has_room_in_block(HEADER_BYTES + payload.len());
         if has_room {
             self.gather(payload);
         }
