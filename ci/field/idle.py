@@ -1,18 +1,40 @@
 """See ci/idle.sh."""
 
 import os
-import resource
+import ssl
+import subprocess
 import sys
+import tempfile
 import time
 
 from field import (KIB, Server, Failures, echo, machine, per, progress, raise_descriptors, say)
 
-count = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
+arguments = [argument for argument in sys.argv[1:] if argument != "--tls"]
+count = int(arguments[0]) if arguments else 10_000
+encrypts = "--tls" in sys.argv
 raise_descriptors(count + 64)
 failures = Failures()
-say(f"# {count} idle connections ({machine()})")
+say(f"# {count} idle {'encrypted ' if encrypts else ''}connections ({machine()})")
 
-server = Server("--max-connections", count + 1, "--backlog", 1024, "--capacity", "64MiB",
+
+def certificate(folder):
+    """A certificate that vouches for itself, as flags of the server."""
+    cert, key = os.path.join(folder, "cert.pem"), os.path.join(folder, "key.pem")
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+                    "-subj", "/CN=localhost", "-keyout", key, "-out", cert], check=True, capture_output=True)
+    return ["--tls-cert", cert, "--tls-key", key]
+
+
+def connect():
+    stream = server.connect()
+    return trusting.wrap_socket(stream) if encrypts else stream
+
+
+trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+folder = tempfile.TemporaryDirectory()
+server = Server(*(certificate(folder.name) if encrypts else []),
+                "--max-connections", count + 1, "--backlog", 1024, "--capacity", "64MiB",
                 "--first-byte-timeout", "off", "--idle-timeout", "off",
                 descriptors=count + 2048)
 if server.admin is None:
@@ -59,7 +81,7 @@ pages_before = kernel_pages()
 streams = []
 began = time.monotonic()
 while len(streams) < count:
-    streams.append(server.connect())
+    streams.append(connect())
     if len(streams) % 2500 == 0:
         progress(f"{len(streams)} of {count} connections, {time.monotonic() - began:.1f} s")
 while server.descriptors() < count:

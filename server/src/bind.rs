@@ -81,6 +81,9 @@ pub(crate) async fn listen(settings: &Settings, passed: ListenFd) -> Result<Boun
     }
     let keepalive = settings.keepalive;
     bound.listeners = bound.listeners.into_iter().map(|l| l.keepalive(keepalive)).collect();
+    if let Some(encryption) = &settings.encryption {
+        bound.listeners = bound.listeners.into_iter().map(|l| encryption.wrap(l)).collect();
+    }
     Ok(bound)
 }
 

@@ -11,13 +11,12 @@
 use std::{
     future::poll_fn,
     mem,
-    os::fd::AsFd,
     pin::{Pin, pin},
     sync::Arc,
     task::Poll,
 };
 
-use tokio::{io::AsyncWrite, task::coop};
+use tokio::task::coop;
 use tracing::debug;
 
 use crate::{
@@ -27,14 +26,10 @@ use crate::{
     socket,
     stats::{Reject, Stats},
     stop::{self, Stop},
-    transport::{Filled, FrameError, Input, Output, ReadReady, Timeouts},
+    stream::Stream,
+    transport::{Filled, FrameError, Input, Output, Timeouts},
     warnings::Warnings,
 };
-
-/// A stream that a server can serve.
-pub(crate) trait Socket: ReadReady + AsyncWrite + AsFd + Send + Unpin {}
-
-impl<S: ReadReady + AsyncWrite + AsFd + Send + Unpin> Socket for S {}
 
 /// What all connections of a server share.
 #[derive(Debug)]
@@ -58,9 +53,9 @@ enum End {
     Rejected(#[from] FrameError),
 }
 
-struct Connection<'s, S, H> {
+struct Connection<'s, H> {
     shared: &'s Shared<H>,
-    stream: S,
+    stream: Stream,
     input: Input,
     output: Output,
     claimant: Claimant,
@@ -80,8 +75,8 @@ struct Counted {
 /// Serves a connection until it ends, and closes it.
 ///
 /// Once `stopping` has begun, what has arrived is still answered.
-pub(crate) async fn serve<S: Socket, H: Handler>(
-    stream: S,
+pub(crate) async fn serve<H: Handler>(
+    stream: Stream,
     name: Name,
     shared: Arc<Shared<H>>,
     timeouts: Timeouts,
@@ -111,12 +106,12 @@ pub(crate) async fn serve<S: Socket, H: Handler>(
     // Memory goes back before anything else is waited for.
     let Connection { stream, input, output, claimant, .. } = connection;
     drop((input, output, claimant));
-    if end.may_leave_input() {
+    if end.may_leave_input() || (stream.takes_leave() && !end.is_of_stream()) {
         socket::close_gently(stream).await;
     }
 }
 
-impl<S: Socket, H: Handler> Connection<'_, S, H> {
+impl<H: Handler> Connection<'_, H> {
     async fn run(&mut self) -> End {
         loop {
             match self.take_turn().await {
@@ -150,7 +145,7 @@ impl<S: Socket, H: Handler> Connection<'_, S, H> {
         // A peer that never pauses must not keep the thread: nothing else of a turn need yield.
         coop::consume_budget().await;
         poll_fn(|context| {
-            if self.drain.is_done(&self.stream, &self.input)? {
+            if self.drain.is_done(&mut self.stream, &self.input)? {
                 return Poll::Ready(Err(End::Drained));
             }
             let Self { stream, input, claimant, .. } = self;
@@ -211,23 +206,25 @@ enum Drain {
     /// It goes on until it is told.
     No(Stop),
     /// It stops when so many bytes have been read since the connection began: what had arrived when
-    /// the server was told to stop.
+    /// the server was told to stop. (Encrypted ones, if they are.)
     WhenRead(u64),
 }
 
 impl Drain {
     /// Whether everything is read that had arrived when the server was told to stop.
     #[inline]
-    fn is_done(&mut self, stream: &impl AsFd, input: &Input) -> Result<bool, FrameError> {
+    fn is_done(&mut self, stream: &mut Stream, input: &Input) -> Result<bool, FrameError> {
         if let Self::No(stopping) = self {
             if !stopping.has_begun() {
                 return Ok(false);
             }
-            *self = Self::WhenRead(input.bytes_read() + socket::unread_bytes(stream)?);
+            *self = Self::WhenRead(stream.arrived_ever(input.bytes_read())?);
         }
         Ok(match self {
             Self::No(_) => false,
-            Self::WhenRead(bytes) => input.bytes_read() >= *bytes && !input.has_frame(),
+            Self::WhenRead(bytes) => {
+                stream.has_handed_out(*bytes, input.bytes_read()) && !input.has_frame()
+            }
         })
     }
 }
@@ -249,6 +246,11 @@ impl Drop for Open<'_> {
 }
 
 impl End {
+    /// Whether the stream failed, so that nothing more can be said.
+    fn is_of_stream(&self) -> bool {
+        matches!(self, Self::Rejected(FrameError::Io(_) | FrameError::WriteTimeout(_)))
+    }
+
     /// Whether the peer may have sent, or still be sending, what nobody has read.
     fn may_leave_input(&self) -> bool {
         match self {

@@ -44,7 +44,7 @@
 //! | `server`     | the life of a server: build, accept, drain                           |
 //! | `listener`   | when to accept, and when to wait before the next try                 |
 //! | `places`     | how many connections there may be                                    |
-//! | `stream`     | the two kinds of connection: TCP, and Unix sockets                   |
+//! | `stream`     | the kinds of connection: TCP, encrypted or not, and Unix sockets     |
 //! | `connection` | the turns of one connection: wait for requests, handle, flush        |
 //! | `handler`    | what is done with a request                                          |
 //! | `transport`  | frames between a stream and arena memory                             |
@@ -55,6 +55,7 @@
 //! | `admin`      | what is shown over HTTP: metrics, readiness, the status page         |
 //! | `codec`      | the same frames for tokio-util's `Framed`                            |
 //! | `socket`     | what a server does with a socket besides                             |
+//! | `tls`        | encrypted connections (feature `tls`)                                |
 
 mod server;
 
@@ -69,6 +70,8 @@ mod roster;
 mod socket;
 mod stats;
 mod stop;
+#[cfg(feature = "tls")]
+mod tls;
 mod warnings;
 
 mod admin;
@@ -82,6 +85,8 @@ mod memory;
 mod config;
 mod size;
 
+#[cfg(feature = "tls")]
+pub use crate::tls::{Tls, TlsError, TlsFile, TlsFiles, TlsProblem, TlsStream};
 pub use crate::{
     admin::Admin,
     codec::{AnyArena, ArenaCodec, CodecError, Exhaustion},

@@ -29,6 +29,8 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, info_span, warn};
 
+#[cfg(feature = "tls")]
+use crate::tls::Tls;
 use crate::{
     places::{Place, Places},
     roster::Name,
@@ -57,6 +59,8 @@ const PROBE_EVERY: Duration = Duration::from_secs(10);
 pub struct Listener {
     socket: Accepting,
     keepalive: Option<Duration>,
+    #[cfg(feature = "tls")]
+    tls: Option<Tls>,
 }
 
 #[derive(Debug)]
@@ -74,12 +78,28 @@ pub struct Listeners {
 }
 
 impl Listener {
+    fn new(socket: Accepting) -> Self {
+        Self {
+            socket,
+            keepalive: None,
+            #[cfg(feature = "tls")]
+            tls: None,
+        }
+    }
+
     /// Has connections probed that have been silent for this long. `None` for never.
     ///
     /// Whole seconds, and only over TCP. A peer that does not answer is gone: reads fail.
     #[must_use]
     pub fn keepalive(self, keepalive: Option<Duration>) -> Self {
         Self { keepalive, ..self }
+    }
+
+    /// Encrypts the connections, unless they are in the file system.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(self, tls: Option<Tls>) -> Self {
+        Self { tls, ..self }
     }
 
     /// Returns its real address, as `host:port` or `unix:/path`.
@@ -103,8 +123,7 @@ impl Listener {
             Accepting::Tcp(listener) => ready!(listener.poll_accept(context))?.0.into(),
             Accepting::Unix(listener) => ready!(listener.poll_accept(context))?.0.into(),
         };
-        self.prepare(&stream);
-        Poll::Ready(Ok(stream))
+        Poll::Ready(Ok(self.prepare(stream)))
     }
 
     /// Takes the first connection of the queue, asking the system rather than what is known of its
@@ -120,20 +139,29 @@ impl Listener {
                 Stream::Unix(UnixStream::from_std(socket.into())?)
             }
         };
-        self.prepare(&stream);
-        Ok(stream)
+        Ok(self.prepare(stream))
     }
 
-    /// Sets the options of a connection that was accepted. One that is gone already is no trouble.
-    fn prepare(&self, stream: &Stream) {
-        let Stream::Tcp(tcp) = stream else { return };
+    /// Makes a connection that was accepted what it is to be.
+    fn prepare(&self, stream: Stream) -> Stream {
+        let Stream::Tcp(tcp) = stream else { return stream };
+        self.set_options(&tcp);
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls {
+            return tls.accept(tcp).into();
+        }
+        tcp.into()
+    }
+
+    /// Sets the options of a connection. One that is gone already is no trouble.
+    fn set_options(&self, tcp: &TcpStream) {
         let kept_alive = self.keepalive.map_or(Ok(()), |silence| {
             let probes = TcpKeepalive::new().with_time(silence);
             let probes = probes.with_interval(PROBE_EVERY).with_retries(PROBES);
             SockRef::from(tcp).set_tcp_keepalive(&probes)
         });
         let unsent = SockRef::from(tcp).set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
-        let prepared = stream.set_nodelay(true).and(kept_alive).and(unsent);
+        let prepared = tcp.set_nodelay(true).and(kept_alive).and(unsent);
         if let Err(error) = prepared
             && error.kind() != ErrorKind::InvalidInput
         {
@@ -153,13 +181,13 @@ fn accept_now(listener: &SockRef<'_>) -> io::Result<Socket> {
 
 impl From<TcpListener> for Listener {
     fn from(listener: TcpListener) -> Self {
-        Self { socket: Accepting::Tcp(listener), keepalive: None }
+        Self::new(Accepting::Tcp(listener))
     }
 }
 
 impl From<UnixListener> for Listener {
     fn from(listener: UnixListener) -> Self {
-        Self { socket: Accepting::Unix(listener), keepalive: None }
+        Self::new(Accepting::Unix(listener))
     }
 }
 

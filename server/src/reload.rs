@@ -57,6 +57,9 @@ impl Running {
         let reloaded = self.server.reload(&Config { max_connections, ..config });
         reloaded.map_err(|error| new.faults(&error))?;
         self.filter.set(&new.log_filter);
+        if let (Some(encryption), Some(new)) = (&self.settings.encryption, &new.encryption) {
+            encryption.replace(new);
+        }
 
         for change in self.settings.changes(&new) {
             if change.is_reloadable() {
@@ -67,6 +70,9 @@ impl Running {
         }
         self.settings.config = config;
         self.settings.log_filter = new.log_filter;
+        if self.settings.encryption.is_some() && new.encryption.is_some() {
+            self.settings.tls_paths = new.tls_paths;
+        }
         Ok(())
     }
 }

@@ -25,10 +25,12 @@ pub(crate) fn unread_bytes(socket: &impl AsFd) -> io::Result<u64> {
 /// Closing with unread input would reset the connection, and the reset would overtake the last
 /// replies.
 pub(crate) async fn close_gently<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
-    if stream.shutdown().await.is_ok() {
-        // Whether the peer closes in time or not, or fails: it has had its moment.
-        let _ = time::timeout(LINGER, discard(stream)).await;
-    }
+    let close = async {
+        stream.shutdown().await?;
+        discard(stream).await
+    };
+    // Whether the peer closes in time or not, or fails: it has had its moment.
+    let _ = time::timeout(LINGER, close).await;
 }
 
 /// Reads and forgets, up to the end of the input.

@@ -26,13 +26,15 @@ pub enum Reject {
     Stalled,
     /// A handler's reply was longer than a frame can be.
     ReplyTooLong,
+    /// The peer's side of an encrypted connection was not what it must be.
+    Tls,
     /// The connection failed.
     Failed,
 }
 
 impl Reject {
     /// All reasons.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::TooLong,
         Self::UnexpectedEnd,
         Self::FirstByteTimeout,
@@ -42,6 +44,7 @@ impl Reject {
         Self::MemoryTimeout,
         Self::Stalled,
         Self::ReplyTooLong,
+        Self::Tls,
         Self::Failed,
     ];
 
@@ -57,6 +60,7 @@ impl Reject {
             Self::MemoryTimeout => "memory_timeout",
             Self::Stalled => "stalled",
             Self::ReplyTooLong => "reply_too_long",
+            Self::Tls => "tls",
             Self::Failed => "failed",
         }
     }
@@ -74,6 +78,7 @@ impl From<&FrameError> for Reject {
             FrameError::MemoryTimeout(_) => Self::MemoryTimeout,
             FrameError::Stalled { .. } => Self::Stalled,
             FrameError::ReplyTooLong { .. } => Self::ReplyTooLong,
+            FrameError::Tls(_) => Self::Tls,
             FrameError::Io(_) => Self::Failed,
         }
     }

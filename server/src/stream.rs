@@ -1,8 +1,8 @@
-//! A connection, over TCP or in the file system: one type, so that nothing else asks which it is.
+//! A connection, over TCP, encrypted or not, or in the file system: one type, so that nothing else
+//! asks which it is.
 
 use std::{
     io::{self, IoSlice},
-    os::fd::{AsFd, BorrowedFd},
     pin::Pin,
     task::{Context, Poll},
 };
@@ -12,7 +12,12 @@ use tokio::{
     net::{TcpStream, UnixStream},
 };
 
-use crate::transport::{Arrived, ReadReady};
+#[cfg(feature = "tls")]
+use crate::tls::TlsStream;
+use crate::{
+    socket,
+    transport::{Arrived, ReadReady},
+};
 
 /// A connection between the server and a peer.
 ///
@@ -23,6 +28,9 @@ pub enum Stream {
     Tcp(TcpStream),
     /// On this machine, by a path.
     Unix(UnixStream),
+    /// Over the network, encrypted.
+    #[cfg(feature = "tls")]
+    Tls(TlsStream),
 }
 
 /// Delegates to the stream in it.
@@ -31,6 +39,8 @@ macro_rules! either {
         match $stream {
             Stream::Tcp($inner) => $action,
             Stream::Unix($inner) => $action,
+            #[cfg(feature = "tls")]
+            Stream::Tls($inner) => $action,
         }
     };
 }
@@ -42,24 +52,57 @@ impl Stream {
     ///
     /// Those of the system.
     pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => stream.set_nodelay(nodelay),
-            Self::Unix(_) => Ok(()),
-        }
+        self.tcp().map_or(Ok(()), |stream| stream.set_nodelay(nodelay))
     }
 
     /// Returns the name of the peer for people who read logs: its address, or its process and user.
     pub fn peer_label(&self) -> String {
         let unknown = || "unknown".to_owned();
+        if let Self::Unix(stream) = self {
+            let Ok(peer) = stream.peer_cred() else { return unknown() };
+            let process = peer.pid().map_or_else(unknown, |process| process.to_string());
+            return format!("unix:pid={process},uid={}", peer.uid());
+        }
+        let address = self.tcp().and_then(|stream| stream.peer_addr().ok());
+        address.map_or_else(unknown, |address| address.to_string())
+    }
+
+    /// The socket of a connection over the network.
+    fn tcp(&self) -> Option<&TcpStream> {
         match self {
-            Self::Tcp(stream) => {
-                stream.peer_addr().map_or_else(|_| unknown(), |address| address.to_string())
-            }
-            Self::Unix(stream) => {
-                let Ok(peer) = stream.peer_cred() else { return unknown() };
-                let process = peer.pid().map_or_else(unknown, |process| process.to_string());
-                format!("unix:pid={process},uid={}", peer.uid())
-            }
+            Self::Tcp(stream) => Some(stream),
+            Self::Unix(_) => None,
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => Some(stream.socket()),
+        }
+    }
+
+    /// Returns how many bytes have arrived since the beginning, of which `bytes_read` were read.
+    pub(crate) fn arrived_ever(&self, bytes_read: u64) -> io::Result<u64> {
+        match self {
+            Self::Tcp(stream) => Ok(bytes_read + socket::unread_bytes(stream)?),
+            Self::Unix(stream) => Ok(bytes_read + socket::unread_bytes(stream)?),
+            // As they arrive, not as they are read.
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => stream.arrived_ever(),
+        }
+    }
+
+    /// Returns whether the first `bytes` that arrived were read, of which `bytes_read` were.
+    pub(crate) fn has_handed_out(&mut self, bytes: u64, bytes_read: u64) -> bool {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => bytes_read >= bytes,
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => stream.has_handed_out(bytes),
+        }
+    }
+
+    /// Returns whether the peer is to be told that the end is one, and nothing was cut off.
+    pub(crate) fn takes_leave(&self) -> bool {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => false,
+            #[cfg(feature = "tls")]
+            Self::Tls(_) => true,
         }
     }
 }
@@ -76,9 +119,10 @@ impl From<UnixStream> for Stream {
     }
 }
 
-impl AsFd for Stream {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        either!(self, stream => stream.as_fd())
+#[cfg(feature = "tls")]
+impl From<TlsStream> for Stream {
+    fn from(stream: TlsStream) -> Self {
+        Self::Tls(stream)
     }
 }
 

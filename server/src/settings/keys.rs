@@ -72,7 +72,7 @@ pub(crate) fn find(name: &str) -> Option<&'static Key> {
 }
 
 /// Every key, in the order in which people read about them.
-pub(crate) const KEYS: [Key; 23] = [
+pub(crate) const KEYS: [Key; 26] = [
     Key {
         name: "mode",
         placeholder: "fixed|buddy",
@@ -198,11 +198,40 @@ pub(crate) const KEYS: [Key; 23] = [
         is_reloadable: false,
     },
     Key {
+        name: "tls-cert",
+        placeholder: "PATH|off",
+        section: Section::Listening,
+        help: "Encrypt with this certificate; only with --tls-key",
+        more: "PEM: the certificate of the server, and behind it those that vouch for it. Then every \
+               address speaks TLS 1.3 or 1.2, but not unix:/path and not --admin. SIGHUP reads the \
+               files again; connections that exist keep what they began with.",
+        default: "off",
+        is_reloadable: true,
+    },
+    Key {
+        name: "tls-key",
+        placeholder: "PATH|off",
+        section: Section::Listening,
+        help: "The private key of that certificate",
+        more: "PEM. Only the user of the server should be able to read it.",
+        default: "off",
+        is_reloadable: true,
+    },
+    Key {
+        name: "tls-client-ca",
+        placeholder: "PATH|off",
+        section: Section::Listening,
+        help: "Let only peers in that show a certificate of one of these",
+        more: "PEM: the certificates of the authorities that vouch for peers.",
+        default: "off",
+        is_reloadable: true,
+    },
+    Key {
         name: "first-byte-timeout",
         placeholder: "TIME|off",
         section: Section::Timeouts,
         help: "How long a new connection may stay silent",
-        more: "",
+        more: "With TLS this includes the time until both sides know each other.",
         default: "30s",
         is_reloadable: true,
     },

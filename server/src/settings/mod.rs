@@ -7,6 +7,7 @@
 //! | `file`         | the text of a TOML file                                     |
 //! | `written`      | what text is written for a key, and where                   |
 //! | `values`       | what that text means                                        |
+//! | `tls`          | the files with which connections are encrypted              |
 //! | `print`        | the effective values, as a file that can be read back       |
 //!
 //! Nothing stops at the first error: everything that is wrong is reported at once.
@@ -15,6 +16,7 @@ mod command_line;
 mod file;
 mod keys;
 mod print;
+mod tls;
 mod values;
 mod written;
 
@@ -23,6 +25,7 @@ use std::{fmt, fs, time::Duration};
 use arena_echo::{ArenaKind, Config, ConfigError, Problem, Reply};
 
 pub(crate) use self::command_line::{CommandLine, Task, read};
+pub(crate) use self::tls::{Encryption, TlsPaths};
 use self::{
     file::Contents,
     values::Reader,
@@ -38,6 +41,9 @@ pub(crate) struct Settings {
     pub(crate) backlog: u16,
     pub(crate) keepalive: Option<Duration>,
     pub(crate) reuse_port: bool,
+    pub(crate) tls_paths: TlsPaths,
+    /// What those files hold.
+    pub(crate) encryption: Option<Encryption>,
     pub(crate) threads: Option<usize>,
     pub(crate) admin: Option<AdminAddress>,
     pub(crate) log_format: LogFormat,
@@ -136,6 +142,8 @@ fn describe(problem: &Problem, written: &Written) -> String {
 /// Reads every value; a default stands in for what cannot be read.
 fn settings(reader: &mut Reader<'_>) -> Settings {
     let config = config(reader);
+    let tls_paths = TlsPaths::read(reader);
+    let encryption = tls_paths.load(reader);
     let listen = reader.read_all("listen", values::text);
     let log_formats = values::choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]);
     Settings {
@@ -144,6 +152,8 @@ fn settings(reader: &mut Reader<'_>) -> Settings {
         backlog: reader.read("backlog", values::backlog).unwrap_or(1024),
         keepalive: reader.read("keepalive", values::keepalive).unwrap_or(Some(KEEPALIVE)),
         reuse_port: reader.read("reuse-port", values::truth).unwrap_or(false),
+        tls_paths,
+        encryption,
         threads: reader.read("threads", values::threads).unwrap_or(None),
         admin: reader.read("admin", values::or_off(values::text)).unwrap_or(None),
         log_format: reader.read("log-format", log_formats).unwrap_or(LogFormat::Text),

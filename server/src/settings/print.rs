@@ -1,6 +1,9 @@
 //! The effective values, as a file that can be read back, and what differs between two of them.
 
-use std::fmt::{self, Write};
+use std::{
+    fmt::{self, Write},
+    path::Path,
+};
 
 use arena_echo::{ArenaKind, Reply, Size};
 use toml::Value;
@@ -17,12 +20,13 @@ pub(crate) struct Change {
     key: &'static Key,
     before: Option<Value>,
     after: Option<Value>,
+    is_reloadable: bool,
 }
 
 impl Change {
     /// Whether a running server can take the new value over.
     pub(crate) fn is_reloadable(&self) -> bool {
-        self.key.is_reloadable
+        self.is_reloadable
     }
 }
 
@@ -38,7 +42,12 @@ impl fmt::Display for Change {
 impl Settings {
     /// Returns what differs in `after`.
     pub(crate) fn changes(&self, after: &Self) -> Vec<Change> {
-        let change = |key| Change { key, before: self.value(key), after: after.value(key) };
+        // Addresses begin to speak TLS, or cease to, when they are bound.
+        let turns_tls = self.encryption.is_some() != after.encryption.is_some();
+        let change = |key: &'static Key| {
+            let is_reloadable = key.is_reloadable && !(turns_tls && key.name.starts_with("tls-"));
+            Change { key, before: self.value(key), after: after.value(key), is_reloadable }
+        };
         KEYS.iter().map(change).filter(|change| change.before != change.after).collect()
     }
 
@@ -119,6 +128,9 @@ impl Settings {
             "backlog" => count(self.backlog.into()),
             "keepalive" => or_off(self.keepalive.map(humantime::format_duration)),
             "reuse-port" => Value::Boolean(self.reuse_port),
+            "tls-cert" => or_off(self.tls_paths.cert.as_deref().map(Path::display)),
+            "tls-key" => or_off(self.tls_paths.key.as_deref().map(Path::display)),
+            "tls-client-ca" => or_off(self.tls_paths.client_ca.as_deref().map(Path::display)),
             "first-byte-timeout" => {
                 or_off(config.first_byte_timeout.map(humantime::format_duration))
             }

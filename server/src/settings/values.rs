@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     fmt::{self, Debug},
     ops::RangeInclusive,
+    path::PathBuf,
     str::FromStr,
     time::Duration,
 };
@@ -78,10 +79,8 @@ impl<'w> Reader<'w> {
     }
 
     pub(crate) fn refuse_other_mode(&mut self, name: &'static str, mode: &str) {
-        if let Some(item) = self.written.of(name).last() {
-            let reason = format_args!("only --mode {mode} has it; leave it out or set that mode");
-            self.refuse(name, item, reason);
-        }
+        let reason = format_args!("only --mode {mode} has it; leave it out or set that mode");
+        self.refuse_written(name, reason);
     }
 
     fn parse<T>(
@@ -91,6 +90,13 @@ impl<'w> Reader<'w> {
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Option<T> {
         parse(&item.text).map_err(|reason| self.refuse(name, item, reason)).ok()
+    }
+
+    /// Notes that what is written for a key cannot work. There is something written for it.
+    pub(super) fn refuse_written(&mut self, name: &'static str, reason: impl fmt::Display) {
+        if let Some(item) = self.written.of(name).last() {
+            self.refuse(name, item, reason);
+        }
     }
 
     fn refuse(&mut self, name: &'static str, item: &Item, reason: impl fmt::Display) {
@@ -104,6 +110,14 @@ impl<'w> Reader<'w> {
 
 pub(crate) fn text<T: FromStr<Err = String>>(written: &str) -> Result<T, String> {
     written.parse()
+}
+
+/// Reads the path of a file.
+pub(crate) fn path(written: &str) -> Result<PathBuf, String> {
+    if written.is_empty() {
+        return Err("is not a path; write that of a file".to_owned());
+    }
+    Ok(written.into())
 }
 
 pub(crate) fn bytes(written: &str) -> Result<usize, String> {

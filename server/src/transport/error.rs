@@ -51,9 +51,23 @@ pub enum FrameError {
         /// The longest payload.
         limit_bytes: usize,
     },
+    /// The peer's side of an encrypted connection is not what it must be: no common version, no
+    /// certificate, or not TLS at all.
+    #[error("no encrypted connection: {0}")]
+    Tls(#[source] io::Error),
     /// The stream failed.
     #[error("{0}")]
-    Io(#[from] io::Error),
+    Io(#[source] io::Error),
+}
+
+impl From<io::Error> for FrameError {
+    fn from(error: io::Error) -> Self {
+        #[cfg(feature = "tls")]
+        if crate::tls::is_of_tls(&error) {
+            return Self::Tls(error);
+        }
+        Self::Io(error)
+    }
 }
 
 impl FrameError {

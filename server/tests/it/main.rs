@@ -20,4 +20,6 @@ mod scarce;
 mod service;
 mod stopping;
 mod timeouts;
+#[cfg(feature = "tls")]
+mod tls;
 mod usage;

@@ -2,7 +2,9 @@
 
 use std::net::SocketAddr;
 
-use arena_echo::{Config, Echo, Handler, MemoryMetrics, Reject, Reply, Server, ServerMetrics};
+use arena_echo::{
+    Config, Echo, Handler, Listener, MemoryMetrics, Reject, Reply, Server, ServerMetrics,
+};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
@@ -28,9 +30,19 @@ impl InProcess {
 
 impl<H: Handler> InProcess<H> {
     pub(crate) async fn start_with(config: &Config, handler: H) -> Self {
+        Self::start_as(config, handler, Listener::from).await
+    }
+
+    /// Starts it with a listener that was made something of.
+    pub(crate) async fn start_as(
+        config: &Config,
+        handler: H,
+        listener_of: impl FnOnce(TcpListener) -> Listener,
+    ) -> Self {
         let server = Server::with_handler(config, handler).expect("a configuration that works");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("a listener that is bound");
+        let listener = listener_of(listener);
         let stop = CancellationToken::new();
         let running = tokio::spawn({
             let (server, stop) = (server.clone(), stop.clone());

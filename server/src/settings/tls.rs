@@ -1,0 +1,130 @@
+//! The files with which connections are encrypted: which, and what is in them.
+
+use std::path::PathBuf;
+
+use super::values::{self, Reader};
+
+#[cfg(feature = "tls")]
+pub(crate) use self::with_tls::Encryption;
+#[cfg(not(feature = "tls"))]
+pub(crate) use self::without_tls::Encryption;
+
+/// Where the files lie.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct TlsPaths {
+    pub(crate) cert: Option<PathBuf>,
+    pub(crate) key: Option<PathBuf>,
+    pub(crate) client_ca: Option<PathBuf>,
+}
+
+impl TlsPaths {
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Self {
+        let mut path = |name| reader.read(name, values::or_off(values::path)).unwrap_or_default();
+        Self { cert: path("tls-cert"), key: path("tls-key"), client_ca: path("tls-client-ca") }
+    }
+
+    /// Loads the files, if connections are to be encrypted and all that is needed is named.
+    pub(crate) fn load(&self, reader: &mut Reader<'_>) -> Option<Encryption> {
+        match self {
+            Self { cert: Some(cert), key: Some(key), client_ca } => {
+                Encryption::load(cert, key, client_ca.as_deref(), reader)
+            }
+            Self { cert, key, client_ca } => {
+                if reader.unreadable.contains("tls-cert") || reader.unreadable.contains("tls-key") {
+                    return None;
+                }
+                if cert.is_some() {
+                    reader.refuse_written("tls-cert", "needs --tls-key with its private key");
+                }
+                if key.is_some() {
+                    reader.refuse_written("tls-key", "needs --tls-cert with its certificate");
+                }
+                if client_ca.is_some() && cert.is_none() && key.is_none() {
+                    let reason = "needs --tls-cert and --tls-key: who asks peers for a certificate \
+                                  must show one";
+                    reader.refuse_written("tls-client-ca", reason);
+                }
+                None
+            }
+        }
+    }
+}
+
+#[cfg(feature = "tls")]
+mod with_tls {
+    use std::path::Path;
+
+    use arena_echo::{Listener, Tls, TlsFile, TlsFiles};
+
+    use super::Reader;
+
+    /// What connections are encrypted with.
+    #[derive(Clone, Debug)]
+    pub(crate) struct Encryption(Tls);
+
+    impl Encryption {
+        pub(super) fn load(
+            certificates: &Path,
+            key: &Path,
+            client_authorities: Option<&Path>,
+            reader: &mut Reader<'_>,
+        ) -> Option<Self> {
+            let loaded = Tls::new(&TlsFiles {
+                certificates: certificates.to_owned(),
+                key: key.to_owned(),
+                client_authorities: client_authorities.map(Path::to_owned),
+            });
+            for problem in loaded.as_ref().err().map_or(&[][..], |error| error.problems()) {
+                let name = match problem.file() {
+                    TlsFile::Certificates => "tls-cert",
+                    TlsFile::Key => "tls-key",
+                    TlsFile::ClientAuthorities => "tls-client-ca",
+                };
+                reader.refuse_written(name, problem.reason());
+            }
+            loaded.ok().map(Self)
+        }
+
+        pub(crate) fn wrap(&self, listener: Listener) -> Listener {
+            listener.tls(Some(self.0.clone()))
+        }
+
+        pub(crate) fn replace(&self, with: &Self) {
+            self.0.replace(&with.0);
+        }
+    }
+}
+
+#[cfg(not(feature = "tls"))]
+mod without_tls {
+    use std::path::Path;
+
+    use arena_echo::Listener;
+
+    use super::Reader;
+
+    /// There is none in this build.
+    #[derive(Clone, Debug)]
+    pub(crate) enum Encryption {}
+
+    impl Encryption {
+        pub(super) fn load(
+            _: &Path,
+            _: &Path,
+            _: Option<&Path>,
+            reader: &mut Reader<'_>,
+        ) -> Option<Self> {
+            let reason = "this program was built without TLS; build it with the feature tls";
+            reader.refuse_written("tls-cert", reason);
+            None
+        }
+
+        pub(crate) fn wrap(&self, _: Listener) -> Listener {
+            match *self {}
+        }
+
+        pub(crate) fn replace(&self, _: &Self) {
+            match *self {}
+        }
+    }
+}
