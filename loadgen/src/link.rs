@@ -2,11 +2,13 @@
 //!
 //! Readiness is edge-triggered: a socket is read until a read does not fill the buffer, and written
 //! until a write is not taken whole. One read answers everything it brought: one look at the clock,
-//! one record in the histogram per batch, and one write of all that is due then.
+//! one record in the histogram per batch, and in closed loop one write of all that is due then.
 //!
-//! In open loop a link also sends when the agenda says so. While the server leaves it no room (the
-//! pipeline is full, the socket takes no bytes, or there is none), it stays off the agenda, and
-//! goes on as soon as there is room. What was due meanwhile counts from when it was due.
+//! In open loop a link sends when the agenda says so, and not after a read: what is due on all
+//! links is sent in one pass, so that the busier the thread, the more requests share a write. While
+//! the server leaves a link no room (the pipeline is full, the socket takes no bytes, or there is
+//! none), it stays off the agenda, and returns as soon as there is room. What was due meanwhile
+//! counts from when it was due.
 
 use std::{
     cmp::Reverse,
@@ -268,16 +270,39 @@ impl Link {
             self.write(desk)?;
         }
         let is_blocked = self.connection.has_unwritten() || self.room(desk) == 0;
+        if let Some(pace) = &mut self.pace {
+            pace.is_blocked = is_blocked;
+        }
+        self.enter_agenda(desk);
+        Ok(())
+    }
+
+    /// Open loop: puts the next request on the agenda, unless it is there or there is no room.
+    fn enter_agenda(&mut self, desk: &mut Desk<'_>) {
         let (Some(pace), Some(agenda)) = (&mut self.pace, &mut desk.agenda) else {
-            return Ok(());
+            return;
         };
-        pace.is_blocked = is_blocked;
         let due_at = pace.next_due();
-        if !is_blocked && !pace.is_on_agenda && desk.schedule.is_open_for(due_at) {
+        if !pace.is_blocked && !pace.is_on_agenda && desk.schedule.is_open_for(due_at) {
             pace.is_on_agenda = true;
             agenda.entries.push(Reverse((due_at, self.token.0)));
         }
-        Ok(())
+    }
+
+    /// Open loop: returns to the agenda if a read has made room.
+    fn use_room(&mut self, desk: &mut Desk<'_>) {
+        let has_room = self.is_open()
+            && !self.connection.is_suspect()
+            && !self.connection.has_unwritten()
+            && self.room(desk) > 0;
+        if let Some(pace) = &mut self.pace
+            && pace.is_blocked
+            && has_room
+        {
+            pace.is_blocked = false;
+            pace.free_since = desk.now;
+            self.enter_agenda(desk);
+        }
     }
 
     fn queue_what_is_due(&mut self, room: u64, desk: &mut Desk<'_>) {
@@ -467,7 +492,7 @@ impl Link {
         Turn::HasMore
     }
 
-    /// Checks what one read brought, records it, and sends what is due after it.
+    /// Checks what one read brought and records it. In closed loop it sends what is due after it.
     #[inline]
     fn take_in(&mut self, len: usize, desk: &mut Desk<'_>) {
         let completed = self.connection.receive(&mut desk.source, &desk.read_buffer[..len]);
@@ -498,7 +523,10 @@ impl Link {
         if let Some(limit) = desk.reconnect_every {
             self.renew(limit, desk);
         }
-        self.send(desk);
+        match is_open_loop {
+            true => self.use_room(desk),
+            false => self.send(desk),
+        }
     }
 
     #[inline]

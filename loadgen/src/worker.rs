@@ -46,6 +46,9 @@ const ALARM: Token = Token(usize::MAX);
 /// How long before a request is due the alarm goes off: waking up takes some time, and what is left
 /// of it is spent polling without a pause.
 const WAKE_EARLY: Duration = Duration::from_micros(50);
+/// How long requests that are due wait for replies to be read. Much less than what is worth
+/// noticing as lag, and long enough that a busy thread writes several requests at once.
+const PASS_EVERY: Duration = Duration::from_micros(20);
 
 /// What a thread needs to start.
 #[derive(Debug)]
@@ -129,6 +132,8 @@ struct Worker<'run> {
     silence_max: Duration,
     /// Links that wait for nothing.
     eager: Vec<usize>,
+    /// When what is due is sent again, at the latest.
+    next_pass: u64,
 }
 
 /// Does the job. The news end with [`News::Finished`], with [`News::Failed`], or after the first if
@@ -197,6 +202,7 @@ impl<'run> Worker<'run> {
             drain_timeout: timeout.unwrap_or(DRAIN_TIMEOUT),
             silence_max: SILENCE_MAX.max(timeout.unwrap_or_default().saturating_mul(2)),
             eager: Vec::new(),
+            next_pass: now,
         })
     }
 
@@ -298,7 +304,9 @@ impl<'run> Worker<'run> {
             {
                 eager.push(index);
             }
-            self.send_what_is_due();
+            if self.desk.now >= self.next_pass {
+                self.send_what_is_due();
+            }
         }
         self.eager = eager;
         Ok(())
@@ -313,13 +321,17 @@ impl<'run> Worker<'run> {
         }
     }
 
+    /// One pass over what is due: whatever becomes due meanwhile waits for the next, so that
+    /// replies are read in between, however high the rate.
     fn keep_the_agenda(&mut self) {
-        self.desk.now = self.desk.clock.now();
+        let now = self.desk.clock.now();
+        self.desk.now = now;
         while let Some(agenda) = &mut self.desk.agenda
-            && let Some(index) = agenda.take_due(self.desk.now)
+            && let Some(index) = agenda.take_due(now)
         {
             self.links[index].send_on_time(&mut self.desk);
         }
+        self.next_pass = self.desk.clock.after(self.desk.now, PASS_EVERY);
     }
 
     /// How long a poll may wait. If that is not a matter of milliseconds the alarm is set.
