@@ -60,10 +60,9 @@ const UNSENT_BYTES_MAX: usize = 64 << 10;
 /// ```
 #[derive(Debug)]
 pub struct ArenaFramed<S> {
-    stream: S,
     input: Input,
-    output: Output,
-    claimant: Claimant,
+    /// It has the stream, and the way to the memory of both directions.
+    writer: FrameWriter<S>,
     is_over: bool,
 }
 
@@ -124,14 +123,8 @@ impl FramedBuilder {
     where
         S: ReadReady + AsyncWrite + Unpin,
     {
-        let limit = self.limit(memory);
-        ArenaFramed {
-            stream,
-            input: Input::new(limit, self.timeouts),
-            output: Output::new(limit, self.timeouts),
-            claimant: Claimant::new(memory),
-            is_over: false,
-        }
+        let input = Input::new(self.limit(memory), self.timeouts);
+        ArenaFramed { input, writer: self.new_write(stream, memory), is_over: false }
     }
 
     /// Makes a transport that reads.
@@ -184,7 +177,7 @@ impl<S: ReadReady + AsyncWrite + Unpin> ArenaFramed<S> {
     /// If the future is dropped, the payload was not taken.
     pub async fn send(&mut self, payload: impl Into<Frozen>) -> Result<(), FrameError> {
         poll_fn(|context| self.poll_room(context)).await?;
-        self.take(payload.into())
+        self.writer.take(payload.into())
     }
 
     /// Writes everything that was taken.
@@ -211,32 +204,23 @@ impl<S: ReadReady + AsyncWrite + Unpin> ArenaFramed<S> {
     /// Nothing is lost if the future is dropped, and nothing is written twice.
     pub async fn close(&mut self) -> Result<(), FrameError> {
         self.flush().await?;
-        poll_fn(|context| poll_shutdown(Pin::new(&mut self.stream), context)).await
+        self.writer.end().await
     }
 
     /// Returns the stream. What was read and not handed out, and what was not flushed, is lost.
     pub fn into_inner(self) -> S {
-        self.stream
+        self.writer.stream
     }
 
     fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<Result<(), FrameError>> {
-        if self.output.unsent_bytes() < UNSENT_BYTES_MAX {
-            return Poll::Ready(Ok(()));
+        match self.writer.has_room() {
+            true => Poll::Ready(Ok(())),
+            false => self.poll_flush_all(context),
         }
-        self.poll_flush_all(context)
-    }
-
-    fn take(&mut self, payload: Frozen) -> Result<(), FrameError> {
-        self.output.check(payload.len())?;
-        self.output.push(payload, &self.claimant);
-        Ok(())
     }
 
     fn poll_flush_all(&mut self, context: &mut Context<'_>) -> Poll<Result<(), FrameError>> {
-        let Self { stream, input, output, claimant, .. } = self;
-        ready!(output.poll_flush(Pin::new(stream), context, claimant, input.held_bytes()))?;
-        output.end_turn();
-        Poll::Ready(Ok(()))
+        self.writer.poll_write_all(context, self.input.held_bytes())
     }
 
     fn poll_frame(
@@ -249,10 +233,10 @@ impl<S: ReadReady + AsyncWrite + Unpin> ArenaFramed<S> {
         // Before anything is waited for. As long as the peer has not too much to read, its own
         // requests can go on.
         let flushed = self.poll_flush_all(context)?;
-        if flushed.is_pending() && self.output.unsent_bytes() >= UNSENT_BYTES_MAX {
+        if flushed.is_pending() && !self.writer.has_room() {
             return Poll::Pending;
         }
-        let Self { stream, input, output, claimant, .. } = self;
+        let Self { input, writer: FrameWriter { stream, output, claimant }, .. } = self;
         let unsent_bytes = output.unsent_bytes();
         match ready!(input.poll_fill(Pin::new(stream), context, claimant, unsent_bytes))? {
             Filled::Frames => Poll::Ready(Ok(self.input.next_frame())),
@@ -279,36 +263,6 @@ impl<S: ReadReady + AsyncWrite + Unpin> Stream for ArenaFramed<S> {
         let frame = ready!(this.poll_frame(context));
         this.is_over |= frame.is_err();
         Poll::Ready(frame.transpose())
-    }
-}
-
-impl<S: ReadReady + AsyncWrite + Unpin, P: Into<Frozen>> Sink<P> for ArenaFramed<S> {
-    type Error = FrameError;
-
-    fn poll_ready(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Result<(), FrameError>> {
-        self.poll_room(context)
-    }
-
-    fn start_send(mut self: Pin<&mut Self>, payload: P) -> Result<(), FrameError> {
-        self.take(payload.into())
-    }
-
-    fn poll_flush(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Result<(), FrameError>> {
-        self.poll_flush_all(context)
-    }
-
-    fn poll_close(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Result<(), FrameError>> {
-        ready!(self.poll_flush_all(context))?;
-        poll_shutdown(Pin::new(&mut self.stream), context)
     }
 }
 
@@ -402,7 +356,7 @@ impl<S: AsyncWrite + Unpin> FrameWriter<S> {
     /// Nothing is lost if the future is dropped, and nothing is written twice.
     pub async fn close(&mut self) -> Result<(), FrameError> {
         self.flush().await?;
-        poll_fn(|context| poll_shutdown(Pin::new(&mut self.stream), context)).await
+        self.end().await
     }
 
     /// Returns the stream. What was not flushed is lost.
@@ -410,11 +364,8 @@ impl<S: AsyncWrite + Unpin> FrameWriter<S> {
         self.stream
     }
 
-    fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<Result<(), FrameError>> {
-        if self.output.unsent_bytes() < UNSENT_BYTES_MAX {
-            return Poll::Ready(Ok(()));
-        }
-        self.poll_flush_all(context)
+    fn has_room(&self) -> bool {
+        self.output.unsent_bytes() < UNSENT_BYTES_MAX
     }
 
     fn take(&mut self, payload: Frozen) -> Result<(), FrameError> {
@@ -423,52 +374,82 @@ impl<S: AsyncWrite + Unpin> FrameWriter<S> {
         Ok(())
     }
 
+    fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<Result<(), FrameError>> {
+        match self.has_room() {
+            true => Poll::Ready(Ok(())),
+            false => self.poll_flush_all(context),
+        }
+    }
+
     fn poll_flush_all(&mut self, context: &mut Context<'_>) -> Poll<Result<(), FrameError>> {
-        let Self { stream, output, claimant } = self;
-        ready!(output.poll_flush(Pin::new(stream), context, claimant, 0))?;
-        output.end_turn();
-        claimant.end_turn();
+        ready!(self.poll_write_all(context, 0))?;
+        self.claimant.end_turn();
         Poll::Ready(Ok(()))
     }
-}
 
-impl<S: AsyncWrite + Unpin, P: Into<Frozen>> Sink<P> for FrameWriter<S> {
-    type Error = FrameError;
-
-    fn poll_ready(
-        mut self: Pin<&mut Self>,
+    /// Writes until nothing is left. `input_bytes` is what the connection holds besides.
+    fn poll_write_all(
+        &mut self,
         context: &mut Context<'_>,
+        input_bytes: usize,
     ) -> Poll<Result<(), FrameError>> {
-        self.poll_room(context)
+        let Self { stream, output, claimant } = self;
+        ready!(output.poll_flush(Pin::new(stream), context, claimant, input_bytes))?;
+        output.end_turn();
+        Poll::Ready(Ok(()))
     }
 
-    fn start_send(mut self: Pin<&mut Self>, payload: P) -> Result<(), FrameError> {
-        self.take(payload.into())
+    async fn end(&mut self) -> Result<(), FrameError> {
+        poll_fn(|context| self.poll_end(context)).await
     }
 
-    fn poll_flush(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Result<(), FrameError>> {
-        self.poll_flush_all(context)
-    }
-
-    fn poll_close(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Result<(), FrameError>> {
-        ready!(self.poll_flush_all(context))?;
-        poll_shutdown(Pin::new(&mut self.stream), context)
+    /// Ends the output. Whoever is gone has ended it himself.
+    fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<Result<(), FrameError>> {
+        match ready!(Pin::new(&mut self.stream).poll_shutdown(context)) {
+            Err(error) if error.kind() != io::ErrorKind::NotConnected => {
+                Poll::Ready(Err(error.into()))
+            }
+            _ => Poll::Ready(Ok(())),
+        }
     }
 }
 
-/// Ends the output. Whoever is gone has ended it himself.
-fn poll_shutdown<S: AsyncWrite>(
-    stream: Pin<&mut S>,
-    context: &mut Context<'_>,
-) -> Poll<Result<(), FrameError>> {
-    match ready!(stream.poll_shutdown(context)) {
-        Err(error) if error.kind() != io::ErrorKind::NotConnected => Poll::Ready(Err(error.into())),
-        _ => Poll::Ready(Ok(())),
-    }
+/// Makes a [`Sink`] of a transport that has a writer, or is one.
+macro_rules! sink {
+    ($transport:ident<S: $($bound:path),+>: $this:ident => $writer:expr) => {
+        impl<S: $($bound +)+, P: Into<Frozen>> Sink<P> for $transport<S> {
+            type Error = FrameError;
+
+            fn poll_ready(
+                mut self: Pin<&mut Self>,
+                context: &mut Context<'_>,
+            ) -> Poll<Result<(), FrameError>> {
+                self.poll_room(context)
+            }
+
+            fn start_send(self: Pin<&mut Self>, payload: P) -> Result<(), FrameError> {
+                let $this = self.get_mut();
+                $writer.take(payload.into())
+            }
+
+            fn poll_flush(
+                mut self: Pin<&mut Self>,
+                context: &mut Context<'_>,
+            ) -> Poll<Result<(), FrameError>> {
+                self.poll_flush_all(context)
+            }
+
+            fn poll_close(
+                self: Pin<&mut Self>,
+                context: &mut Context<'_>,
+            ) -> Poll<Result<(), FrameError>> {
+                let $this = self.get_mut();
+                ready!($this.poll_flush_all(context))?;
+                $writer.poll_end(context)
+            }
+        }
+    };
 }
+
+sink!(ArenaFramed<S: ReadReady, AsyncWrite, Unpin>: this => this.writer);
+sink!(FrameWriter<S: AsyncWrite, Unpin>: this => this);
