@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{latency::Latency, tally::Tally};
+use crate::{latency::Latency, shelf::Shelf, tally::Tally};
 
 /// What happened in one interval, over all threads.
 #[derive(Clone, Debug)]
@@ -59,6 +59,15 @@ impl Interval {
     #[must_use]
     pub fn end(&self) -> Duration {
         self.start + self.length
+    }
+}
+
+impl Interval {
+    /// Keeps its distributions there from now on.
+    pub(crate) fn shelve(&mut self, shelf: &mut Shelf) {
+        for latency in [&mut self.latency, &mut self.service, &mut self.send_lag] {
+            latency.shelve(shelf);
+        }
     }
 }
 

@@ -2,18 +2,20 @@
 //! addition.
 //!
 //! A [`Recorder`] is what a thread fills: as large as all its buckets, and never larger. A
-//! [`Latency`] is what is kept of it: as large as what was recorded, so that a long run can keep
-//! one per interval.
+//! [`Latency`] is what is kept of it: as large as what was recorded. A long run keeps one per
+//! interval on a [`Shelf`], so that it does not grow.
 //!
 //! Percentiles are never averaged. Values are exact to three significant digits, up to [`LONGEST`].
 
-use std::{fmt, io::Cursor, time::Duration};
+use std::{fmt, time::Duration};
 
 use hdrhistogram::{
     Histogram,
     serialization::{Deserializer, Serializer, V2DeflateSerializer},
 };
 use serde::{Deserialize, Serialize};
+
+use crate::shelf::{Shelf, Shelved};
 
 /// What takes longer is recorded as this long.
 pub(crate) const LONGEST: Duration = Duration::from_secs(3600);
@@ -60,7 +62,7 @@ impl Recorder {
 #[derive(Clone)]
 pub struct Latency {
     /// The histogram in the compressed V2 format of HdrHistogram.
-    packed: Box<[u8]>,
+    packed: Shelved,
     count: u64,
     mean: f64,
     percentiles: Percentiles,
@@ -93,8 +95,13 @@ impl Latency {
         if self.count == 0 {
             return empty();
         }
-        let mut packed = Cursor::new(&self.packed);
-        Deserializer::new().deserialize(&mut packed).expect("what is packed can be unpacked")
+        let packed = self.packed.get();
+        Deserializer::new().deserialize(&mut &packed[..]).expect("what is packed can be unpacked")
+    }
+
+    /// Keeps the distribution there from now on, and only what is said of it here.
+    pub(crate) fn shelve(&mut self, shelf: &mut Shelf) {
+        shelf.put(&mut self.packed);
     }
 }
 
@@ -115,13 +122,14 @@ impl From<&Histogram<u64>> for Latency {
             max: histogram.max(),
         };
         let (count, mean) = (histogram.len(), histogram.mean());
-        Self { packed: packed.into_boxed_slice(), count, mean, percentiles }
+        Self { packed: Shelved::Here(packed.into_boxed_slice()), count, mean, percentiles }
     }
 }
 
 impl Default for Latency {
     fn default() -> Self {
-        Self { packed: Box::default(), count: 0, mean: 0.0, percentiles: Percentiles::default() }
+        let (count, mean, percentiles) = (0, 0.0, Percentiles::default());
+        Self { packed: Shelved::default(), count, mean, percentiles }
     }
 }
 
@@ -179,12 +187,22 @@ mod tests {
     }
 
     #[test]
+    fn a_distribution_on_a_shelf_is_the_same() {
+        let mut recorder = Recorder::new();
+        (1..=2_000).for_each(|micros| recorder.record(micros * 1_000, micros));
+        let mut latency = recorder.latency();
+        latency.shelve(&mut Shelf::new());
+        assert_eq!(latency.histogram(), recorder.histogram);
+        assert_eq!(latency.count(), recorder.latency().count());
+    }
+
+    #[test]
     fn a_distribution_over_nine_octaves_takes_a_few_kibibytes() {
         let mut recorder = Recorder::new();
         for number in 0..100_000_u64 {
             recorder.record(20_000 + number * number / 1_000, 1);
         }
-        assert!(recorder.latency().packed.len() < 6 * 1024);
+        assert!(recorder.latency().packed.get().len() < 6 * 1024);
     }
 
     #[test]

@@ -42,7 +42,7 @@
 //! cli -> plan -> search -> run -> worker -> link -> connection -> template -> payload -> size
 //!   \                       |          \      |-> stream             \-> mismatch
 //!    \-> doctor             |           \     |-> rate
-//!                           |            \    \-> schedule, tally, latency
+//!                           |            \    \-> schedule, tally, latency -> shelf
 //!                           |             \-> alarm
 //!                           |-> adversaries, server_command, server_probe, metrics_probe
 //!                           \-> interval, verdict, slo, report
@@ -73,6 +73,7 @@ mod mismatch;
 mod payload;
 mod rate;
 mod schedule;
+mod shelf;
 mod size;
 mod slo;
 mod template;

@@ -33,6 +33,7 @@ use crate::{
     schedule::Bounds,
     server_command::{ServerCommand, ServerCommandError},
     server_probe::{MachineTime, ServerProbe, Usage},
+    shelf::Shelf,
     stop::{Stop, Urgency},
     stream::Endpoint,
     tally::{LittlesLaw, Tally},
@@ -174,6 +175,8 @@ struct Gathered {
     total: Tally,
     assembly: Assembly,
     intervals: Vec<Interval>,
+    /// Where the distributions of the intervals lie.
+    shelf: Shelf,
     arena: Option<MetricsProbe>,
     loading: usize,
     efforts: Vec<Effort>,
@@ -426,6 +429,7 @@ impl Gathered {
             total: Tally::new(),
             assembly,
             intervals: Vec::new(),
+            shelf: Shelf::new(),
             arena: None,
             loading: threads,
             efforts: Vec::with_capacity(threads),
@@ -463,7 +467,9 @@ impl Gathered {
             let arena = self.arena.as_ref().and_then(MetricsProbe::latest);
             let progress = Progress { elapsed: interval.end(), interval, arena };
             observe(&progress);
-            self.intervals.push(progress.interval);
+            let mut interval = progress.interval;
+            interval.shelve(&mut self.shelf);
+            self.intervals.push(interval);
         }
         for (owner, tally) in self.assembly.spares() {
             // A thread that has finished needs none.

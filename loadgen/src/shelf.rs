@@ -1,0 +1,90 @@
+//! A shelf: bytes that are written once and read at the end, kept out of memory.
+//!
+//! It is a temporary file that has no name, so nothing is left behind however the process ends.
+//! Where there is no room for one, as in a container without a folder for temporary files, bytes
+//! stay in memory.
+
+use std::{fs::File, os::unix::fs::FileExt, sync::Arc};
+
+/// Where bytes can be put. A clone is another handle to the same.
+#[derive(Clone, Debug)]
+pub(crate) struct Shelf {
+    file: Option<Arc<File>>,
+    end: u64,
+}
+
+/// Bytes, wherever they are.
+#[derive(Clone, Debug)]
+pub(crate) enum Shelved {
+    Here(Box<[u8]>),
+    InFile { file: Arc<File>, start: u64, length: usize },
+}
+
+impl Shelf {
+    pub(crate) fn new() -> Self {
+        Self { file: tempfile::tempfile().ok().map(Arc::new), end: 0 }
+    }
+
+    /// Puts bytes there. They stay where they are if that fails.
+    pub(crate) fn put(&mut self, shelved: &mut Shelved) {
+        if let (Some(file), Shelved::Here(bytes)) = (&self.file, &*shelved)
+            && !bytes.is_empty()
+            && file.write_all_at(bytes, self.end).is_ok()
+        {
+            let (start, length) = (self.end, bytes.len());
+            self.end += length as u64;
+            *shelved = Shelved::InFile { file: Arc::clone(file), start, length };
+        }
+    }
+}
+
+impl Shelved {
+    /// Returns a copy of the bytes.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the disk does not return what it took.
+    pub(crate) fn get(&self) -> Box<[u8]> {
+        match self {
+            Self::Here(bytes) => bytes.clone(),
+            Self::InFile { file, start, length } => {
+                let mut bytes = vec![0; *length];
+                file.read_exact_at(&mut bytes, *start).expect("the temporary file can be read");
+                bytes.into_boxed_slice()
+            }
+        }
+    }
+}
+
+impl Default for Shelved {
+    fn default() -> Self {
+        Self::Here(Box::default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_put_on_a_shelf_is_there() {
+        let mut shelf = Shelf::new();
+        let bytes: Vec<Box<[u8]>> =
+            (0..9_u8).map(|n| vec![n; usize::from(n) * 100].into()).collect();
+        let mut shelved: Vec<_> = bytes.iter().cloned().map(Shelved::Here).collect();
+        shelved.iter_mut().for_each(|shelved| shelf.put(shelved));
+        assert!(matches!(shelved[8], Shelved::InFile { start: 2800, length: 800, .. }));
+        assert!(shelved.iter().map(Shelved::get).eq(bytes));
+    }
+
+    #[test]
+    fn without_a_file_they_stay_where_they_are() {
+        let read_only = File::open("/dev/null").ok().map(Arc::new);
+        for file in [None, read_only] {
+            let mut shelved = Shelved::Here([1, 2, 3].into());
+            Shelf { file, end: 0 }.put(&mut shelved);
+            assert!(matches!(shelved, Shelved::Here(_)));
+            assert_eq!(*shelved.get(), [1, 2, 3]);
+        }
+    }
+}
