@@ -207,7 +207,12 @@ impl Link {
     #[inline]
     pub(crate) fn ready(&mut self, event: &Event, desk: &mut Desk<'_>) -> Turn {
         if self.is_open() && (event.is_readable() || event.is_read_closed() || event.is_error()) {
-            return self.receive(event.is_read_closed(), desk);
+            let turn = self.receive(event.is_read_closed(), desk);
+            // One event tells both, and tells it once.
+            if event.is_writable() && self.connection.has_unwritten() {
+                self.send(desk);
+            }
+            return turn;
         }
         desk.now = desk.clock.now();
         match self.is_connecting() {

@@ -46,9 +46,12 @@ const ALARM: Token = Token(usize::MAX);
 /// How long before a request is due the alarm goes off: waking up takes some time, and what is left
 /// of it is spent polling without a pause.
 const WAKE_EARLY: Duration = Duration::from_micros(50);
-/// How long requests that are due wait for replies to be read. Much less than what is worth
-/// noticing as lag, and long enough that a busy thread writes several requests at once.
-const PASS_EVERY: Duration = Duration::from_micros(20);
+/// How long requests that are due wait at least for replies to be read. Much less than what is
+/// worth noticing as lag, and long enough that a busy thread writes several requests at once.
+const READ_MIN: Duration = Duration::from_micros(20);
+/// How much longer replies are read than requests were sent before, if there are so many. With less
+/// the pipelines fill, and the server would be blamed for replies that lie here.
+const READ_SHARE: u64 = 2;
 
 /// What a thread needs to start.
 #[derive(Debug)]
@@ -293,7 +296,11 @@ impl<'run> Worker<'run> {
             self.desk.now = self.desk.clock.now();
         }
         let mut eager = mem::take(&mut self.eager);
-        eager.retain(|&index| self.links[index].go_on(&mut self.desk) == Turn::HasMore);
+        eager.retain(|&index| {
+            let turn = self.links[index].go_on(&mut self.desk);
+            self.pass_if_time();
+            turn == Turn::HasMore
+        });
         for event in events.iter() {
             let index = event.token().0;
             if event.token() == ALARM {
@@ -304,9 +311,7 @@ impl<'run> Worker<'run> {
             {
                 eager.push(index);
             }
-            if self.desk.now >= self.next_pass {
-                self.send_what_is_due();
-            }
+            self.pass_if_time();
         }
         self.eager = eager;
         Ok(())
@@ -321,6 +326,14 @@ impl<'run> Worker<'run> {
         }
     }
 
+    /// Sends what is due if replies have been read for long enough.
+    #[inline]
+    fn pass_if_time(&mut self) {
+        if self.desk.now >= self.next_pass {
+            self.send_what_is_due();
+        }
+    }
+
     /// One pass over what is due: whatever becomes due meanwhile waits for the next, so that
     /// replies are read in between, however high the rate.
     fn keep_the_agenda(&mut self) {
@@ -331,7 +344,9 @@ impl<'run> Worker<'run> {
         {
             self.links[index].send_on_time(&mut self.desk);
         }
-        self.next_pass = self.desk.clock.after(self.desk.now, PASS_EVERY);
+        self.desk.now = self.desk.clock.now();
+        let reads = READ_MIN.max(Duration::from_nanos((self.desk.now - now) * READ_SHARE));
+        self.next_pass = self.desk.clock.after(self.desk.now, reads);
     }
 
     /// How long a poll may wait. If that is not a matter of milliseconds the alarm is set.

@@ -145,7 +145,7 @@ impl<H: Handler> Connection<'_, H> {
         // A peer that never pauses must not keep the thread: nothing else of a turn need yield.
         coop::consume_budget().await;
         poll_fn(|context| {
-            if self.drain.is_done(&mut self.stream, &self.input)? {
+            if self.drain.is_done(&self.stream, &self.input)? {
                 return Poll::Ready(Err(End::Drained));
             }
             let Self { stream, input, claimant, .. } = self;
@@ -158,7 +158,11 @@ impl<H: Handler> Connection<'_, H> {
                     if self.input.bytes_read() != self.counted.bytes_in {
                         self.count();
                     }
-                    Poll::Pending
+                    // The last of what had arrived may have been a part of a frame.
+                    match self.drain.is_done(&self.stream, &self.input)? {
+                        true => Poll::Ready(Err(End::Drained)),
+                        false => Poll::Pending,
+                    }
                 }
             }
         })
@@ -205,26 +209,31 @@ impl<H: Handler> Connection<'_, H> {
 enum Drain {
     /// It goes on until it is told.
     No(Stop),
-    /// It stops when so many bytes have been read since the connection began: what had arrived when
-    /// the server was told to stop. (Encrypted ones, if they are.)
+    /// So many bytes had arrived since the connection began when the server was told to stop,
+    /// encrypted ones if they are.
+    WhenArrived(u64),
+    /// It stops when so many bytes have been read since the connection began.
     WhenRead(u64),
 }
 
 impl Drain {
     /// Whether everything is read that had arrived when the server was told to stop.
     #[inline]
-    fn is_done(&mut self, stream: &mut Stream, input: &Input) -> Result<bool, FrameError> {
+    fn is_done(&mut self, stream: &Stream, input: &Input) -> Result<bool, FrameError> {
         if let Self::No(stopping) = self {
             if !stopping.has_begun() {
                 return Ok(false);
             }
-            *self = Self::WhenRead(stream.arrived_ever(input.bytes_read())?);
+            *self = Self::WhenArrived(stream.arrived_ever(input.bytes_read())?);
+        }
+        if let Self::WhenArrived(bytes) = *self
+            && let Some(left) = stream.left_to_read(bytes, input.bytes_read())
+        {
+            *self = Self::WhenRead(input.bytes_read() + left);
         }
         Ok(match self {
-            Self::No(_) => false,
-            Self::WhenRead(bytes) => {
-                stream.has_handed_out(*bytes, input.bytes_read()) && !input.has_frame()
-            }
+            Self::No(_) | Self::WhenArrived(_) => false,
+            Self::WhenRead(bytes) => input.bytes_read() >= *bytes && !input.has_frame(),
         })
     }
 }

@@ -88,12 +88,13 @@ impl Stream {
         }
     }
 
-    /// Returns whether the first `bytes` that arrived were read, of which `bytes_read` were.
-    pub(crate) fn has_handed_out(&mut self, bytes: u64, bytes_read: u64) -> bool {
+    /// Returns how much is left to read of the first `bytes` that arrived, of which `bytes_read` were
+    /// read. `None` while that is not known.
+    pub(crate) fn left_to_read(&self, bytes: u64, bytes_read: u64) -> Option<u64> {
         match self {
-            Self::Tcp(_) | Self::Unix(_) => bytes_read >= bytes,
+            Self::Tcp(_) | Self::Unix(_) => Some(bytes.saturating_sub(bytes_read)),
             #[cfg(feature = "tls")]
-            Self::Tls(stream) => stream.has_handed_out(bytes),
+            Self::Tls(stream) => stream.left_to_read(bytes),
         }
     }
 
@@ -147,6 +148,10 @@ impl ReadReady for Stream {
 
     fn takes_output(&self) -> bool {
         either!(self, stream => ReadReady::takes_output(stream))
+    }
+
+    fn has_begun(&self) -> bool {
+        either!(self, stream => ReadReady::has_begun(stream))
     }
 
     fn is_hung_up(&self) -> bool {

@@ -2,6 +2,8 @@
 
 use std::{
     io::{self, Write},
+    os::unix::net::UnixListener,
+    path::Path,
     process::{Child, Stdio},
     sync::mpsc,
     thread,
@@ -173,15 +175,7 @@ fn connections_that_join_late_have_nothing_to_catch_up() {
 #[test]
 fn a_unix_socket_is_loaded_as_a_port_is() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("echo");
-    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            thread::spawn(move || io::copy(&mut stream.try_clone().unwrap(), &mut stream));
-        }
-    });
-    let target: Address = format!("unix:{}", path.display()).parse().unwrap();
+    let target = unix_echo(&folder.path().join("echo"));
     for pipeline in [1, 50] {
         let load = Plan {
             connections: 3,
@@ -194,6 +188,38 @@ fn a_unix_socket_is_loaded_as_a_port_is() {
         let report = run(&load);
         assert_eq!((report.counts.requests, report.counts.errors.total()), (3_000, 0));
     }
+}
+
+/// One event may say that there is something to read and that there is room to write.
+#[test]
+fn a_socket_that_was_full_is_written_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = unix_echo(&folder.path().join("echo"));
+    let load = Plan {
+        sizes: (64 << 10).into(),
+        rate: Rate::Constant(100_000.0),
+        pipeline: 32,
+        connections: 2,
+        requests: Some(1_000),
+        duration: None,
+        warm_up: Duration::ZERO,
+        timeout: Some(Duration::from_secs(30)),
+        ..Plan::for_target(target)
+    };
+    let report = run(&load);
+    assert_eq!((report.counts.requests, report.counts.errors.total()), (1_000, 0), "{report:?}");
+}
+
+/// Echoes over a socket in the file system.
+fn unix_echo(path: &Path) -> Address {
+    let listener = UnixListener::bind(path).unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            thread::spawn(move || io::copy(&mut stream.try_clone().unwrap(), &mut stream));
+        }
+    });
+    format!("unix:{}", path.display()).parse().unwrap()
 }
 
 /// The raw echo server as a process, so that it can be stopped.

@@ -4,10 +4,7 @@ use std::{
     fmt,
     io::{self, ErrorKind, IoSlice},
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
 };
 
@@ -16,8 +13,13 @@ use tokio::{
     io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
-use tokio_rustls::{Accept, TlsAcceptor, rustls::ServerConfig, server};
+use tokio_rustls::{
+    Accept, TlsAcceptor,
+    rustls::{self, ServerConfig},
+    server,
+};
 
+use super::is_of_tls;
 use crate::{
     socket,
     transport::{Arrived, ReadReady},
@@ -25,6 +27,10 @@ use crate::{
 
 /// What rustls keeps of the output at most, as long as the peer takes none of it: one record.
 const UNSENT_BYTES_MAX: usize = 16 << 10;
+
+/// The longest handshake of a peer, certificates included. Without this it could have rustls gather
+/// 64 KiB, before anybody knows who it is.
+const HANDSHAKE_BYTES_MAX: u64 = 32 << 10;
 
 /// Bytes that are forgotten at once.
 const DISCARD_BYTES: usize = 1 << 10;
@@ -34,15 +40,16 @@ const DISCARD_BYTES: usize = 1 << 10;
 /// The first read or write shakes hands with the peer. So whoever waits for the first byte of a
 /// peer, under a deadline, waits for that too.
 ///
-/// Beside what lies in the arena, rustls has buffers of its own on the heap. They are bounded: a
-/// record of input as it arrives and one as it is read, and one of output, of 16 KiB each. What
-/// arrives is decrypted there, and copied once into the memory of whoever reads.
+/// Beside what lies in the arena, rustls has buffers of its own on the heap: up to a record of
+/// input as it arrives and two as they are read, and one of output, of 16 KiB each; and 64 KiB if a
+/// peer sends a message for rustls itself in small pieces. What arrives is decrypted there, and
+/// copied once into the memory of whoever reads.
 #[derive(Debug)]
 pub struct TlsStream {
     socket: Socket,
     /// On the heap: rustls' part is large, and the other kinds of stream need no room for it.
     session: Session,
-    /// Bytes that are decrypted and not read yet, as far as is known.
+    /// Bytes that are decrypted and not read yet.
     decrypted: usize,
 }
 
@@ -62,8 +69,52 @@ struct Socket(Arc<Counted>);
 #[derive(Debug)]
 struct Counted {
     socket: TcpStream,
-    /// Encrypted bytes that were read. A figure of one task: nothing is ordered by it.
-    received: AtomicU64,
+    /// Of one task, so nobody waits for it.
+    received: Mutex<Received>,
+}
+
+/// What was read of the encrypted input.
+#[derive(Clone, Copy, Debug, Default)]
+struct Received {
+    bytes: u64,
+    /// How many of them are the beginning of a record that is not there whole. Nothing of it can be
+    /// decrypted.
+    begun: usize,
+    /// The header of that record, as far as it is there: type, version, and length of the rest.
+    header: [u8; RECORD_HEADER_BYTES],
+}
+
+/// What every record begins with.
+const RECORD_HEADER_BYTES: usize = 5;
+
+impl Received {
+    /// Notes that more was read.
+    fn note(&mut self, mut bytes: &[u8]) {
+        self.bytes += bytes.len() as u64;
+        while !bytes.is_empty() {
+            let missing = match self.begun.checked_sub(RECORD_HEADER_BYTES) {
+                None => RECORD_HEADER_BYTES - self.begun,
+                Some(there) => self.rest_bytes() - there,
+            };
+            let (part, later) = bytes.split_at(missing.min(bytes.len()));
+            if let Some(place) = self.header.get_mut(self.begun..) {
+                let known = part.len().min(place.len());
+                place[..known].copy_from_slice(&part[..known]);
+            }
+            self.begun += part.len();
+            bytes = later;
+            if self.begun >= RECORD_HEADER_BYTES
+                && self.begun == RECORD_HEADER_BYTES + self.rest_bytes()
+            {
+                self.begun = 0;
+            }
+        }
+    }
+
+    /// How long the record is without its header, which is there.
+    fn rest_bytes(&self) -> usize {
+        usize::from(u16::from_be_bytes([self.header[3], self.header[4]]))
+    }
 }
 
 impl fmt::Debug for Session {
@@ -78,7 +129,7 @@ impl fmt::Debug for Session {
 
 impl TlsStream {
     pub(super) fn new(socket: TcpStream, config: Arc<ServerConfig>) -> Self {
-        let socket = Socket(Arc::new(Counted { socket, received: AtomicU64::new(0) }));
+        let socket = Socket(Arc::new(Counted { socket, received: Mutex::default() }));
         let accept = TlsAcceptor::from(config).accept_with(socket.clone(), |session| {
             session.set_buffer_limit(Some(UNSENT_BYTES_MAX));
         });
@@ -92,21 +143,34 @@ impl TlsStream {
 
     /// Returns how many encrypted bytes have arrived since the beginning.
     pub(crate) fn arrived_ever(&self) -> io::Result<u64> {
-        Ok(self.socket.received() + socket::unread_bytes(self.socket())?)
+        Ok(self.socket.received().bytes + socket::unread_bytes(self.socket())?)
     }
 
-    /// Returns whether nothing is left to read of the first `bytes` that arrived.
-    pub(crate) fn has_handed_out(&mut self, bytes: u64) -> bool {
-        let is_decrypted = self.socket.received() >= bytes;
-        let is_read = match &mut self.session {
-            Session::Open(stream) => match stream.get_mut().1.process_new_packets() {
-                Ok(state) => state.plaintext_bytes_to_read() == 0,
-                // Reading says the same.
-                Err(_) => false,
-            },
-            Session::Shaking(_) | Session::Failed => true,
-        };
-        is_decrypted && is_read
+    /// Returns how much is left to read of the first `bytes` that arrived, and perhaps of what came
+    /// behind them. `None` while they are not decrypted.
+    pub(crate) fn left_to_read(&self, bytes: u64) -> Option<u64> {
+        (self.socket.received().bytes >= bytes).then_some(self.decrypted as u64)
+    }
+
+    /// Gives the session up if it is broken: what still arrives is nobody's.
+    fn fail_on(&mut self, result: io::Result<()>) -> io::Result<()> {
+        if let Err(error) = &result
+            && is_of_tls(error)
+        {
+            self.session = Session::Failed;
+        }
+        result
+    }
+
+    /// Asks rustls what is decrypted.
+    fn count_decrypted(&mut self) -> io::Result<()> {
+        if let Session::Open(stream) = &mut self.session {
+            let state = stream.get_mut().1.process_new_packets();
+            // An error is told whenever it is asked.
+            let broken = |error| io::Error::new(ErrorKind::InvalidData, error);
+            self.decrypted = state.map_err(broken)?.plaintext_bytes_to_read();
+        }
+        Ok(())
     }
 
     /// Shakes hands. `None` if the peer left without a word.
@@ -115,13 +179,18 @@ impl TlsStream {
         context: &mut Context<'_>,
     ) -> Poll<io::Result<Option<Pin<&mut server::TlsStream<Socket>>>>> {
         if let Session::Shaking(accept) = &mut self.session {
-            let shaken = ready!(Pin::new(accept).poll(context));
+            let shaken = Pin::new(accept).poll(context);
+            let received = self.socket.received().bytes;
+            if shaken.is_pending() && received <= HANDSHAKE_BYTES_MAX {
+                return Poll::Pending;
+            }
             self.session = Session::Failed;
             match shaken {
-                Ok(stream) => self.session = Session::Open(Box::new(stream)),
+                Poll::Ready(Ok(stream)) => self.session = Session::Open(Box::new(stream)),
                 // Whoever looks whether a port is open does not talk.
-                Err(error) if is_cut(&error) && self.socket.received() == 0 => {}
-                Err(error) => return Poll::Ready(Err(error)),
+                Poll::Ready(Err(error)) if is_cut(&error) && received == 0 => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return Poll::Ready(Err(too_long_a_handshake())),
             }
         }
         Poll::Ready(Ok(match &mut self.session {
@@ -137,6 +206,11 @@ fn is_cut(error: &io::Error) -> bool {
     error.kind() == ErrorKind::UnexpectedEof
 }
 
+fn too_long_a_handshake() -> io::Error {
+    let reason = format!("the handshake takes more than {HANDSHAKE_BYTES_MAX} bytes");
+    io::Error::new(ErrorKind::InvalidData, rustls::Error::General(reason))
+}
+
 fn or_end<T: Default>(result: io::Result<T>) -> io::Result<T> {
     match result {
         Err(error) if is_cut(&error) => Ok(T::default()),
@@ -149,16 +223,30 @@ impl ReadReady for TlsStream {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        let Some(stream) = ready!(self.poll_open(context))? else { return Poll::Ready(Ok(())) };
-        let decrypted = ready!(stream.poll_fill_buf(context)).map(<[u8]>::len);
-        self.decrypted = or_end(decrypted)?;
-        Poll::Ready(Ok(()))
+        if ready!(self.poll_open(context))?.is_none() {
+            return Poll::Ready(Ok(()));
+        }
+        let mut counted = self.count_decrypted();
+        if counted.is_ok()
+            && self.decrypted == 0
+            && let Session::Open(stream) = &mut self.session
+        {
+            let filled = ready!(Pin::new(stream).poll_fill_buf(context)).map(drop);
+            counted = or_end(filled).and_then(|()| self.count_decrypted());
+        }
+        Poll::Ready(self.fail_on(counted))
     }
 
-    /// What is decrypted, and what waits in the socket. That is a little more than will be read.
+    /// What is decrypted, and what is encrypted still. That is a little more than will be read.
     fn arrived(&self) -> Option<Arrived> {
         let below = ReadReady::arrived(self.socket())?;
-        Some(Arrived { bytes: self.decrypted + below.bytes, ..below })
+        let bytes = self.decrypted + self.socket.received().begun + below.bytes;
+        Some(Arrived { bytes, ..below })
+    }
+
+    fn has_begun(&self) -> bool {
+        let is_open = matches!(self.session, Session::Open(_));
+        is_open && self.socket.received().begun > 0
     }
 
     fn takes_output(&self) -> bool {
@@ -176,12 +264,13 @@ impl AsyncRead for TlsStream {
         context: &mut Context<'_>,
         target: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = target.filled().len();
         let Some(stream) = ready!(self.poll_open(context))? else {
             return self.socket.poll_discard(context);
         };
-        or_end(ready!(stream.poll_read(context, target)))?;
-        self.decrypted = self.decrypted.saturating_sub(target.filled().len() - before);
+        let read = or_end(ready!(stream.poll_read(context, target)));
+        self.fail_on(read)?;
+        // What was read before an error is handed on first.
+        let _ = self.count_decrypted();
         Poll::Ready(Ok(()))
     }
 }
@@ -232,8 +321,12 @@ impl AsyncWrite for TlsStream {
 }
 
 impl Socket {
-    fn received(&self) -> u64 {
-        self.0.received.load(Relaxed)
+    fn received(&self) -> Received {
+        *self.lock()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Received> {
+        self.0.received.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Forgets what arrives, up to the end: without a session nobody can read it.
@@ -255,13 +348,13 @@ impl AsyncRead for Socket {
         context: &mut Context<'_>,
         target: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Counted { socket, received } = &*self.0;
+        let socket = &self.0.socket;
         loop {
             ready!(socket.poll_read_ready(context))?;
             match socket.try_read(target.initialize_unfilled()) {
                 Ok(read) => {
+                    self.lock().note(&target.initialize_unfilled()[..read]);
                     target.advance(read);
-                    received.fetch_add(read as u64, Relaxed);
                     return Poll::Ready(Ok(()));
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
@@ -312,6 +405,37 @@ impl Socket {
             match write(&self.0.socket) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 written => return Poll::Ready(written),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Records of these lengths without their headers.
+    fn records(lengths: &[u16]) -> Vec<u8> {
+        let record = |&length: &u16| {
+            let header = [&[23, 3, 3], &length.to_be_bytes()[..]].concat();
+            [header, vec![7; usize::from(length)]].concat()
+        };
+        lengths.iter().flat_map(record).collect()
+    }
+
+    #[test]
+    fn what_has_begun_is_known_wherever_the_bytes_are_cut() {
+        let bytes = records(&[3, 0, 300, 1]);
+        let ends = [8, 13, 318, 324];
+        for cut in 0..=bytes.len() {
+            for other in [cut / 2, cut] {
+                let mut received = Received::default();
+                let (first, rest) = bytes[..cut].split_at(other);
+                received.note(first);
+                received.note(rest);
+                let last_end = ends.into_iter().rfind(|&end| end <= cut).unwrap_or(0);
+                assert_eq!(received.begun, cut - last_end, "{cut}, {other}");
+                assert_eq!(received.bytes, cut as u64);
             }
         }
     }

@@ -213,7 +213,12 @@ impl Input {
 
     /// Whether a frame that has not been handed out is there.
     pub(crate) fn has_frame(&self) -> bool {
-        matches!(&self.state, State::Frames(frames) if !frames.are_over())
+        match &self.state {
+            State::Frames(frames) => !frames.are_over(),
+            // Short ones are read before there is memory for them.
+            State::Empty => frame::scan(self.carry.bytes(), self.max_frame_bytes).whole_bytes > 0,
+            State::Reading(_) | State::Outgrown(_) | State::Payload(_) => false,
+        }
     }
 
     /// The whole frames that are there.
@@ -387,8 +392,12 @@ impl Input {
         announced: Option<usize>,
         claimant: &Claimant,
     ) -> Poll<Result<(), FrameError>> {
-        self.wait = self.wait_for_input();
-        ready!(stream.as_mut().poll_read_ready(context))?;
+        let is_ready = stream.as_mut().poll_read_ready(context);
+        self.wait = match stream.has_begun() {
+            true => Wait::Frame,
+            false => self.wait_for_input(),
+        };
+        ready!(is_ready)?;
         let Some(announced) = announced else { return Poll::Ready(Ok(())) };
         let is_scarce = self.is_scarce(claimant);
         let missing = HEADER_BYTES + announced - self.carry.len;

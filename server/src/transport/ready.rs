@@ -35,6 +35,14 @@ pub trait ReadReady: AsyncRead {
         None
     }
 
+    /// Returns whether the peer has begun to send something that can be read only when it is there
+    /// whole, such as a record that is encrypted.
+    ///
+    /// The peer is not idle then: a frame has begun.
+    fn has_begun(&self) -> bool {
+        false
+    }
+
     /// Returns whether the peer is not known to leave unread what was written.
     ///
     /// While memory is scarce, none is taken for requests of a peer that does not read its replies.

@@ -8,6 +8,7 @@ use tokio::{join, time::timeout};
 
 use crate::support::{
     client::Client,
+    gate::{Gate, HOLD},
     in_process::InProcess,
     program::Program,
     run,
@@ -86,6 +87,72 @@ fn what_was_received_is_answered() {
         waiting.expect(&sent).await;
         waiting.expect_end().await;
         drop((holder, waiting));
+        server.stop().await;
+    });
+}
+
+/// Short frames are read before there is memory for them.
+#[test]
+fn what_was_read_before_there_was_memory_is_answered() {
+    run(async {
+        let gate = Gate::new();
+        let arena = ArenaKind::Fixed { slot_bytes: SLOT };
+        let config = Config {
+            arena,
+            capacity_bytes: 2 * SLOT,
+            max_frame_bytes: SLOT,
+            drain_timeout: HOUR,
+            ..Config::fixed()
+        };
+        let server = InProcess::start_with(&config, gate.clone()).await;
+        let mut holder = Client::connect(server.address).await;
+        let mut held = frame(1000, 1);
+        held[4] = HOLD;
+        holder.send(&held).await;
+        server.until_memory_is_held().await;
+        let mut next = Client::connect(server.address).await;
+        next.send(&frame(1000, 2)).await;
+        server.until_waiting(1).await;
+
+        let mut short = Client::connect(server.address).await;
+        let frames = [frame(10, 3), frame(20, 4)].concat();
+        short.send(&frames).await;
+        server.until_waiting(2).await;
+        let mut silent = Client::connect(server.address).await;
+        server.until_connected(4).await;
+        server.begin_to_stop();
+        // Then everybody knows.
+        silent.expect_end().await;
+        gate.open_for(1);
+        short.expect(&frames).await;
+        short.expect_end().await;
+        holder.expect(&held).await;
+        next.expect(&frame(1000, 2)).await;
+        drop((holder, next, silent));
+        server.stop().await;
+    });
+}
+
+/// It waited to be accepted, so nobody had looked at it before.
+#[test]
+fn half_a_frame_does_not_delay_the_end() {
+    run(async {
+        let config = Config {
+            max_connections: 1,
+            frame_timeout: HOUR,
+            drain_timeout: HOUR,
+            ..Config::buddy()
+        };
+        let server = InProcess::start(&config).await;
+        let mut idle = Client::connect(server.address).await;
+        idle.echo(&frame(10, 1)).await;
+        let mut half = Client::connect(server.address).await;
+        half.send(&frame(1000, 2)[..300]).await;
+
+        server.begin_to_stop();
+        idle.expect_end().await;
+        half.expect_end().await;
+        drop((idle, half));
         server.stop().await;
     });
 }

@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf, process::Output, sync::Arc, time::Duration};
 
-use arena_echo::{Config, Echo, Listener, Reject, Reply, Tls, TlsFiles};
+use arena_echo::{ArenaKind, Config, Echo, Handler, Listener, Reject, Reply, Tls, TlsFiles};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustix::process::Signal;
 use tempfile::TempDir;
@@ -25,6 +25,7 @@ use tokio_rustls::{
 
 use crate::support::{
     client::Client,
+    gate::{Gate, HOLD},
     in_process::InProcess,
     program::{self, Program},
     run,
@@ -107,10 +108,13 @@ impl Authority {
         connect_by(&self.connector(&[&TLS13], None), socket).await
     }
 
-    /// Encrypts what `server` accepts.
     async fn in_process(&self, config: &Config) -> InProcess {
+        self.in_process_with(config, echo_of(config)).await
+    }
+
+    async fn in_process_with<H: Handler>(&self, config: &Config, handler: H) -> InProcess<H> {
         let encrypt = |listener| Listener::from(listener).tls(Some(self.tls()));
-        InProcess::start_as(config, echo_of(config), encrypt).await
+        InProcess::start_as(config, handler, encrypt).await
     }
 }
 
@@ -181,7 +185,7 @@ fn every_length_is_echoed_by_both_versions_in_both_modes_and_replies() {
 }
 
 fn big_slots() -> Config {
-    let arena = arena_echo::ArenaKind::Fixed { slot_bytes: 2 << 20 };
+    let arena = ArenaKind::Fixed { slot_bytes: 2 << 20 };
     Config { arena, ..Config::fixed() }
 }
 
@@ -207,6 +211,94 @@ fn more_peers_than_blocks_all_get_their_echo() {
             peer.await.expect("a peer that is answered");
         }
         server.until_no_memory_is_held().await;
+        server.stop().await;
+    });
+}
+
+/// The beginning of a record may lie where nobody sees it, and so may records behind the first.
+#[test]
+fn a_frame_that_is_there_is_worth_memory_however_it_is_cut_into_records() {
+    run(async {
+        let authority = Authority::new();
+        let slot_bytes = 64 << 10;
+        let config = Config {
+            arena: ArenaKind::Fixed { slot_bytes },
+            capacity_bytes: 2 * slot_bytes,
+            frame_timeout: Duration::from_secs(5),
+            ..Config::fixed()
+        };
+        let connector = authority.connector(&[&TLS13], None);
+        for (payload_bytes, records) in
+            [(4_000, 4), (16_000, 1), (20_000, 1), (20_000, 5), (20_500, 1)]
+        {
+            let gate = Gate::new();
+            let server = authority.in_process_with(&config, gate.clone()).await;
+            let connect = async || {
+                let stream = connect_by(&connector, tcp(server.address).await).await;
+                stream.expect("a server with a certificate")
+            };
+            let mut held = frame(100, 1);
+            held[4] = HOLD;
+            let mut holder = connect().await;
+            holder.write_all(&held).await.expect("a connection");
+            holder.flush().await.expect("a connection");
+            server.until_memory_is_held().await;
+            let mut next = connect().await;
+            next.write_all(&frame(100, 2)).await.expect("a connection");
+            next.flush().await.expect("a connection");
+            server.until_waiting(1).await;
+
+            let mut cut = connect().await;
+            let mut sent = frame(payload_bytes, 3);
+            sent[4] = 1;
+            for record in sent.chunks(sent.len().div_ceil(records)) {
+                cut.write_all(record).await.expect("a connection");
+                cut.flush().await.expect("a connection");
+            }
+            server.until_waiting(2).await;
+            gate.open_for(1);
+            let mut reply = vec![0; sent.len()];
+            cut.read_exact(&mut reply).await.expect("a reply");
+            assert!(reply == sent, "{payload_bytes} bytes in {records} records");
+            drop((holder, next, cut));
+            server.until_connected(0).await;
+            server.stop().await;
+        }
+    });
+}
+
+#[test]
+fn half_a_record_is_a_frame_that_has_begun() {
+    run(async {
+        let authority = Authority::new();
+        let frame_timeout = Duration::from_millis(50);
+        let config = Config { frame_timeout, idle_timeout: None, ..Config::buddy() };
+        let server = authority.in_process(&config).await;
+        let mut stream = authority.connect(tcp(server.address).await).await.expect("a server");
+        echo(&mut stream, &frame(64, 1)).await;
+        // The header of a record of 256 bytes, and some of it.
+        let (socket, _) = stream.get_mut();
+        socket.write_all(&[23, 3, 3, 1, 0, 7, 7]).await.expect("a connection");
+        server.until_rejected(Reject::FrameTimeout, 1).await;
+        server.stop().await;
+    });
+}
+
+#[test]
+fn a_handshake_without_end_is_refused() {
+    run(async {
+        let authority = Authority::new();
+        let server = authority.in_process(&Config::buddy()).await;
+        let mut client = Client::connect(server.address).await;
+        // The beginning of a greeting of 60,000 bytes, in records of 10,000.
+        let mut greeting = vec![1, 0, 0xEA, 0x60];
+        greeting.resize(50_000, 0);
+        for part in greeting.chunks(10_000) {
+            client.send(&[22, 3, 1, 0x27, 0x10]).await;
+            client.send(part).await;
+        }
+        server.until_rejected(Reject::Tls, 1).await;
+        client.expect_end().await;
         server.stop().await;
     });
 }
@@ -367,24 +459,46 @@ fn everything_wrong_with_the_files_is_said_at_once() {
 }
 
 #[test]
-fn what_had_arrived_at_the_signal_is_answered() {
+fn what_had_arrived_when_the_server_stops_is_answered() {
     run(async {
         let authority = Authority::new();
-        // So that the server cannot answer all of it before the signal comes.
-        let flags = "--mode fixed --slot-size 64k --capacity 128k --drain-timeout 20s";
-        let server = Program::start(&format!("{} {flags}", authority.flags())).await;
+        let slot_bytes = 64 << 10;
+        let config = Config {
+            arena: ArenaKind::Fixed { slot_bytes },
+            capacity_bytes: 2 * slot_bytes,
+            drain_timeout: Duration::from_secs(3600),
+            ..Config::fixed()
+        };
+        let gate = Gate::new();
+        let server = authority.in_process_with(&config, gate.clone()).await;
+        let mut holder = authority.connect(tcp(server.address).await).await.expect("a server");
+        let mut held = frame(100, 1);
+        held[4] = HOLD;
+        holder.write_all(&held).await.expect("a connection");
+        holder.flush().await.expect("a connection");
+        server.until_memory_is_held().await;
+
+        // More than a slot, which ends in the middle of the last record.
         let mut stream = authority.connect(tcp(server.address).await).await.expect("a server");
-        echo(&mut stream, &frame(64, 1)).await;
-        let sent = frame(1000, 2).repeat(50);
-        stream.write_all(&sent).await.expect("a connection");
-        stream.flush().await.expect("a connection");
-        server.signal(Signal::TERM);
+        let sent = frame(999, 2).repeat(75);
+        for part in [&sent[..10_000], &sent[10_000..]] {
+            stream.write_all(part).await.expect("a connection");
+            stream.flush().await.expect("a connection");
+        }
+        server.until_waiting(1).await;
+        let mut silent = Client::connect(server.address).await;
+        server.until_connected(3).await;
+        server.begin_to_stop();
+        // Then everybody knows.
+        silent.expect_end().await;
+        gate.open_for(1);
 
         let mut received = Vec::new();
         // Until an end that is told: no `UnexpectedEof`.
         stream.read_to_end(&mut received).await.expect("an end that is told");
         assert!(received == sent, "{} of {} bytes", received.len(), sent.len());
-        assert!(server.ended().await.0.success());
+        drop((holder, stream, silent));
+        server.stop().await;
     });
 }
 
@@ -400,6 +514,18 @@ fn a_drain_does_not_wait_for_a_handshake() {
         server.stop().await;
         silent.expect_end().await;
         half.expect_end().await;
+
+        // One that waits to be accepted.
+        let hour = Some(Duration::from_secs(3600));
+        let config = Config { max_connections: 1, first_byte_timeout: hour, ..Config::buddy() };
+        let config = Config { drain_timeout: Duration::from_secs(3600), ..config };
+        let server = authority.in_process(&config).await;
+        let mut idle = authority.connect(tcp(server.address).await).await.expect("a server");
+        echo(&mut idle, &frame(64, 1)).await;
+        let mut waiting = Client::connect(server.address).await;
+        waiting.send(&[22, 3, 1, 0]).await;
+        server.stop().await;
+        waiting.expect_end().await;
     });
 }
 
