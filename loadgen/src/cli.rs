@@ -15,6 +15,7 @@
 use std::{
     hash::{BuildHasher, RandomState},
     io::{self, Write},
+    mem,
     num::NonZero,
     path::PathBuf,
     process::ExitCode,
@@ -42,8 +43,10 @@ use crate::{
     rate::Rate,
     report::{
         Report,
+        comparison::Comparison,
         json::Document,
-        output::{self, Format, Output},
+        output::{self, Forms, Output},
+        text,
     },
     run,
     search::Search,
@@ -147,7 +150,10 @@ impl Action {
             Self::Doctor => doctor::main(),
             Self::Compare(arguments) => print(arguments.carry_out()),
             Self::Ab(arguments) => arguments.carry_out(),
-            Self::Merge(arguments) => print(arguments.carry_out()),
+            Self::Merge(arguments) => arguments.carry_out().map_or_else(
+                |error| print(Err(error)),
+                |(text, exit_code)| print(Ok(text)).max(exit_code),
+            ),
             Self::Report(arguments) => print(arguments.carry_out().map(|()| String::new())),
             Self::Completions(shell) => print(Ok(shell.text(Cli::command()))),
             Self::Man(page) => print(page.text(Cli::command())),
@@ -221,7 +227,7 @@ struct RunArguments {
     /// How often to show progress
     #[arg(short, long, value_name = "TIME", default_value = "1s")]
     interval: String,
-    /// Read the server's arena metrics at http://HOST:PORT/metrics
+    /// Read the arena's metrics at http://HOST:PORT/metrics [default: what COMMAND announces]
     #[arg(long, value_name = "URL")]
     metrics: Option<String>,
     /// Compare with this run afterwards, which was saved with -o FILE.json
@@ -330,22 +336,27 @@ impl SearchArguments {
 
 impl AbArguments {
     fn carry_out(self) -> u8 {
-        let contest = match self.run.judge_ab(&self.sides) {
-            Ok(contest) => contest,
-            Err(problems) => return refuse(problems),
-        };
-        let stop = Stop::new();
-        let outcome = stop_on_signals(&stop)
-            .map_err(|error| format!("cannot catch signals: {error}"))
-            .and_then(|()| {
-                let mut tell = |line: &str| eprintln!("{line}");
-                contest.carry_out(&stop, &mut tell).map_err(|error| error.to_string())
-            });
-        match outcome {
-            Ok(outcome) => print(Ok(outcome.to_text())).max(outcome.exit_code()),
-            Err(error) => print(Err(error)),
+        match self.run.judge_ab(&self.sides) {
+            Ok((contest, outputs)) => match compete(&contest, &outputs) {
+                Ok((text, exit_code)) => print(Ok(text)).max(exit_code),
+                Err(error) => print(Err(error)),
+            },
+            Err(problems) => refuse(problems),
         }
     }
+}
+
+/// Runs a contest and writes what came of it. Returns it in words, with the exit code.
+fn compete(contest: &Contest, outputs: &[PathBuf]) -> Result<(String, u8), String> {
+    // Before the runs: a file that cannot be written must not cost their result.
+    let outputs = Output::open_all(outputs)?;
+    let stop = Stop::new();
+    stop_on_signals(&stop).map_err(|error| format!("cannot catch signals: {error}"))?;
+    let mut tell = |line: &str| eprintln!("{line}");
+    let outcome = contest.carry_out(&stop, &mut tell).map_err(|error| error.to_string())?;
+    let comparison = outcome.comparison(contest.names());
+    outputs.into_iter().try_for_each(|output| output.write(&comparison))?;
+    Ok((comparison.to_text(), outcome.exit_code()))
 }
 
 /// What a correct command line asks for.
@@ -406,9 +417,10 @@ impl RunArguments {
             metrics: judge.value("--metrics", self.metrics.as_deref(), |text| {
                 text.parse().map_err(|error: MetricsUrlError| error.to_string())
             }),
+            finds_metrics: true,
         };
         for path in &self.output {
-            judge.value("--output", Some(""), |_| Format::of(path));
+            judge.value("--output", Some(""), |_| Document::form_of(path));
         }
         let known: Vec<_> = judge.problems.iter().map(|problem| problem.flag).collect();
         if let Err(error) = plan.check() {
@@ -445,24 +457,30 @@ impl RunArguments {
 
 impl RunArguments {
     /// Judges the arguments of `ab`, whose servers are commands of their own.
-    fn judge_ab(mut self, sides: &Sides) -> Result<Contest, Vec<Problem>> {
+    fn judge_ab(mut self, sides: &Sides) -> Result<(Contest, Vec<PathBuf>), Vec<Problem>> {
         let commands = sides.commands().map_err(|(flag, reason)| vec![Problem { flag, reason }])?;
         let unused = [
             ("TARGET", self.target.is_some()),
             ("COMMAND", !self.command.is_empty()),
             ("--server-pid", self.server_pid.is_some()),
             ("--metrics", self.metrics.is_some()),
-            ("--output", !self.output.is_empty()),
             ("--baseline", self.baseline.is_some()),
         ];
-        let problems: Vec<Problem> = unused
+        let mut problems: Vec<Problem> = unused
             .into_iter()
             .filter(|(_, is_given)| *is_given)
             .map(|(flag, _)| Problem {
                 flag,
-                reason: "has no meaning here: --a and --b name the servers".to_owned(),
+                reason: "has no meaning here: leave it out; --a and --b name the servers"
+                    .to_owned(),
             })
             .collect();
+        // It is no run that is written.
+        let outputs = mem::take(&mut self.output);
+        problems.extend(outputs.iter().filter_map(|path| {
+            let reason = Comparison::form_of(path).err()?;
+            Some(Problem { flag: "--output", reason })
+        }));
         if !problems.is_empty() {
             return Err(problems);
         }
@@ -473,7 +491,7 @@ impl RunArguments {
         }
         self.command.clone_from(&commands[0]);
         let order = self.judge()?;
-        Ok(sides.contest(&order.plan, commands))
+        Ok((sides.contest(&order.plan, commands), outputs))
     }
 }
 
@@ -566,7 +584,7 @@ impl Order {
                 exit_code = exit_code.max(COULD_NOT_RUN);
             }
         }
-        let mut text = report.to_text();
+        let mut text = text::write(&document);
         if let Some(baseline) = &self.baseline {
             let (comparison, code) = baseline.judge(&document);
             text += &comparison;

@@ -41,10 +41,10 @@
 //! ```text
 //! cli -> plan -> search -> run -> worker -> link -> connection -> template -> payload -> size
 //!   \                       |          \      |-> stream             \-> mismatch
-//!    \-> doctor             |           \     |-> rate
+//!    \-> doctor -> noise    |           \     |-> rate
 //!                           |            \    \-> schedule, tally, latency
 //!                           |             \-> alarm
-//!                           |-> adversaries, server_command, server_probe, metrics_probe
+//!                           |-> adversaries, server_command, server_probe, metrics_probe, noise
 //!                           \-> interval, verdict, slo, report
 //! cli -> live                       shows the intervals of a run as they end
 //! cli -> ab -> compare -> bootstrap ab runs what compare judges; both stand on resampled samples
@@ -93,6 +93,7 @@ mod merge;
 mod completions;
 
 mod metrics_probe;
+mod noise;
 mod server_command;
 mod server_probe;
 
@@ -107,6 +108,7 @@ pub use interval::Interval;
 pub use latency::{Latency, Percentiles};
 pub use metrics_probe::{MetricsUrl, MetricsUrlError, Sample};
 pub use mismatch::Mismatch;
+pub use noise::NoiseFloor;
 pub use plan::{Pin, Plan, PlanError, Problem, ReconnectEvery, Verify};
 pub use rate::{Arrival, Rate};
 pub use report::{ClientUsage, Report, ServerUsage};
