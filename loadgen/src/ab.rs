@@ -70,7 +70,7 @@ impl Sides {
     /// The flag, and what is wrong with its value.
     pub(crate) fn commands(&self) -> Result<[Vec<String>; 2], (&'static str, String)> {
         let split = |flag, command: &str| match shlex::split(command) {
-            Some(words) if !words.is_empty() => Ok(words),
+            Some(words) if words.first().is_some_and(|program| !program.is_empty()) => Ok(words),
             Some(_) => Err((flag, "is empty; name a program".to_owned())),
             None => Err((flag, format!("is `{command}`; a quotation does not end"))),
         };
@@ -278,6 +278,7 @@ mod tests {
         assert_eq!(a, ["server", "--name", "two words"]);
         assert_eq!(b, ["b"]);
         assert_eq!(sides("").commands().unwrap_err().0, "--a");
+        assert_eq!(sides("'' x").commands().unwrap_err().0, "--a");
         assert_eq!(sides("'open").commands().unwrap_err().0, "--a");
     }
 }

@@ -73,11 +73,10 @@ const HELP_TEMPLATE: &str = "\
 {options}{after-help}";
 
 const AFTER_HELP: &str = "\
-Commands: run (the default), search, doctor, compare, ab, merge, report, completions, man;
-          see loadgen COMMAND --help
+Commands: run (the default), search, doctor, compare, ab, merge, report, man,
+          completions. All flags, and exit codes: loadgen [COMMAND] --help
 Examples: loadgen -c 64 -p 16 :9000
-          loadgen -R 20k -d 30s --slo 'p99<1ms' -o run.json -- arena-echo
-More flags, and what exit codes mean: loadgen --help";
+          loadgen -R 20k -d 30s --slo 'p99<1ms' -o run.json -- arena-echo";
 
 const AFTER_LONG_HELP: &str = "\
 Commands, each with its own --help:
@@ -98,9 +97,10 @@ Examples:
   loadgen -n 100000 -s 4k --server-pid 123 :9000
 
 Exit codes: 0 good, 1 could not run or not every request was answered, 2 usage,
-            3 a condition (--slo) was missed or the baseline is better, 4 the server sent wrong bytes";
+            3 a condition (--slo) was missed or the baseline is better,
+            4 the server sent wrong bytes";
 
-/// Loads a server that echoes length-prefixed frames, and checks every byte of every reply.
+/// Loads a server that echoes length-prefixed frames and checks every byte.
 #[derive(Debug, Parser)]
 #[command(
     version,
@@ -174,6 +174,14 @@ struct SearchArguments {
 }
 
 #[derive(Args, Debug)]
+#[command(
+    mut_args(|arg| match arg.get_id().as_str() {
+        "target" | "command" | "server_pid" | "metrics" | "baseline" | "fail_on_regression"
+        | "interval" | "plain" => arg.hide(true),
+        "output" => arg.help("Comparison: .html .json .md; repeatable").long_help(None::<&str>),
+        _ => arg,
+    })
+)]
 struct AbArguments {
     #[command(flatten)]
     sides: Sides,
@@ -183,30 +191,35 @@ struct AbArguments {
 
 #[derive(Args, Debug)]
 struct RunArguments {
-    /// The server: host:port, :port, [::1]:port or unix:/path [default: what COMMAND announces]
+    /// The server: host:port, :port or unix:/path [default: COMMAND's]
     target: Option<String>,
-    /// A server to start, measure and stop; it must print `listening on ADDR`
+    /// A server to start and stop; it must print `listening on ADDR`
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
     /// Connections
     #[arg(short, long, value_name = "N", default_value = "10")]
     connections: String,
-    /// Threads, at most one per connection [default: one per core]
+    /// Threads [default: one per core]
+    ///
+    /// At most one per connection: more are idle.
     #[arg(short, long, value_name = "N")]
     threads: Option<String>,
     /// Requests in flight per connection
     #[arg(short, long, value_name = "N", default_value = "1")]
     pipeline: String,
-    /// Total rate: max, 20k per second, or a ramp 1k:20k
+    /// Total rate: max, 20k, or a ramp 1k:20k
+    ///
+    /// Requests per second over all connections, or as many as the server answers (max). A ramp
+    /// rises or falls evenly while it is measured.
     #[arg(short = 'R', long, value_name = "RATE", default_value = "max")]
     rate: String,
-    /// How long to measure [default: 10s, or as long as -n takes]
+    /// How long to measure [default: 10s, or until -n]
     #[arg(short, long, value_name = "TIME")]
     duration: Option<String>,
     /// How many requests to measure
     #[arg(short = 'n', long, value_name = "N")]
     requests: Option<String>,
-    /// How long to load before measuring [default: 2s, with -n 0s]
+    /// How long to load before that [default: 2s, with -n 0s]
     #[arg(short, long, value_name = "TIME")]
     warm_up: Option<String>,
     /// Payload size: 64, 4k, uniform:64..4k, ...
@@ -221,13 +234,18 @@ struct RunArguments {
     /// rate. A request that is not answered took longer than any other.
     #[arg(long, value_name = "EXPR")]
     slo: Option<String>,
-    /// Write the report to FILE: .html .json .csv .md .hlog .hgrm; repeatable
+    /// Report: .html .json .csv .md .hlog .hgrm; repeatable
+    ///
+    /// The extension says in which form it is written.
     #[arg(short, long, value_name = "FILE")]
     output: Vec<PathBuf>,
     /// How often to show progress
     #[arg(short, long, value_name = "TIME", default_value = "1s")]
     interval: String,
-    /// Read the arena's metrics at http://HOST:PORT/metrics [default: what COMMAND announces]
+    /// The arena's metrics [default: what COMMAND announces]
+    ///
+    /// The server's page, http://HOST:PORT/metrics. A COMMAND announces it by `admin on HOST:PORT`,
+    /// in the same write as `listening on ADDR`.
     #[arg(long, value_name = "URL")]
     metrics: Option<String>,
     /// Compare with this run afterwards, which was saved with -o FILE.json
@@ -523,7 +541,9 @@ impl Judge {
 
     fn number<T: FromStr>(&mut self, flag: &'static str, text: Option<&str>) -> Option<T> {
         self.value(flag, text, |text| {
-            text.parse().map_err(|_| format!("is not a whole number in range: `{text}`"))
+            text.parse().map_err(|_| {
+                format!("is not a whole number in range: `{text}`; write for example 10")
+            })
         })
     }
 
@@ -719,6 +739,15 @@ mod tests {
     #[test]
     fn help_fits_a_screen() {
         let help = Cli::try_parse_from(["loadgen", "-h"]).unwrap_err().to_string();
-        assert!(help.lines().count() <= 30, "{help}");
+        assert!(help.lines().count() <= 27, "{help}");
+        assert!(help.lines().all(|line| line.chars().count() <= 80), "{help}");
+    }
+
+    #[test]
+    fn two_servers_have_no_flags_of_one() {
+        let help = Cli::try_parse_from(["loadgen", "ab", "--help"]).unwrap_err().to_string();
+        for words in ["TARGET", "--server-pid", "--metrics", "--baseline", ".hlog"] {
+            assert!(!help.contains(words), "{words} is in:\n{help}");
+        }
     }
 }

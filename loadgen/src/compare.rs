@@ -326,8 +326,8 @@ fn notes(a: &Document, b: &Document, compared: &[Compared]) -> Vec<String> {
     });
     if compared.iter().any(|one| one.figure == Figure::ServerCpu) {
         notes.push(
-            "The server's CPU time per request is known of each run as a whole only, so nobody can say how \
-             much of that difference is chance: loadgen ab can, from its rounds."
+            "The server's CPU time per request is known of each run as a whole only, so nobody can \
+             say how much of that difference is chance: loadgen ab can, from its rounds."
                 .to_owned(),
         );
     }

@@ -58,6 +58,12 @@ pub enum RunError {
     /// The server that was to be started did not start.
     #[error(transparent)]
     Server(#[from] ServerCommandError),
+    /// There is no such process, or it may not be read.
+    #[error(
+        "cannot read process {0} (--server-pid); give the PID of the server if it runs on this \
+         machine and you may read it, or leave the flag out"
+    )]
+    Process(u32),
     /// The server's name has no address.
     #[error("cannot look up {target}: {error}; check the host name")]
     Lookup {
@@ -144,6 +150,9 @@ pub fn run(
     observe: &mut dyn FnMut(&Progress),
 ) -> Result<Report, RunError> {
     plan.check()?;
+    if let Some(pid) = plan.server_pid.filter(|&pid| ServerProbe::new(pid).usage().is_none()) {
+        return Err(RunError::Process(pid));
+    }
     // Before there is a server that could disturb it.
     let noise_floor = NoiseFloor::measure(&Clock::start());
     // Dropped on every way out, which stops the server.

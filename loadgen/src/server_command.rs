@@ -56,7 +56,7 @@ struct Announcement {
 #[derive(Debug, Error)]
 pub enum ServerCommandError {
     /// The program could not be run.
-    #[error("cannot run `{program}`: {error}; check the command after `--`")]
+    #[error("cannot run `{program}`: {error}; check the name and path of that command")]
     NotRun {
         /// The program.
         program: String,
@@ -76,7 +76,8 @@ pub enum ServerCommandError {
     },
     /// It did not say in time that it listens.
     #[error(
-        "`{program}` did not write `listening on ADDR` to its standard output within {} s",
+        "`{program}` did not write `listening on ADDR` to its standard output within {} s; does it \
+         write something else, or buffer it?",
         START_TIMEOUT.as_secs()
     )]
     Silent {
@@ -84,7 +85,7 @@ pub enum ServerCommandError {
         program: String,
     },
     /// It says that it listens, but not where.
-    #[error("`{program}` announced an address that cannot be used: {error}")]
+    #[error("`{program}` announced an address that cannot be used: {error}; or give the TARGET")]
     Address {
         /// The program.
         program: String,

@@ -278,8 +278,9 @@ impl Document {
     /// A sentence that names the file, if it cannot be read or is no run of this schema.
     pub(crate) fn read(path: &Path) -> Result<Self, String> {
         let name = path.display();
-        let text =
-            fs::read_to_string(path).map_err(|error| format!("cannot read {name}: {error}"))?;
+        let text = fs::read_to_string(path).map_err(|error| {
+            format!("cannot read {name}: {error}; give a run that was saved with -o FILE.json")
+        })?;
         let document: Self = serde_json::from_str(&text).map_err(|error| {
             format!("{name} is not a run that loadgen has saved with `-o FILE.json`: {error}")
         })?;

@@ -1,7 +1,7 @@
 //! The report and its progress for people at a terminal. Lines fit [`COLUMNS`]; what is longer goes
 //! on in the next line.
 
-use std::fmt::Write;
+use std::{fmt::Write, time::Duration};
 
 use super::{
     facts::{self, PERCENTILE_NAMES},
@@ -72,7 +72,9 @@ pub(crate) fn paragraph(sentences: &str) -> String {
 /// One interval in one line, without a line end.
 pub(crate) fn progress(Progress { elapsed, interval, .. }: &Progress) -> String {
     let rate = units::rate(interval.rate());
-    let mut line = format!("{:>5.0} s  {rate:>11} requests/s", elapsed.as_secs_f64());
+    // Shorter intervals would have the same number.
+    let digits = usize::from(interval.length < Duration::from_millis(950));
+    let mut line = format!("{:>6.digits$} s  {rate:>11} requests/s", elapsed.as_secs_f64());
     let percentiles = interval.latency.percentiles();
     let times = match interval.latency.count() {
         _ if interval.is_warm_up => "  warming up".to_owned(),
@@ -220,8 +222,6 @@ fn usage(cpu_us_per_request: Option<f64>, busy: Option<String>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::{interval::Interval, latency::Latency, report::json::samples};
 
