@@ -199,7 +199,7 @@ impl Outcome {
         for (verdict, words) in [
             (Verdict::ClientLimited, "the generator was the limit"),
             (Verdict::Overloaded, "the server could not keep up"),
-            (Verdict::Disturbed, "something outside took the CPUs away"),
+            (Verdict::Disturbed, "the machine was not quiet"),
         ] {
             let runs = self.rounds.iter().flatten();
             let doubtful = runs.filter(|run| run.verdict == verdict).count();

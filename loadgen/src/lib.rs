@@ -33,6 +33,10 @@
 //! * A request that was due and could not be sent until the end is *unsent*; one that was sent and
 //!   not answered is *unanswered*. Both are counted with their age.
 //! * All replies that one read brings share one look at the clock.
+//! * Before anything starts, the machine itself is measured for a moment: the *noise floor*. Send
+//!   lag that it explains is not held against the generator, and a latency near it is said to be
+//!   the machine's. In open loop a thread may look at the clock until a request is due; that time
+//!   is told apart from work.
 //! * Nothing that is wrong is left out: a mismatch, an error or a request without an answer is in
 //!   the report, and in the exit code of the program.
 //!

@@ -21,7 +21,7 @@ use crate::{
         encoded::Encoded,
         json::{
             Age, BlockedTime, Client, Condition, Config, Document, Floor, Histograms, RATES_JOINT,
-            SavedAdversaries, SavedInterval, Server, WarmUp,
+            SavedAdversaries, SavedInterval, Server, WarmUp, sent_share,
         },
         output::Output,
         text,
@@ -175,6 +175,7 @@ fn merge(runs: &[Named]) -> Result<Document, String> {
         merged.arena = run.arena.iter().map(shifted).collect();
     }
     combine_settings(&mut merged.config, runs);
+    merged.sent_share = sent_share(merged.is_closed_loop(), merged.sent(), merged.unsent);
     if let Err(reason) = server(runs) {
         merged.verdict_reasons.extend(reason);
     }

@@ -45,7 +45,8 @@ pub enum Verdict {
     ClientLimited,
     /// The server left no room for requests that were due: it cannot keep up with the rate.
     Overloaded,
-    /// Something outside took the CPUs away.
+    /// Something outside took the CPUs away, or threads wake up late on this machine even when it
+    /// is idle.
     Disturbed,
     /// The figures describe the server.
     Ok,
@@ -139,7 +140,7 @@ impl Verdict {
             Self::ClientLimited => {
                 "the figures describe the generator: try more threads or cores, or a lower rate"
             }
-            Self::Disturbed => "something outside took the CPUs away: try again",
+            Self::Disturbed => "the machine was not quiet: try again, or on another one",
             Self::Ok => "every reply was right",
         }
     }

@@ -26,6 +26,7 @@ pub(super) fn figures(document: &Document) -> Vec<(&'static str, String)> {
     add("planned reconnects", planned.map(units::grouped));
     if !document.is_closed_loop() {
         let blocked = document.blocked;
+        add("sent of what was due", document.sent_share.map(schedule));
         add("never sent", Some(aged(document.unsent, document.unsent_age_ns.max)));
         add("blocked by the server", Some(aged(blocked.requests, blocked.max_ns)));
     }
@@ -121,6 +122,12 @@ fn intended_rate(document: &Document) -> String {
     let sum = |of: fn(&Rate) -> f64| units::rate(rates.iter().map(of).sum());
     let (from, to) = (sum(Rate::first), sum(Rate::last));
     if from == to { format!("{from} requests/s") } else { format!("{from} to {to} requests/s") }
+}
+
+/// How much of what was due was sent.
+pub(super) fn schedule(sent_share: f64) -> String {
+    // Rounded down: 100 % means all.
+    format!("{:.2} %", (sent_share * 1e4).floor() / 100.0)
 }
 
 /// What came before measuring.

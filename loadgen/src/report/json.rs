@@ -69,6 +69,9 @@ pub(crate) struct Document {
     pub(crate) adversaries: SavedAdversaries,
     pub(crate) unanswered_age_ns: Percentiles,
     pub(crate) unsent: u64,
+    /// What share of the requests that were due were sent. Nothing in closed loop.
+    #[serde(default)]
+    pub(crate) sent_share: Option<f64>,
     pub(crate) unsent_age_ns: Age,
     pub(crate) blocked: BlockedTime,
     pub(crate) reconnects: u64,
@@ -246,6 +249,7 @@ impl Document {
             },
             unanswered_age_ns: report.unanswered_ages.percentiles(),
             unsent,
+            sent_share: sent_share(report.plan.rate == Rate::Max, counts.sent(), unsent),
             unsent_age_ns: Age { max: nanos(report.unsent_age_max) },
             blocked: BlockedTime {
                 requests: report.blocked.requests,
@@ -448,6 +452,11 @@ impl Config {
     }
 }
 
+/// What share of what was due was sent, if there are times at which something is due.
+pub(crate) fn sent_share(is_closed_loop: bool, sent: u64, unsent: u64) -> Option<f64> {
+    (!is_closed_loop).then(|| sent as f64 / (sent + unsent).max(1) as f64)
+}
+
 /// What this machine is called, where the system tells.
 fn host_name() -> Option<String> {
     let name = fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
@@ -526,6 +535,7 @@ pub(crate) mod samples {
             adversaries: SavedAdversaries::default(),
             unanswered_age_ns: nothing.percentiles(),
             unsent: 0,
+            sent_share: None,
             unsent_age_ns: Age::default(),
             blocked: BlockedTime::default(),
             reconnects: 0,

@@ -137,12 +137,16 @@ fn measured(document: &Document) -> String {
 }
 
 fn requests(document: &Document) -> String {
-    format!(
+    let mut text = format!(
         "{}, {}/s, {:.1} MiB/s of payload each way",
         units::grouped(document.requests),
         units::rate(document.rate),
         document.mib_per_s,
-    )
+    );
+    if let Some(share) = document.sent_share {
+        text += &format!(", {} of what was due was sent", facts::schedule(share));
+    }
+    text
 }
 
 /// What the server's fault was that requests were not sent when they were due.
