@@ -11,12 +11,17 @@
 //! falls out of it.
 
 use clap::Args;
+use serde_json::Value;
 
 use crate::{
     bootstrap::{self, CONFIDENCE_PERCENT, SAMPLES_MIN},
-    compare::{self, Compared, Figure, Finding},
+    compare::{Compared, Figure, Finding},
     plan::Plan,
-    report::json::Document,
+    report::{
+        comparison::{Comparison, Round},
+        facts,
+        json::Document,
+    },
     run::{self, RunError},
     stop::Stop,
     units,
@@ -65,7 +70,7 @@ impl Sides {
     /// The flag, and what is wrong with its value.
     pub(crate) fn commands(&self) -> Result<[Vec<String>; 2], (&'static str, String)> {
         let split = |flag, command: &str| match shlex::split(command) {
-            Some(words) if !words.is_empty() => Ok(words),
+            Some(words) if words.first().is_some_and(|program| !program.is_empty()) => Ok(words),
             Some(_) => Err((flag, "is empty; name a program".to_owned())),
             None => Err((flag, format!("is `{command}`; a quotation does not end"))),
         };
@@ -77,12 +82,19 @@ impl Sides {
 
     /// Sets both servers to be loaded as `plan` says.
     pub(crate) fn contest(&self, plan: &Plan, commands: [Vec<String>; 2]) -> Contest {
-        let plans = commands.map(|command| Plan { command, ..plan.clone() });
+        // Reading a page costs a server something, and nothing of it is compared.
+        let finds_metrics = false;
+        let plans = commands.map(|command| Plan { command, finds_metrics, ..plan.clone() });
         Contest { plans, rounds: self.rounds }
     }
 }
 
 impl Contest {
+    /// The commands of both sides, in words.
+    pub(crate) fn names(&self) -> [String; 2] {
+        self.plans.each_ref().map(|plan| plan.command.join(" "))
+    }
+
     /// Runs all rounds, or as many as are complete when someone stops it. `tell` hears of each run.
     ///
     /// # Errors
@@ -124,7 +136,7 @@ impl Contest {
 
 impl Outcome {
     /// Compares the figures that every run has, round by round.
-    pub(crate) fn figures(&self) -> Vec<Compared> {
+    fn figures(&self) -> Vec<Compared> {
         Figure::ALL.into_iter().filter_map(|figure| self.figure(figure)).collect()
     }
 
@@ -149,49 +161,73 @@ impl Outcome {
         self.spoiler.map_or(0, |(_, verdict)| verdict.exit_code())
     }
 
-    pub(crate) fn to_text(&self) -> String {
+    /// What to tell of all this, of servers with these names.
+    pub(crate) fn comparison(&self, names: [String; 2]) -> Comparison {
+        let config = self.rounds.first().map(|[a, _]| {
+            let mut config = a.config.clone();
+            config.set("command", Value::Null);
+            config
+        });
+        let figures = if self.spoiler.is_some() { Vec::new() } else { self.figures() };
+        let notes = self.notes(&figures);
+        let rounds = self.rounds.iter().map(|round| round.each_ref().map(round_of)).collect();
+        Comparison::new(names, figures, notes).of_rounds(rounds, config)
+    }
+
+    fn notes(&self, figures: &[Compared]) -> Vec<String> {
         let count = self.rounds.len();
         if let Some((name, verdict)) = self.spoiler {
-            return format!("{name} cannot be compared: {}.\n", verdict.meaning());
+            return vec![format!("{name} cannot be compared: {}.", verdict.meaning())];
         }
-        let figures = self.figures();
-        let mut text = compare::table(&figures);
-        text += &match count {
+        let mut notes = vec![match count {
             0..SAMPLES_MIN => format!(
-                "\nThere were {count} complete rounds: with fewer than {SAMPLES_MIN}, chance alone may \
-                 put them all on one side.\n"
+                "There were {count} complete rounds: with fewer than {SAMPLES_MIN}, chance alone \
+                 may put them all on one side."
             ),
             _ => format!(
-                "\nGeometric means over {count} rounds. In brackets: {CONFIDENCE_PERCENT} % confidence, \
-                 from resampling the rounds.\n"
+                "Geometric means over {count} rounds. In brackets: {CONFIDENCE_PERCENT} % \
+                 confidence, from resampling the rounds."
             ),
-        };
+        }];
         if figures.iter().any(|compared| compared.finding() == Finding::NoDifference) {
-            text += "No difference detected is not the same as no difference: one inside the \
-                     brackets may exist.\nMore rounds, or longer ones (-d), narrow them.\n";
+            notes.push(
+                "No difference detected is not the same as no difference: one inside the brackets \
+                 may exist. More rounds, or longer ones (-d), narrow them."
+                    .to_owned(),
+            );
         }
         for (verdict, words) in [
             (Verdict::ClientLimited, "the generator was the limit"),
             (Verdict::Overloaded, "the server could not keep up"),
-            (Verdict::Disturbed, "something outside took the CPUs away"),
+            (Verdict::Disturbed, "the machine was not quiet"),
         ] {
             let runs = self.rounds.iter().flatten();
             let doubtful = runs.filter(|run| run.verdict == verdict).count();
             if doubtful > 0 {
-                text += &format!(
+                notes.push(format!(
                     "In {doubtful} of {} runs {words}: the servers may differ in another way than \
-                     this shows.\n",
+                     this shows.",
                     2 * count,
-                );
+                ));
             }
         }
-        text
+        notes
+    }
+}
+
+fn round_of(run: &Document) -> Round {
+    Round {
+        rate: Figure::Rate.of(run),
+        latency_p50_ns: Figure::P50.of(run),
+        latency_p99_ns: Figure::P99.of(run),
+        server_cpu_us_per_request: Figure::ServerCpu.of(run),
     }
 }
 
 /// A run in a few words.
 fn describe(run: &Document) -> String {
-    let [p50, p99] = [run.latency_ns.p50, run.latency_ns.p99].map(units::time);
+    let latency = run.latency_ns;
+    let [p50, p99] = [latency.p50, latency.p99].map(|nanos| facts::time_or_none(latency, nanos));
     format!("{:>11}/s  p50 {p50:>8}  p99 {p99:>8}  {}", units::rate(run.rate), run.verdict.word())
 }
 
@@ -209,9 +245,13 @@ mod tests {
         Outcome { rounds: (0..10).map(round).collect(), spoiler: None }
     }
 
+    fn told(outcome: &Outcome) -> String {
+        outcome.comparison(["one", "other"].map(str::to_owned)).to_text()
+    }
+
     #[test]
     fn the_same_on_both_sides_is_no_difference() {
-        let text = outcome(100).to_text();
+        let text = told(&outcome(100));
         assert!(text.contains("no difference detected"), "{text}");
         assert!(!text.contains("better") && !text.contains("worse"), "{text}");
     }
@@ -219,7 +259,7 @@ mod tests {
     #[test]
     fn noise_that_both_sides_share_hides_nothing() {
         // Rates differ by five percent from round to round, and by three within each.
-        let text = outcome(103).to_text();
+        let text = told(&outcome(103));
         assert!(text.contains("better"), "{text}");
     }
 
@@ -227,7 +267,7 @@ mod tests {
     fn few_rounds_tell_nothing_and_say_so() {
         let mut outcome = outcome(150);
         outcome.rounds.truncate(SAMPLES_MIN - 1);
-        let text = outcome.to_text();
+        let text = told(&outcome);
         assert!(text.contains("cannot tell") && text.contains("7 complete rounds"), "{text}");
     }
 
@@ -238,6 +278,7 @@ mod tests {
         assert_eq!(a, ["server", "--name", "two words"]);
         assert_eq!(b, ["b"]);
         assert_eq!(sides("").commands().unwrap_err().0, "--a");
+        assert_eq!(sides("'' x").commands().unwrap_err().0, "--a");
         assert_eq!(sides("'open").commands().unwrap_err().0, "--a");
     }
 }

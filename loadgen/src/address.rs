@@ -115,7 +115,8 @@ pub enum AddressError {
     Malformed(String),
 }
 
-fn reachable(address: SocketAddr) -> SocketAddr {
+/// An address at which a server answers that listens at `address`.
+pub(crate) fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),

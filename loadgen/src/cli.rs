@@ -15,6 +15,7 @@
 use std::{
     hash::{BuildHasher, RandomState},
     io::{self, Write},
+    mem,
     num::NonZero,
     path::PathBuf,
     process::ExitCode,
@@ -42,8 +43,10 @@ use crate::{
     rate::Rate,
     report::{
         Report,
+        comparison::Comparison,
         json::Document,
-        output::{self, Format, Output},
+        output::{self, Forms, Output},
+        text,
     },
     run,
     search::Search,
@@ -70,11 +73,10 @@ const HELP_TEMPLATE: &str = "\
 {options}{after-help}";
 
 const AFTER_HELP: &str = "\
-Commands: run (the default), search, doctor, compare, ab, merge, report, completions, man;
-          see loadgen COMMAND --help
+Commands: run (the default), search, doctor, compare, ab, merge, report, man,
+          completions. All flags, and exit codes: loadgen [COMMAND] --help
 Examples: loadgen -c 64 -p 16 :9000
-          loadgen -R 20k -d 30s --slo 'p99<1ms' -o run.json -- arena-echo
-More flags, and what exit codes mean: loadgen --help";
+          loadgen -R 20k -d 30s --slo 'p99<1ms' -o run.json -- arena-echo";
 
 const AFTER_LONG_HELP: &str = "\
 Commands, each with its own --help:
@@ -95,9 +97,10 @@ Examples:
   loadgen -n 100000 -s 4k --server-pid 123 :9000
 
 Exit codes: 0 good, 1 could not run or not every request was answered, 2 usage,
-            3 a condition (--slo) was missed or the baseline is better, 4 the server sent wrong bytes";
+            3 a condition (--slo) was missed or the baseline is better,
+            4 the server sent wrong bytes";
 
-/// Loads a server that echoes length-prefixed frames, and checks every byte of every reply.
+/// Loads a server that echoes length-prefixed frames and checks every byte.
 #[derive(Debug, Parser)]
 #[command(
     version,
@@ -147,7 +150,10 @@ impl Action {
             Self::Doctor => doctor::main(),
             Self::Compare(arguments) => print(arguments.carry_out()),
             Self::Ab(arguments) => arguments.carry_out(),
-            Self::Merge(arguments) => print(arguments.carry_out()),
+            Self::Merge(arguments) => arguments.carry_out().map_or_else(
+                |error| print(Err(error)),
+                |(text, exit_code)| print(Ok(text)).max(exit_code),
+            ),
             Self::Report(arguments) => print(arguments.carry_out().map(|()| String::new())),
             Self::Completions(shell) => print(Ok(shell.text(Cli::command()))),
             Self::Man(page) => print(page.text(Cli::command())),
@@ -168,6 +174,14 @@ struct SearchArguments {
 }
 
 #[derive(Args, Debug)]
+#[command(
+    mut_args(|arg| match arg.get_id().as_str() {
+        "target" | "command" | "server_pid" | "metrics" | "baseline" | "fail_on_regression"
+        | "interval" | "plain" => arg.hide(true),
+        "output" => arg.help("Comparison: .html .json .md; repeatable").long_help(None::<&str>),
+        _ => arg,
+    })
+)]
 struct AbArguments {
     #[command(flatten)]
     sides: Sides,
@@ -177,30 +191,35 @@ struct AbArguments {
 
 #[derive(Args, Debug)]
 struct RunArguments {
-    /// The server: host:port, :port, [::1]:port or unix:/path [default: what COMMAND announces]
+    /// The server: host:port, :port or unix:/path [default: COMMAND's]
     target: Option<String>,
-    /// A server to start, measure and stop; it must print `listening on ADDR`
+    /// A server to start and stop; it must print `listening on ADDR`
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
     /// Connections
     #[arg(short, long, value_name = "N", default_value = "10")]
     connections: String,
-    /// Threads, at most one per connection [default: one per core]
+    /// Threads [default: one per core]
+    ///
+    /// At most one per connection: more are idle.
     #[arg(short, long, value_name = "N")]
     threads: Option<String>,
     /// Requests in flight per connection
     #[arg(short, long, value_name = "N", default_value = "1")]
     pipeline: String,
-    /// Total rate: max, 20k per second, or a ramp 1k:20k
+    /// Total rate: max, 20k, or a ramp 1k:20k
+    ///
+    /// Requests per second over all connections, or as many as the server answers (max). A ramp
+    /// rises or falls evenly while it is measured.
     #[arg(short = 'R', long, value_name = "RATE", default_value = "max")]
     rate: String,
-    /// How long to measure [default: 10s, or as long as -n takes]
+    /// How long to measure [default: 10s, or until -n]
     #[arg(short, long, value_name = "TIME")]
     duration: Option<String>,
     /// How many requests to measure
     #[arg(short = 'n', long, value_name = "N")]
     requests: Option<String>,
-    /// How long to load before measuring [default: 2s, with -n 0s]
+    /// How long to load before that [default: 2s, with -n 0s]
     #[arg(short, long, value_name = "TIME")]
     warm_up: Option<String>,
     /// Payload size: 64, 4k, uniform:64..4k, ...
@@ -215,13 +234,18 @@ struct RunArguments {
     /// rate. A request that is not answered took longer than any other.
     #[arg(long, value_name = "EXPR")]
     slo: Option<String>,
-    /// Write the report to FILE: .html .json .csv .md .hlog .hgrm; repeatable
+    /// Report: .html .json .csv .md .hlog .hgrm; repeatable
+    ///
+    /// The extension says in which form it is written.
     #[arg(short, long, value_name = "FILE")]
     output: Vec<PathBuf>,
     /// How often to show progress
     #[arg(short, long, value_name = "TIME", default_value = "1s")]
     interval: String,
-    /// Read the server's arena metrics at http://HOST:PORT/metrics
+    /// The arena's metrics [default: what COMMAND announces]
+    ///
+    /// The server's page, http://HOST:PORT/metrics. A COMMAND announces it by `admin on HOST:PORT`,
+    /// in the same write as `listening on ADDR`.
     #[arg(long, value_name = "URL")]
     metrics: Option<String>,
     /// Compare with this run afterwards, which was saved with -o FILE.json
@@ -330,22 +354,27 @@ impl SearchArguments {
 
 impl AbArguments {
     fn carry_out(self) -> u8 {
-        let contest = match self.run.judge_ab(&self.sides) {
-            Ok(contest) => contest,
-            Err(problems) => return refuse(problems),
-        };
-        let stop = Stop::new();
-        let outcome = stop_on_signals(&stop)
-            .map_err(|error| format!("cannot catch signals: {error}"))
-            .and_then(|()| {
-                let mut tell = |line: &str| eprintln!("{line}");
-                contest.carry_out(&stop, &mut tell).map_err(|error| error.to_string())
-            });
-        match outcome {
-            Ok(outcome) => print(Ok(outcome.to_text())).max(outcome.exit_code()),
-            Err(error) => print(Err(error)),
+        match self.run.judge_ab(&self.sides) {
+            Ok((contest, outputs)) => match compete(&contest, &outputs) {
+                Ok((text, exit_code)) => print(Ok(text)).max(exit_code),
+                Err(error) => print(Err(error)),
+            },
+            Err(problems) => refuse(problems),
         }
     }
+}
+
+/// Runs a contest and writes what came of it. Returns it in words, with the exit code.
+fn compete(contest: &Contest, outputs: &[PathBuf]) -> Result<(String, u8), String> {
+    // Before the runs: a file that cannot be written must not cost their result.
+    let outputs = Output::open_all(outputs)?;
+    let stop = Stop::new();
+    stop_on_signals(&stop).map_err(|error| format!("cannot catch signals: {error}"))?;
+    let mut tell = |line: &str| eprintln!("{line}");
+    let outcome = contest.carry_out(&stop, &mut tell).map_err(|error| error.to_string())?;
+    let comparison = outcome.comparison(contest.names());
+    outputs.into_iter().try_for_each(|output| output.write(&comparison))?;
+    Ok((comparison.to_text(), outcome.exit_code()))
 }
 
 /// What a correct command line asks for.
@@ -406,9 +435,10 @@ impl RunArguments {
             metrics: judge.value("--metrics", self.metrics.as_deref(), |text| {
                 text.parse().map_err(|error: MetricsUrlError| error.to_string())
             }),
+            finds_metrics: true,
         };
         for path in &self.output {
-            judge.value("--output", Some(""), |_| Format::of(path));
+            judge.value("--output", Some(""), |_| Document::form_of(path));
         }
         let known: Vec<_> = judge.problems.iter().map(|problem| problem.flag).collect();
         if let Err(error) = plan.check() {
@@ -445,24 +475,30 @@ impl RunArguments {
 
 impl RunArguments {
     /// Judges the arguments of `ab`, whose servers are commands of their own.
-    fn judge_ab(mut self, sides: &Sides) -> Result<Contest, Vec<Problem>> {
+    fn judge_ab(mut self, sides: &Sides) -> Result<(Contest, Vec<PathBuf>), Vec<Problem>> {
         let commands = sides.commands().map_err(|(flag, reason)| vec![Problem { flag, reason }])?;
         let unused = [
             ("TARGET", self.target.is_some()),
             ("COMMAND", !self.command.is_empty()),
             ("--server-pid", self.server_pid.is_some()),
             ("--metrics", self.metrics.is_some()),
-            ("--output", !self.output.is_empty()),
             ("--baseline", self.baseline.is_some()),
         ];
-        let problems: Vec<Problem> = unused
+        let mut problems: Vec<Problem> = unused
             .into_iter()
             .filter(|(_, is_given)| *is_given)
             .map(|(flag, _)| Problem {
                 flag,
-                reason: "has no meaning here: --a and --b name the servers".to_owned(),
+                reason: "has no meaning here: leave it out; --a and --b name the servers"
+                    .to_owned(),
             })
             .collect();
+        // It is no run that is written.
+        let outputs = mem::take(&mut self.output);
+        problems.extend(outputs.iter().filter_map(|path| {
+            let reason = Comparison::form_of(path).err()?;
+            Some(Problem { flag: "--output", reason })
+        }));
         if !problems.is_empty() {
             return Err(problems);
         }
@@ -473,7 +509,7 @@ impl RunArguments {
         }
         self.command.clone_from(&commands[0]);
         let order = self.judge()?;
-        Ok(sides.contest(&order.plan, commands))
+        Ok((sides.contest(&order.plan, commands), outputs))
     }
 }
 
@@ -505,7 +541,9 @@ impl Judge {
 
     fn number<T: FromStr>(&mut self, flag: &'static str, text: Option<&str>) -> Option<T> {
         self.value(flag, text, |text| {
-            text.parse().map_err(|_| format!("is not a whole number in range: `{text}`"))
+            text.parse().map_err(|_| {
+                format!("is not a whole number in range: `{text}`; write for example 10")
+            })
         })
     }
 
@@ -566,7 +604,7 @@ impl Order {
                 exit_code = exit_code.max(COULD_NOT_RUN);
             }
         }
-        let mut text = report.to_text();
+        let mut text = text::write(&document);
         if let Some(baseline) = &self.baseline {
             let (comparison, code) = baseline.judge(&document);
             text += &comparison;
@@ -701,6 +739,15 @@ mod tests {
     #[test]
     fn help_fits_a_screen() {
         let help = Cli::try_parse_from(["loadgen", "-h"]).unwrap_err().to_string();
-        assert!(help.lines().count() <= 30, "{help}");
+        assert!(help.lines().count() <= 27, "{help}");
+        assert!(help.lines().all(|line| line.chars().count() <= 80), "{help}");
+    }
+
+    #[test]
+    fn two_servers_have_no_flags_of_one() {
+        let help = Cli::try_parse_from(["loadgen", "ab", "--help"]).unwrap_err().to_string();
+        for words in ["TARGET", "--server-pid", "--metrics", "--baseline", ".hlog"] {
+            assert!(!help.contains(words), "{words} is in:\n{help}");
+        }
     }
 }

@@ -18,8 +18,11 @@ use crate::{
     bootstrap::{self, Bounds, CONFIDENCE_PERCENT, SAMPLES_MIN},
     plan::Plan,
     report::{
+        comparison::{self, Comparison},
         facts,
         json::{Config, Document, SavedInterval},
+        output::Output,
+        text,
     },
     units,
 };
@@ -44,6 +47,9 @@ pub(crate) struct Arguments {
     /// The run that may be better or worse
     #[arg(value_name = "B.json")]
     b: PathBuf,
+    /// Write the comparison to FILE: .json .md .html; repeatable
+    #[arg(short, long, value_name = "FILE")]
+    output: Vec<PathBuf>,
 }
 
 /// A saved run that a new one is held against.
@@ -87,7 +93,10 @@ pub(crate) enum Finding {
 impl Arguments {
     pub(crate) fn carry_out(&self) -> Result<String, String> {
         let (a, b) = (Document::read(&self.a)?, Document::read(&self.b)?);
-        Ok(compare_runs(&a, &b))
+        let outputs = Output::open_all(&self.output)?;
+        let comparison = compare_runs(&a, &b);
+        outputs.into_iter().try_for_each(|output| output.write(&comparison))?;
+        Ok(comparison.to_text())
     }
 }
 
@@ -123,12 +132,11 @@ impl Baseline {
         let mut text = format!(
             "\nA: the baseline, {}\nB: this run\n\n{}\n",
             facts::started_at(&self.run),
-            table(&figures)
+            comparison::table(&figures)
         );
-        for difference in differences(&self.run.config, &run.config) {
-            text += &format!("The loads differ: {difference}.\n");
+        for note in notes(&self.run, run, &figures) {
+            text += &text::paragraph(&note);
         }
-        text += &explain(&self.run, run);
         let Some(tolerance) = self.tolerance else {
             return (text, 0);
         };
@@ -173,7 +181,7 @@ impl Figure {
             Self::Rate => "rate",
             Self::P50 => "latency p50",
             Self::P99 => "latency p99",
-            Self::ServerCpu => "server CPU per request",
+            Self::ServerCpu => "server CPU",
         }
     }
 
@@ -221,13 +229,14 @@ impl Compared {
         })
     }
 
-    fn in_words(&self) -> [String; 4] {
+    /// Its name, both values, and how far B is from A.
+    pub(crate) fn in_words(&self) -> [String; 4] {
         let bounds = match self.bounds {
             Some(Bounds { low, high }) => format!(
-                "{} ({} to {})",
+                "{} ({:+.1} to {:+.1})",
                 percent((self.b / self.a).ln()),
-                percent(low),
-                percent(high)
+                low.exp_m1() * 100.0,
+                high.exp_m1() * 100.0
             ),
             None => percent((self.b / self.a).ln()),
         };
@@ -252,7 +261,7 @@ impl Finding {
 }
 
 /// Compares the figures of two runs that both have them.
-pub(crate) fn compare(a: &Document, b: &Document) -> Vec<Compared> {
+fn compare(a: &Document, b: &Document) -> Vec<Compared> {
     let (a_batches, b_batches) = (Batches::of(a), Batches::of(b));
     let both = |figure: Figure| Some((figure, figure.of(a)?, figure.of(b)?));
     let figures = Figure::ALL.into_iter().filter_map(both);
@@ -269,7 +278,7 @@ pub(crate) fn compare(a: &Document, b: &Document) -> Vec<Compared> {
 }
 
 /// What of the load differs between two configurations, in words.
-pub(crate) fn differences(a: &Config, b: &Config) -> Vec<String> {
+fn differences(a: &Config, b: &Config) -> Vec<String> {
     let names: BTreeSet<&str> = a.names().chain(b.names()).collect();
     let names = names.into_iter().filter(|name| !INCIDENTAL.contains(name));
     names
@@ -279,76 +288,59 @@ pub(crate) fn differences(a: &Config, b: &Config) -> Vec<String> {
 }
 
 /// Whether a run has enough intervals to know its own spread.
-pub(crate) fn has_spread(run: &Document) -> bool {
+fn has_spread(run: &Document) -> bool {
     run.measured().count() >= SAMPLES_MIN
 }
 
-/// The figures as a table, with findings.
-pub(crate) fn table(figures: &[Compared]) -> String {
-    let mut rows = vec![["", "A", "B", "B against A", ""].map(str::to_owned)];
-    rows.extend(figures.iter().map(|compared| {
-        let [name, a, b, bounds] = compared.in_words();
-        [name, a, b, bounds, compared.finding().in_words().to_owned()]
-    }));
-    let widths: Vec<usize> = (0..5)
-        .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default())
-        .collect();
-    let mut text = String::new();
-    for [name, a, b, bounds, finding] in &rows {
-        let line = format!(
-            "{name:<0$}  {a:>1$}  {b:>2$}  {bounds:<3$}  {finding}",
-            widths[0], widths[1], widths[2], widths[3]
-        );
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
-}
-
-fn compare_runs(a: &Document, b: &Document) -> String {
-    let mut text = String::new();
-    for (name, run) in [("A", a), ("B", b)] {
-        text += &format!(
-            "{name}: {}, {}, {} requests, {}\n",
+fn compare_runs(a: &Document, b: &Document) -> Comparison {
+    let sides = [a, b].map(|run| {
+        format!(
+            "{}, {}, {} requests, {}",
             run.target,
             facts::started_at(run),
             units::grouped(run.requests),
             run.verdict.word(),
-        );
-    }
-    text.push('\n');
-    text += &table(&compare(a, b));
-    text.push('\n');
-    for difference in differences(&a.config, &b.config) {
-        text += &format!("The loads differ: {difference}.\n");
-    }
-    text += &explain(a, b);
-    text
+        )
+    });
+    let compared = compare(a, b);
+    let notes = notes(a, b, &compared);
+    Comparison::new(sides, compared, notes)
 }
 
-/// What the bounds mean, and what they do not.
-pub(crate) fn explain(a: &Document, b: &Document) -> String {
-    let mut text = match has_spread(a) && has_spread(b) {
+/// Where the loads differ, what the bounds mean, and what they do not.
+fn notes(a: &Document, b: &Document, compared: &[Compared]) -> Vec<String> {
+    let differences = differences(&a.config, &b.config);
+    let mut notes: Vec<String> =
+        differences.into_iter().map(|one| format!("The loads differ: {one}.")).collect();
+    notes.push(match has_spread(a) && has_spread(b) {
         true => format!(
             "In brackets: {CONFIDENCE_PERCENT} % confidence, from the spread between the intervals \
-             of each run.\n"
+             of each run."
         ),
         false => format!(
             "There are too few intervals to know the spread within a run: {} measured in A, {} in \
-             B, and {SAMPLES_MIN} are needed. Run longer, or with a shorter --interval.\n",
+             B, and {SAMPLES_MIN} are needed. Run longer, or with a shorter --interval.",
             a.measured().count(),
             b.measured().count(),
         ),
-    };
-    text.push_str(
+    });
+    if compared.iter().any(|one| one.figure == Figure::ServerCpu) {
+        notes.push(
+            "The server's CPU time per request is known of each run as a whole only, so nobody can \
+             say how much of that difference is chance: loadgen ab can, from its rounds."
+                .to_owned(),
+        );
+    }
+    notes.push(
         "One run each says little: runs of one and the same server differ by more than the \
-         intervals of\none run do. To decide something, alternate both: loadgen ab \
-         --a 'COMMAND' --b 'COMMAND'\n",
+         intervals of one run do. To decide something, alternate both: loadgen ab --a 'COMMAND' \
+         --b 'COMMAND'"
+            .to_owned(),
     );
-    text
+    notes
 }
 
-pub(crate) fn percent(logarithm: f64) -> String {
+fn percent(logarithm: f64) -> String {
     format!("{:+.1} %", logarithm.exp_m1() * 100.0)
 }
 
@@ -494,7 +486,7 @@ mod tests {
     fn too_few_intervals_cannot_tell() {
         let run = samples::run(&around(1_000)[..SAMPLES_MIN - 1], 50_000);
         assert!(compare(&run, &run).iter().all(|compared| compared.finding() == Finding::Unknown));
-        assert!(explain(&run, &run).contains("too few intervals"));
+        assert!(notes(&run, &run, &[])[0].contains("too few intervals"));
     }
 
     #[test]
@@ -503,6 +495,15 @@ mod tests {
             (samples::run(&around(1_000), 50_000), samples::run(&around(1_000), 50_000));
         b.server.cpu_us_per_request = Some(1.0);
         assert!(compare(&a, &b).iter().all(|compared| compared.figure != Figure::ServerCpu));
+    }
+
+    #[test]
+    fn the_servers_cpu_of_one_run_each_is_shown_without_a_finding_and_that_is_said() {
+        let mut run = samples::run(&around(1_000), 50_000);
+        run.server.cpu_us_per_request = Some(1.0);
+        assert_eq!(finding(&compare(&run, &run), Figure::ServerCpu), Finding::Unknown);
+        let text = compare_runs(&run, &run).to_text();
+        assert!(text.contains("known of each run as a whole only"), "{text}");
     }
 
     #[test]

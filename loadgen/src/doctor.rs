@@ -1,21 +1,20 @@
 //! What this machine itself adds to every figure: the noise floor, without any server.
 //!
-//! Whoever measures less than this measures the machine.
+//! Whoever measures less than this measures the machine. A run looks at the same things for a
+//! moment and says so itself: see [`noise`].
 
 use std::{
-    io::{self, Read, Write},
-    net::{TcpListener, TcpStream},
+    io::{self, Write},
     thread,
     time::{Duration, Instant},
 };
 
-use mio::{Events, Poll, Token};
 use rustix::thread::sched_getaffinity;
 
 use crate::{
-    alarm::Alarm,
     clock::Clock,
     latency::{Latency, Recorder},
+    noise::{self, WAKE_UP_PAUSE},
     server_probe::MachineTime,
     units,
 };
@@ -28,8 +27,6 @@ const ROUND_TRIPS: u32 = 5_000;
 const LOOK_OUT: Duration = Duration::from_secs(1);
 /// A gap between two looks at the clock that is no longer than this is not a pause.
 const PAUSE_MIN: Duration = Duration::from_micros(5);
-/// A pause that each wake-up asks for.
-const WAKE_UP_PAUSE: Duration = Duration::from_micros(200);
 
 /// What was found.
 #[derive(Debug)]
@@ -69,9 +66,9 @@ impl Findings {
         Ok(Self {
             cpus: sched_getaffinity(None)?.count(),
             clock_read: clock_read(&clock),
-            alarm_lateness: alarm_lateness(&clock)?,
+            alarm_lateness: noise::wake_up_lateness(&clock, WAKE_UPS)?,
             sleep_lateness: sleep_lateness(&clock),
-            round_trip: round_trip(&clock)?,
+            round_trip: noise::round_trip(&clock, ROUND_TRIPS)?,
             pauses,
             stolen_share: before.zip(after).and_then(|(b, a)| a.stolen_share_since(&b)),
         })
@@ -140,21 +137,7 @@ fn pauses(clock: &Clock) -> Latency {
     pauses.latency()
 }
 
-fn alarm_lateness(clock: &Clock) -> io::Result<Latency> {
-    let mut poll = Poll::new()?;
-    let alarm = Alarm::new(poll.registry(), Token(0))?;
-    let mut events = Events::with_capacity(1);
-    let mut lateness = Recorder::new();
-    for _ in 0..WAKE_UPS {
-        let due_at = clock.after(clock.now(), WAKE_UP_PAUSE);
-        alarm.set(WAKE_UP_PAUSE)?;
-        poll.poll(&mut events, None)?;
-        lateness.record(clock.now().saturating_sub(due_at), 1);
-    }
-    Ok(lateness.latency())
-}
-
-/// The same of an ordinary sleep, which the kernel may prolong by the timer slack.
+/// How late an ordinary sleep ends, which the kernel may prolong by the timer slack.
 fn sleep_lateness(clock: &Clock) -> Latency {
     let mut lateness = Recorder::new();
     for _ in 0..WAKE_UPS {
@@ -163,29 +146,6 @@ fn sleep_lateness(clock: &Clock) -> Latency {
         lateness.record(clock.now().saturating_sub(due_at), 1);
     }
     lateness.latency()
-}
-
-/// How long a byte takes to another thread and back, over the network's loopback.
-fn round_trip(clock: &Clock) -> io::Result<Latency> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    let mut near = TcpStream::connect(listener.local_addr()?)?;
-    let (mut far, _) = listener.accept()?;
-    near.set_nodelay(true)?;
-    far.set_nodelay(true)?;
-    let echo = thread::spawn(move || {
-        let mut byte = [0];
-        while far.read_exact(&mut byte).is_ok() && far.write_all(&byte).is_ok() {}
-    });
-    let mut times = Recorder::new();
-    for _ in 0..ROUND_TRIPS {
-        let sent_at = clock.now();
-        near.write_all(&[1])?;
-        near.read_exact(&mut [0])?;
-        times.record(clock.now() - sent_at, 1);
-    }
-    drop(near);
-    echo.join().expect("that thread does not panic");
-    Ok(times.latency())
 }
 
 fn nanos(time: Duration) -> u64 {

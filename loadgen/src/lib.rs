@@ -33,6 +33,10 @@
 //! * A request that was due and could not be sent until the end is *unsent*; one that was sent and
 //!   not answered is *unanswered*. Both are counted with their age.
 //! * All replies that one read brings share one look at the clock.
+//! * Before anything starts, the machine itself is measured for a moment: the *noise floor*. Send
+//!   lag that it explains is not held against the generator, and a latency near it is said to be
+//!   the machine's. In open loop a thread may look at the clock until a request is due; that time
+//!   is told apart from work.
 //! * Nothing that is wrong is left out: a mismatch, an error or a request without an answer is in
 //!   the report, and in the exit code of the program.
 //!
@@ -41,10 +45,10 @@
 //! ```text
 //! cli -> plan -> search -> run -> worker -> link -> connection -> template -> payload -> size
 //!   \                       |          \      |-> stream             \-> mismatch
-//!    \-> doctor             |           \     |-> rate
+//!    \-> doctor -> noise    |           \     |-> rate
 //!                           |            \    \-> schedule, tally, latency -> shelf
 //!                           |             \-> alarm
-//!                           |-> adversaries, server_command, server_probe, metrics_probe
+//!                           |-> adversaries, server_command, server_probe, metrics_probe, noise
 //!                           \-> interval, verdict, slo, report
 //! cli -> live                       shows the intervals of a run as they end
 //! cli -> ab -> compare -> bootstrap ab runs what compare judges; both stand on resampled samples
@@ -94,6 +98,7 @@ mod merge;
 mod completions;
 
 mod metrics_probe;
+mod noise;
 mod server_command;
 mod server_probe;
 
@@ -108,6 +113,7 @@ pub use interval::Interval;
 pub use latency::{Latency, Percentiles};
 pub use metrics_probe::{MetricsUrl, MetricsUrlError, Sample};
 pub use mismatch::Mismatch;
+pub use noise::NoiseFloor;
 pub use plan::{Pin, Plan, PlanError, Problem, ReconnectEvery, Verify};
 pub use rate::{Arrival, Rate};
 pub use report::{ClientUsage, Report, ServerUsage};

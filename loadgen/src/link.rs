@@ -422,7 +422,7 @@ impl Link {
         }
         for batch in self.connection.abandon() {
             desk.in_flight -= batch.count;
-            desk.tally.give_up(measured(&batch), desk.now.saturating_sub(batch.due_at));
+            desk.tally.give_up(&batch, batch.count, desk.now);
         }
         let Some(pace) = &mut self.pace else {
             return;
@@ -596,8 +596,8 @@ impl Link {
             if is_timeout && is_overdue(&batch, desk) {
                 desk.tally.counts.errors.timeouts += batch.count;
             } else {
-                let others = measured(&batch).saturating_sub(mem::take(&mut mismatched));
-                desk.tally.give_up(others, desk.now.saturating_sub(batch.due_at));
+                let others = batch.count.saturating_sub(mem::take(&mut mismatched));
+                desk.tally.give_up(&batch, others, desk.now);
             }
         }
     }
@@ -609,10 +609,6 @@ impl Pace {
     fn next_due(&self) -> u64 {
         self.begins_at.saturating_add(self.arrivals.next_due())
     }
-}
-
-fn measured(batch: &Batch) -> u64 {
-    if batch.is_measured { batch.count } else { 0 }
 }
 
 fn is_overdue(batch: &Batch, desk: &Desk<'_>) -> bool {

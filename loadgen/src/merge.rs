@@ -3,6 +3,9 @@
 //! Histograms are added, and percentiles come from the sum. Nothing is averaged. Runs that do not
 //! fit together are refused, with the reason: a sum of unlike runs would describe none of them.
 //!
+//! The server's cost is that of the whole server for the requests of all runs: see [`server`].
+//! Conditions that all runs had are judged again, by what all of them reached together.
+//!
 //! The times of all runs are taken from the clocks of their machines, which should agree to much
 //! less than an interval.
 
@@ -14,16 +17,16 @@ use serde_json::Value;
 use crate::{
     latency::Latency,
     metrics_probe::Sample,
-    rate::Rate,
     report::{
         encoded::Encoded,
         json::{
-            Age, BlockedTime, Client, Condition, Config, Document, Histograms, SavedAdversaries,
-            SavedInterval, Server, WarmUp,
+            Age, BlockedTime, Client, Condition, Config, Document, Floor, Histograms, RATES_JOINT,
+            SavedAdversaries, SavedInterval, Server, WarmUp, sent_share,
         },
-        markdown,
         output::Output,
+        text,
     },
+    slo::{Reached, Slo},
     tally::Errors,
     verdict::Verdict,
 };
@@ -74,7 +77,8 @@ struct Part<'a> {
 type Pick = fn(&Histograms) -> &Encoded;
 
 impl Arguments {
-    pub(crate) fn carry_out(&self) -> Result<String, String> {
+    /// Returns the report, and the exit code that it asks for.
+    pub(crate) fn carry_out(&self) -> Result<(String, u8), String> {
         let read = |path: &PathBuf| {
             let run = Document::read(path)?;
             Ok(Named { name: path.display().to_string(), run })
@@ -85,7 +89,7 @@ impl Arguments {
         for output in outputs {
             output.write(&sum)?;
         }
-        Ok(markdown::write(&sum))
+        Ok((text::write(&sum), sum.verdict.exit_code_where(sum.misses_a_condition())))
     }
 }
 
@@ -110,11 +114,12 @@ fn merge(runs: &[Named]) -> Result<Document, String> {
     let mut targets: Vec<&str> = all().map(|run| run.target.as_str()).collect();
     targets.dedup();
     let mut merged = Document {
+        host: None,
         target: targets.join(", "),
         started_at_unix_s: began_at,
         verdict: worst(all().map(|run| run.verdict)),
         verdict_reasons: sentences(runs),
-        slo: conditions(runs),
+        slo: Vec::new(),
         stopped: all().any(|run| run.stopped),
         requests,
         errors: all().map(|run| run.errors).sum(),
@@ -132,8 +137,8 @@ fn merge(runs: &[Named]) -> Result<Document, String> {
         send_lag_ns: send_lag.percentiles(),
         histograms: Histograms::of(&latency, &service, &send_lag),
         client: client(runs, requests),
-        // Each run would count the whole server against its own requests alone.
-        server: Server::default(),
+        server: server(runs).unwrap_or_default(),
+        noise_floor: noise_floor(runs),
         littles_law: None,
         unanswered_age_ns: ages.percentiles(),
         unanswered_age_histogram: Encoded::of_latency(&ages),
@@ -144,7 +149,10 @@ fn merge(runs: &[Named]) -> Result<Document, String> {
         blocked: blocked(all()),
         reconnects: all().map(|run| run.reconnects).sum(),
         adversaries: adversaries(all()),
-        warm_up: WarmUp { requests: all().map(|run| run.warm_up.requests).sum() },
+        warm_up: WarmUp {
+            requests: all().map(|run| run.warm_up.requests).sum(),
+            unanswered: all().map(|run| run.warm_up.unanswered).sum(),
+        },
         intervals,
         ..first.run.clone()
     };
@@ -167,6 +175,11 @@ fn merge(runs: &[Named]) -> Result<Document, String> {
         merged.arena = run.arena.iter().map(shifted).collect();
     }
     combine_settings(&mut merged.config, runs);
+    merged.sent_share = sent_share(merged.is_closed_loop(), merged.sent(), merged.unsent);
+    if let Err(reason) = server(runs) {
+        merged.verdict_reasons.extend(reason);
+    }
+    merged.slo = conditions(runs, &merged, &latency);
     Ok(merged)
 }
 
@@ -177,7 +190,7 @@ fn fits(first: &Named, other: &Named) -> Result<(), String> {
     let alike = |name: &&str| {
         LISTED.contains(name)
             || a.get(name) == b.get(name)
-            || (*name == RATE && is_open_loop(a) && is_open_loop(b))
+            || (*name == RATE && !a.is_closed_loop() && !b.is_closed_loop())
             || (ADDED.contains(name) && is_number(a.get(name)) == is_number(b.get(name)))
     };
     match names.into_iter().find(|name| !alike(name)) {
@@ -301,9 +314,98 @@ fn client(runs: &[Named], requests: u64) -> Client {
     Client {
         cpu_us_per_request: cpu.map(|cpu| cpu / requests.max(1) as f64),
         busy_share: worst(|client| client.busy_share),
+        spin_share: worst(|client| client.spin_share),
         unread_share: worst(|client| client.unread_share),
         stolen_share: worst(|client| client.stolen_share),
     }
+}
+
+/// The floor of the noisiest machine.
+fn noise_floor(runs: &[Named]) -> Option<Floor> {
+    let floors = runs.iter().filter_map(|named| named.run.noise_floor);
+    floors.max_by_key(|floor| floor.wake_up_late_ns.p99)
+}
+
+/// What the servers used for each of all requests.
+///
+/// A run that knew the process of its server knows what that used for all who loaded it, while this
+/// run measured. Divided by the requests of all runs in that time, it is what one request cost. If
+/// several runs knew the same process, the one that measured longest stands. Peak memory and
+/// context switches of several servers are added.
+///
+/// # Errors
+///
+/// Why nothing is known, if a run knew a server and another loaded one that nobody knew.
+fn server(runs: &[Named]) -> Result<Server, Option<String>> {
+    let is_known = |named: &&Named| {
+        let server = &named.run.server;
+        server.pid.is_some() && server.cpu_us_per_request.is_some()
+    };
+    let known = runs.iter().filter(is_known);
+    let mut witnesses: Vec<&Named> = Vec::new();
+    for named in known {
+        match witnesses.iter_mut().find(|witness| process(witness) == process(named)) {
+            Some(witness) if witness.run.duration_s < named.run.duration_s => *witness = named,
+            Some(_) => {}
+            None => witnesses.push(named),
+        }
+    }
+    if witnesses.is_empty() {
+        return Err(None);
+    }
+    let (mut cpu_us, mut requests) = (0.0, 0.0);
+    for witness in &witnesses {
+        let span = measured(&witness.run);
+        let own = witness.run.server.cpu_us_per_request.unwrap_or_default();
+        cpu_us += own * witness.run.sent() as f64;
+        for named in runs {
+            if std::ptr::eq(server_of(named, &witnesses)?, *witness) {
+                requests += answered_within(&named.run, span);
+            }
+        }
+    }
+    let all = || witnesses.iter().map(|witness| witness.run.server);
+    let total = |of: fn(&Server) -> Option<u64>| all().map(|server| of(&server)).sum();
+    Ok(Server {
+        pid: None,
+        cpu_us_per_request: (requests > 0.0).then(|| cpu_us / requests),
+        rss_peak_bytes: total(|server| server.rss_peak_bytes),
+        busy_share: all().filter_map(|server| server.busy_share).reduce(f64::max),
+        voluntary_switches: total(|server| server.voluntary_switches),
+        involuntary_switches: total(|server| server.involuntary_switches),
+    })
+}
+
+/// The process that a run knew as its server.
+fn process(named: &Named) -> (Option<&str>, Option<u32>) {
+    (named.run.host.as_deref(), named.run.server.pid)
+}
+
+/// Whose word counts for the server of a run: its own, or that of a run with the same target.
+fn server_of<'a>(named: &Named, witnesses: &[&'a Named]) -> Result<&'a Named, Option<String>> {
+    let knows_it = |witness: &&&Named| process(witness) == process(named);
+    let loads_it = |witness: &&&Named| witness.run.target == named.run.target;
+    let own = witnesses.iter().find(knows_it);
+    let mut others = witnesses.iter().filter(loads_it);
+    match (own, others.next(), others.next()) {
+        (Some(witness), _, _) | (None, Some(witness), None) => Ok(witness),
+        _ => Err(Some(format!(
+            "what the servers used for all requests is unknown: none of the runs tells it of the \
+             server that {} loaded at {} (--server-pid, on that server's machine)",
+            named.name, named.run.target
+        ))),
+    }
+}
+
+/// How many requests were answered in this time, if they were spread evenly over each interval.
+fn answered_within(run: &Document, span: Span) -> f64 {
+    let answered = |interval: &SavedInterval| {
+        let from = run.started_at_unix_s + interval.start_s;
+        let to = from + interval.length_s;
+        let shared = (to.min(span.to) - from.max(span.from)).max(0.0);
+        interval.requests as f64 * shared / interval.length_s.max(f64::MIN_POSITIVE)
+    };
+    run.intervals.iter().map(answered).sum()
 }
 
 /// What was said of the runs, each with its name.
@@ -315,8 +417,26 @@ fn sentences(runs: &[Named]) -> Vec<String> {
     runs.iter().flat_map(of_run).collect()
 }
 
-/// The conditions of the runs, each with its name. They were judged where all is known.
-fn conditions(runs: &[Named]) -> Vec<Condition> {
+/// The conditions that all runs had, judged by what they reached together. If they had others each,
+/// those stand, each with the name of its run.
+fn conditions(runs: &[Named], merged: &Document, latency: &Latency) -> Vec<Condition> {
+    let of = |named: &Named| -> Vec<String> {
+        named.run.slo.iter().map(|slo| slo.condition.clone()).collect()
+    };
+    let shared = of(&runs[0]);
+    let are_shared = runs.iter().all(|named| of(named) == shared);
+    if let (true, Ok(slo)) = (are_shared, shared.join(",").parse::<Slo>()) {
+        let reached = Reached {
+            latency,
+            errors: merged.errors,
+            timeouts: merged.errors_by_kind.timeouts,
+            mismatches: merged.mismatches,
+            unanswered: merged.unanswered,
+            unsent: merged.unsent,
+            rate: merged.rate,
+        };
+        return slo.judge_figures(&reached).iter().map(Condition::of).collect();
+    }
     let of_run = |Named { name, run }: &Named| {
         let named = |slo: &Condition| Condition {
             condition: format!("{name}: {}", slo.condition),
@@ -375,17 +495,12 @@ fn combine_settings(config: &mut Config, runs: &[Named]) {
             config.set(name, values.into());
         }
     }
-    if is_open_loop(config) {
+    if !config.is_closed_loop() {
         let rates: Vec<String> = runs.iter().map(|named| named.run.config.text(RATE)).collect();
-        config.set(RATE, rates.join(" + ").into());
+        config.set(RATE, rates.join(RATES_JOINT).into());
     }
     let names: Vec<Value> = runs.iter().map(|named| named.name.clone().into()).collect();
     config.set("merged_from", names.into());
-}
-
-/// Whether requests were sent at a rate of their own.
-fn is_open_loop(config: &Config) -> bool {
-    config.text(RATE) != Rate::Max.to_string()
 }
 
 fn is_number(value: Option<&Value>) -> bool {
@@ -454,6 +569,91 @@ mod tests {
         let [one, mut other] = pair();
         other.run.verdict = Verdict::Mismatch;
         assert_eq!(merge(&[one, other]).unwrap().verdict, Verdict::Mismatch);
+    }
+
+    /// What the servers of two runs cost per request, where each is told this of them.
+    fn server_cpu(change: impl FnOnce([&mut Document; 2])) -> Option<f64> {
+        let [mut one, mut other] = pair();
+        change([&mut one.run, &mut other.run]);
+        merge(&[one, other]).unwrap().server.cpu_us_per_request
+    }
+
+    fn knows(run: &mut Document, pid: u32, cpu_us_per_request: f64) {
+        run.server.pid = Some(pid);
+        run.server.cpu_us_per_request = Some(cpu_us_per_request);
+    }
+
+    #[track_caller]
+    fn is_near(cpu: Option<f64>, expected: f64) {
+        assert!((cpu.unwrap() / expected - 1.0).abs() < 0.03, "{cpu:?} is not near {expected}");
+    }
+
+    #[test]
+    fn what_one_run_knows_of_the_server_is_shared_out_over_the_requests_of_all() {
+        // 5,000 requests of one run took 40 us each, while the other made 15,000.
+        is_near(server_cpu(|[one, _]| knows(one, 7, 40.0)), 10.0);
+    }
+
+    #[test]
+    fn one_server_that_two_runs_know_is_counted_once() {
+        is_near(
+            server_cpu(|[one, other]| {
+                knows(one, 7, 40.0);
+                knows(other, 7, 40.0 / 3.0);
+            }),
+            10.0,
+        );
+    }
+
+    #[test]
+    fn two_servers_cost_what_both_cost() {
+        is_near(
+            server_cpu(|[one, other]| {
+                knows(one, 7, 10.0);
+                knows(other, 8, 30.0);
+            }),
+            25.0,
+        );
+    }
+
+    #[test]
+    fn a_server_that_nobody_knows_leaves_the_cost_unknown_and_that_is_said() {
+        let [mut one, mut other] = pair();
+        knows(&mut one.run, 7, 10.0);
+        other.run.target = "elsewhere.test:9000".to_owned();
+        let merged = merge(&[one, other]).unwrap();
+        assert_eq!(merged.server.cpu_us_per_request, None);
+        assert!(merged.verdict_reasons[0].contains("elsewhere.test:9000"));
+    }
+
+    fn condition(condition: &str) -> Condition {
+        Condition {
+            condition: condition.to_owned(),
+            reached: Some(0.0),
+            reached_text: "nothing".to_owned(),
+            met: false,
+        }
+    }
+
+    #[test]
+    fn conditions_of_all_runs_are_judged_by_what_they_reached_together() {
+        let [mut one, mut other] = pair();
+        for named in [&mut one, &mut other] {
+            named.run.slo = vec![condition("rate>=3500"), condition("p50<50us")];
+        }
+        let merged = merge(&[one, other]).unwrap();
+        // Neither run has that rate, and one of them that median.
+        assert_eq!(merged.slo.iter().map(|slo| slo.met).collect::<Vec<_>>(), [true, false]);
+        assert_eq!(merged.slo[0].condition, "rate>=3500");
+    }
+
+    #[test]
+    fn conditions_of_one_run_alone_keep_its_name() {
+        let [mut one, other] = pair();
+        one.run.slo = vec![condition("rate>=3500")];
+        let merged = merge(&[one, other]).unwrap();
+        assert_eq!(merged.slo[0].condition, "one: rate>=3500");
+        assert!(!merged.slo[0].met);
     }
 
     #[track_caller]

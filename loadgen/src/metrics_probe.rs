@@ -17,7 +17,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{clock::Clock, units};
+use crate::{address::reachable, clock::Clock, units};
 
 /// How often the page is read, whatever the interval of progress.
 const PERIOD_MIN: Duration = Duration::from_millis(100);
@@ -27,6 +27,7 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 /// A page that is longer is none that we look for.
 const PAGE_BYTES_MAX: u64 = 4 << 20;
 const HTTP_PORT: u16 = 80;
+const METRICS_PATH: &str = "/metrics";
 
 /// Where the metrics are: `http://host:port/path`.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -124,6 +125,19 @@ impl Drop for MetricsProbe {
     }
 }
 
+impl MetricsUrl {
+    /// The page of a server that says it tells of itself at this address, if it is one.
+    pub(crate) fn of_announced(address: &str) -> Option<Self> {
+        let address = reachable(address.parse().ok()?);
+        let host = address.ip().to_string();
+        (address.port() != 0).then(|| Self {
+            host,
+            port: address.port(),
+            path: METRICS_PATH.to_owned(),
+        })
+    }
+}
+
 impl FromStr for MetricsUrl {
     type Err = MetricsUrlError;
 
@@ -132,8 +146,8 @@ impl FromStr for MetricsUrl {
             text.strip_prefix("http://").ok_or_else(|| MetricsUrlError::Scheme(text.to_owned()))?;
         let (authority, path) = match rest.find('/') {
             Some(slash) if &rest[slash..] != "/" => rest.split_at(slash),
-            Some(slash) => (&rest[..slash], "/metrics"),
-            None => (rest, "/metrics"),
+            Some(slash) => (&rest[..slash], METRICS_PATH),
+            None => (rest, METRICS_PATH),
         };
         let wrong = || MetricsUrlError::Authority(text.to_owned());
         let after_brackets = authority.rfind(']').map_or(0, |bracket| bracket + 1);
@@ -189,7 +203,9 @@ fn read_repeatedly(
             Ok(sample) => lock(state).samples.push(Sample { at_s: now_s(), ..sample }),
             Err(error) if !has_complained => {
                 has_complained = true;
-                eprintln!("loadgen: cannot read {url} (--metrics): {error}; the run goes on");
+                eprintln!(
+                    "loadgen: cannot read {url} (--metrics): {error}; the run goes on without"
+                );
             }
             Err(_) => {}
         }

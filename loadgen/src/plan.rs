@@ -80,6 +80,9 @@ pub struct Plan {
     pub interval: Duration,
     /// The page on which the server tells of its arena.
     pub metrics: Option<MetricsUrl>,
+    /// Whether, without [`metrics`](Self::metrics), the page is read that a server announces which
+    /// the run starts: as `admin on ADDR`, right after `listening on ADDR`.
+    pub finds_metrics: bool,
     /// What the run must reach.
     pub slo: Option<Slo>,
 }
@@ -304,6 +307,7 @@ impl Default for Plan {
             server_pid: None,
             interval: Duration::from_secs(1),
             metrics: None,
+            finds_metrics: true,
             slo: None,
         }
     }

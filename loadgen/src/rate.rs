@@ -53,6 +53,22 @@ pub enum Arrival {
 }
 
 impl Rate {
+    /// Requests per second at first. Infinite in closed loop.
+    pub(crate) fn first(&self) -> f64 {
+        match *self {
+            Self::Max => f64::INFINITY,
+            Self::Constant(rate) | Self::Ramp { from: rate, .. } => rate,
+        }
+    }
+
+    /// Requests per second in the end. Infinite in closed loop.
+    pub(crate) fn last(&self) -> f64 {
+        match *self {
+            Self::Max => f64::INFINITY,
+            Self::Constant(rate) | Self::Ramp { to: rate, .. } => rate,
+        }
+    }
+
     /// Says what is wrong with it: a sentence without subject.
     pub(crate) fn problem(self) -> Option<String> {
         let rates = match self {

@@ -25,7 +25,8 @@ use crate::{
     adversaries::AdversaryReport,
     clock::{self, Clock},
     interval::{Assembly, Cuts, Interval},
-    metrics_probe::{MetricsProbe, Sample},
+    metrics_probe::{MetricsProbe, MetricsUrl, Sample},
+    noise::NoiseFloor,
     payload::{HEADER_BYTES, Payloads},
     plan::{Pin, Plan, PlanError},
     rate::{Rate, Timetable},
@@ -58,6 +59,12 @@ pub enum RunError {
     /// The server that was to be started did not start.
     #[error(transparent)]
     Server(#[from] ServerCommandError),
+    /// There is no such process, or it may not be read.
+    #[error(
+        "cannot read process {0} (--server-pid); give the PID of the server if it runs on this \
+         machine and you may read it, or leave the flag out"
+    )]
+    Process(u32),
     /// The server's name has no address.
     #[error("cannot look up {target}: {error}; check the host name")]
     Lookup {
@@ -144,6 +151,11 @@ pub fn run(
     observe: &mut dyn FnMut(&Progress),
 ) -> Result<Report, RunError> {
     plan.check()?;
+    if let Some(pid) = plan.server_pid.filter(|&pid| ServerProbe::new(pid).usage().is_none()) {
+        return Err(RunError::Process(pid));
+    }
+    // Before there is a server that could disturb it.
+    let noise_floor = NoiseFloor::measure(&Clock::start());
     // Dropped on every way out, which stops the server.
     let server = match plan.command.as_slice() {
         [] => None,
@@ -155,7 +167,16 @@ pub fn run(
         target.resolve().map_err(|error| RunError::Lookup { target: target.clone(), error })?;
     let pid = server.as_ref().map(ServerCommand::pid).or(plan.server_pid);
     let payloads = Payloads::new(plan.seed, plan.connections, plan.sizes.clone());
-    let site = Site { plan, target, payloads, endpoints, probe: pid.map(ServerProbe::new) };
+    let announced = server.as_ref().and_then(ServerCommand::metrics).filter(|_| plan.finds_metrics);
+    let site = Site {
+        plan,
+        target,
+        metrics: plan.metrics.clone().or(announced.cloned()),
+        payloads,
+        endpoints,
+        probe: pid.map(ServerProbe::new),
+        noise_floor,
+    };
     site.run(stop, observe)
 }
 
@@ -164,9 +185,11 @@ pub fn run(
 struct Site<'run> {
     plan: &'run Plan,
     target: Address,
+    metrics: Option<MetricsUrl>,
     endpoints: Vec<Endpoint>,
     payloads: Payloads,
     probe: Option<ServerProbe>,
+    noise_floor: Option<NoiseFloor>,
 }
 
 /// What the threads have told so far.
@@ -290,7 +313,7 @@ impl Site<'_> {
         let cuts = Cuts { load_begins_at: started_at, measuring_begins_at: measured_from, length };
         let mut gathered =
             Gathered::new(Assembly::new(cuts, lines.len(), timetable.is_some()), lines.len());
-        if let Some(url) = &self.plan.metrics {
+        if let Some(url) = &self.metrics {
             let probe = MetricsProbe::start(url, self.plan.interval, *clock, started_at)?;
             gathered.arena = Some(probe);
         }
@@ -365,7 +388,8 @@ impl Site<'_> {
                 .then(|| total.samples.unread_bytes as f64 / in_flight_bytes),
             ..client_usage(&efforts, &costs, sent)
         };
-        let server = server_usage(&costs, sent);
+        let pid = self.probe.map(|probe| probe.pid());
+        let server = ServerUsage { pid, ..server_usage(&costs, sent) };
         let latency = total.times.latency.latency();
         // In closed loop a request is due when it is sent.
         let service = match self.plan.rate {
@@ -386,6 +410,8 @@ impl Site<'_> {
             client_busy: client.busy_share.filter(|_| is_telling),
             server_busy: server.busy_share,
             lag_and_latency: lag_and_latency.filter(|_| is_telling),
+            service_p50: (service.count() > 0).then(|| service.percentiles().p50),
+            noise_floor: self.noise_floor,
             unread_share: client.unread_share,
             stolen_share: client.stolen_share.filter(|_| is_telling),
             littles_law,
@@ -393,7 +419,7 @@ impl Site<'_> {
         let (verdict, reasons) = Verdict::of(&total.counts, &evidence);
         let mut report = Report {
             started_at,
-            plan: self.plan.clone(),
+            plan: Plan { metrics: self.metrics.clone(), ..self.plan.clone() },
             target: self.target.clone(),
             verdict,
             reasons,
@@ -410,6 +436,7 @@ impl Site<'_> {
             intervals,
             arena: arena.map(MetricsProbe::finish).unwrap_or_default(),
             mean_payload_bytes: self.payloads.mean_payload_bytes(),
+            noise_floor: self.noise_floor,
             client,
             server,
             adversaries: AdversaryReport::default(),
@@ -512,7 +539,10 @@ fn share(total: u64, thread: u32, threads: u32) -> Range<u64> {
 
 fn client_usage(efforts: &[Effort], costs: &[Option<Cost>; 2], sent: u64) -> ClientUsage {
     let windows: u64 = efforts.iter().map(|effort| effort.window.1 - effort.window.0).sum();
-    let busy: Duration = efforts.iter().map(|effort| effort.cpu).sum();
+    let share = |spent: fn(&Effort) -> Duration| {
+        let spent: Duration = efforts.iter().map(spent).sum();
+        (windows > 0).then(|| spent.as_nanos() as f64 / windows as f64)
+    };
     let (cpu, stolen_share) = match costs {
         [Some(before), Some(after)] => {
             let machine = before.machine.zip(after.machine);
@@ -525,7 +555,8 @@ fn client_usage(efforts: &[Effort], costs: &[Option<Cost>; 2], sent: u64) -> Cli
         unread_share: None,
         stolen_share,
         cpu_us_per_request: cpu.and_then(|cpu| micros_per_request(cpu, sent)),
-        busy_share: (windows > 0).then(|| busy.as_nanos() as f64 / windows as f64),
+        busy_share: share(|effort| effort.cpu),
+        spin_share: share(|effort| effort.spun),
     }
 }
 
@@ -542,6 +573,7 @@ fn server_usage(costs: &[Option<Cost>; 2], sent: u64) -> ServerUsage {
     let time = Duration::from_nanos(after.at - before.at);
     let possible = time.as_secs_f64() * f64::from(last.cpus);
     ServerUsage {
+        pid: None,
         cpu_us_per_request: micros_per_request(cpu, sent),
         rss_peak_bytes,
         busy_share: (time >= TELLING_TIME).then(|| cpu.as_secs_f64() / possible),

@@ -43,8 +43,8 @@ pub struct Step {
     pub rate: f64,
     /// What came of it.
     pub outcome: StepOutcome,
-    /// Latency at p99, in nanoseconds.
-    pub p99: u64,
+    /// Latency at p99, in nanoseconds. `None`: nothing was answered.
+    pub p99: Option<u64>,
 }
 
 /// What came of one run of a search.
@@ -88,7 +88,8 @@ impl Search {
             let plan = Plan { rate: Rate::Constant(rate), ..plan.clone() };
             let report = run::run(&plan, stop, &mut |_| {})?;
             let outcome = StepOutcome::of(&report);
-            let p99 = report.latency.percentiles().p99;
+            let latency = &report.latency;
+            let p99 = (latency.count() > 0).then(|| latency.percentiles().p99);
             if !report.was_stopped {
                 observe(&Step { rate, outcome, p99 });
                 bracket.note(rate, outcome);
@@ -122,7 +123,7 @@ impl fmt::Display for Step {
             StepOutcome::Missed => "missed",
             StepOutcome::Invalid => "the generator did not keep the schedule",
         };
-        let (rate, p99) = (units::rate(self.rate), units::time(self.p99));
+        let (rate, p99) = (units::rate(self.rate), self.p99.map_or("-".to_owned(), units::time));
         write!(f, "{rate:>11} requests/s  p99 {p99:>8}  {outcome}")
     }
 }
@@ -133,12 +134,10 @@ impl fmt::Display for Found {
             (Some(rate), false) => {
                 write!(f, "found        {} requests/s meet the conditions", units::rate(rate))
             }
-            (Some(rate), true) => write!(
-                f,
-                "found        {} requests/s meet the conditions; the server may do more, the \
-                 generator could not tell",
-                units::rate(rate)
-            ),
+            (Some(rate), true) => {
+                write!(f, "found        {} requests/s, and maybe more: ", units::rate(rate))?;
+                f.write_str("beyond that the generator kept no schedule")
+            }
             (None, false) => f.write_str("found        no rate meets the conditions"),
             (None, true) => f.write_str("found        nothing: the generator kept no schedule"),
         }

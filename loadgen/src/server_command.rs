@@ -1,9 +1,10 @@
 //! A server that the generator starts for one run, and stops again whatever happens.
 //!
-//! The server says `listening on ADDR` on its standard output once it accepts. What else it writes
-//! there is read and dropped; its standard error is ours. It runs in a process group of its own, so
-//! Ctrl-C at the terminal reaches only the generator, which ends the run before it stops the
-//! server. The group is stopped together, so that a wrapper does not leave the server behind.
+//! The server says `listening on ADDR` on its standard output once it accepts. If it adds `admin on
+//! ADDR` in the same write, its metrics are read there. What else it writes is dropped; its
+//! standard error is ours. It runs in a process group of its own, so Ctrl-C at the terminal reaches
+//! only the generator, which ends the run before it stops the server. The group is stopped
+//! together, so that a wrapper does not leave the server behind.
 
 use std::{
     io::{self, BufRead, BufReader},
@@ -19,6 +20,7 @@ use thiserror::Error;
 
 use crate::{
     address::{Address, AddressError},
+    metrics_probe::MetricsUrl,
     stop::{Stop, Urgency},
 };
 
@@ -29,7 +31,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long its exit status may be missing after it has closed its output.
 const EXIT_TIMEOUT: Duration = Duration::from_millis(500);
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
-const ANNOUNCEMENT: &str = "listening on ";
+const LISTENING: &str = "listening on ";
+const ADMIN: &str = "admin on ";
 
 /// A running server. Dropping it stops it.
 #[derive(Debug)]
@@ -37,6 +40,15 @@ pub(crate) struct ServerCommand {
     child: Child,
     stop: Stop,
     address: Address,
+    /// Where it tells of itself.
+    metrics: Option<MetricsUrl>,
+}
+
+/// What a server says of itself once it listens.
+#[derive(Debug, Eq, PartialEq)]
+struct Announcement {
+    address: String,
+    admin: Option<String>,
 }
 
 /// Why a server did not start.
@@ -44,7 +56,7 @@ pub(crate) struct ServerCommand {
 #[derive(Debug, Error)]
 pub enum ServerCommandError {
     /// The program could not be run.
-    #[error("cannot run `{program}`: {error}; check the command after `--`")]
+    #[error("cannot run `{program}`: {error}; check the name and path of that command")]
     NotRun {
         /// The program.
         program: String,
@@ -64,7 +76,8 @@ pub enum ServerCommandError {
     },
     /// It did not say in time that it listens.
     #[error(
-        "`{program}` did not write `listening on ADDR` to its standard output within {} s",
+        "`{program}` did not write `listening on ADDR` to its standard output within {} s; does it \
+         write something else, or buffer it?",
         START_TIMEOUT.as_secs()
     )]
     Silent {
@@ -72,7 +85,7 @@ pub enum ServerCommandError {
         program: String,
     },
     /// It says that it listens, but not where.
-    #[error("`{program}` announced an address that cannot be used: {error}")]
+    #[error("`{program}` announced an address that cannot be used: {error}; or give the TARGET")]
     Address {
         /// The program.
         program: String,
@@ -101,13 +114,24 @@ impl ServerCommand {
         let lines = announcements(child.stdout.take().expect("it is piped"));
         let unset = Address::Tcp { host: String::new(), port: 0 };
         // From here on every way out stops the child.
-        let mut server = Self { child, stop: stop.clone(), address: unset };
-        server.address = server.wait_until_listening(program, &lines)?;
+        let mut server = Self { child, stop: stop.clone(), address: unset, metrics: None };
+        let said = server.wait_until_listening(program, &lines)?;
+        server.address = said
+            .address
+            .parse()
+            .map_err(|error| ServerCommandError::Address { program: program.clone(), error })?;
+        // A page that cannot be asked for is a loss of pictures only.
+        server.metrics = said.admin.and_then(|address| MetricsUrl::of_announced(&address));
         Ok(server)
     }
 
     pub(crate) fn address(&self) -> &Address {
         &self.address
+    }
+
+    /// Its page of metrics, if it has said where that is.
+    pub(crate) fn metrics(&self) -> Option<&MetricsUrl> {
+        self.metrics.as_ref()
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -117,8 +141,8 @@ impl ServerCommand {
     fn wait_until_listening(
         &mut self,
         program: &str,
-        lines: &Receiver<String>,
-    ) -> Result<Address, ServerCommandError> {
+        lines: &Receiver<Announcement>,
+    ) -> Result<Announcement, ServerCommandError> {
         let program = program.to_owned();
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
@@ -126,11 +150,7 @@ impl ServerCommand {
                 return Err(ServerCommandError::Stopped { program });
             }
             match lines.recv_timeout(POLL_INTERVAL) {
-                Ok(address) => {
-                    return address
-                        .parse()
-                        .map_err(|error| ServerCommandError::Address { program, error });
-                }
+                Ok(said) => return Ok(said),
                 Err(RecvTimeoutError::Disconnected) => {
                     let status = self.wait(EXIT_TIMEOUT).map_or_else(
                         || "it closed its standard output and runs on".to_owned(),
@@ -176,29 +196,35 @@ impl Drop for ServerCommand {
 }
 
 /// Reads the output to its end, so that the server never blocks on it, and passes on the first
-/// announcement.
-fn announcements(output: ChildStdout) -> Receiver<String> {
+/// announcement, with what comes in the same write.
+fn announcements(output: ChildStdout) -> Receiver<Announcement> {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
         let mut output = BufReader::new(output);
         let mut line = Vec::new();
-        let mut sender = Some(sender);
+        let (mut sender, mut said) = (Some(sender), None);
         while output.read_until(b'\n', &mut line).is_ok_and(|len| len > 0) {
-            if let Some(address) = announced(&line)
-                && let Some(sender) = sender.take()
-            {
-                // Nobody waits any more only if the run was stopped.
-                let _ = sender.send(address);
+            match &mut said {
+                None => {
+                    let announcement = |address| Announcement { address, admin: None };
+                    said = announced(LISTENING, &line).map(announcement);
+                }
+                Some(said) => said.admin = said.admin.take().or_else(|| announced(ADMIN, &line)),
             }
             line.clear();
+            let has_more = output.buffer().contains(&b'\n');
+            if let Some(sender) = sender.take_if(|_| said.is_some() && !has_more) {
+                // Nobody waits any more only if the run was stopped.
+                let _ = sender.send(said.take().expect("it was looked at just now"));
+            }
         }
     });
     receiver
 }
 
-fn announced(line: &[u8]) -> Option<String> {
+fn announced(what: &str, line: &[u8]) -> Option<String> {
     let line = str::from_utf8(line).ok()?;
-    let address = line.strip_prefix(ANNOUNCEMENT)?.split_whitespace().next()?;
+    let address = line.strip_prefix(what)?.split_whitespace().next()?;
     Some(address.to_owned())
 }
 
@@ -212,10 +238,13 @@ mod tests {
 
     #[test]
     fn only_a_line_that_starts_with_the_announcement_counts() {
-        assert_eq!(announced(b"listening on [::1]:80\n").as_deref(), Some("[::1]:80"));
-        assert_eq!(announced(b"listening on :80 (2 threads)\r\n").as_deref(), Some(":80"));
-        assert_eq!(announced(b"not listening on :80\n"), None);
-        assert_eq!(announced(b"listening on \n"), None);
+        assert_eq!(announced(LISTENING, b"listening on [::1]:80\n").as_deref(), Some("[::1]:80"));
+        assert_eq!(
+            announced(LISTENING, b"listening on :80 (2 threads)\r\n").as_deref(),
+            Some(":80")
+        );
+        assert_eq!(announced(LISTENING, b"not listening on :80\n"), None);
+        assert_eq!(announced(LISTENING, b"listening on \n"), None);
     }
 
     #[test]
@@ -224,6 +253,20 @@ mod tests {
             "echo hello; echo listening on 127.0.0.1:7; echo listening on :8; exec sleep 60";
         let server = shell(script).unwrap();
         assert_eq!(server.address().to_string(), "127.0.0.1:7");
+    }
+
+    #[test]
+    fn metrics_are_where_the_same_words_say_that_operators_look() {
+        let metrics = |words: &str| {
+            let server = shell(&format!("printf '{words}'; exec sleep 60")).unwrap();
+            server.metrics().map(ToString::to_string)
+        };
+        let both = "listening on :7\\nlistening on :8\\nadmin on 127.0.0.1:9\\n";
+        assert_eq!(metrics(both).as_deref(), Some("http://127.0.0.1:9/metrics"));
+        let everywhere = "listening on :7\\nadmin on 0.0.0.0:9\\n";
+        assert_eq!(metrics(everywhere).as_deref(), Some("http://127.0.0.1:9/metrics"));
+        assert_eq!(metrics("listening on :7\\nadmin on the second floor\\n"), None);
+        assert_eq!(metrics("listening on :7\\n"), None);
     }
 
     #[test]

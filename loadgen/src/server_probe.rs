@@ -11,7 +11,6 @@ use std::{collections::BTreeMap, time::Duration};
 /// A process that is watched.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ServerProbe {
-    #[cfg_attr(not(target_os = "linux"), expect(dead_code))]
     pid: u32,
 }
 
@@ -61,6 +60,10 @@ impl Usage {
 impl ServerProbe {
     pub(crate) fn new(pid: u32) -> Self {
         Self { pid }
+    }
+
+    pub(crate) fn pid(self) -> u32 {
+        self.pid
     }
 
     /// Reads the process. `None` if it has ended, or may not be read.

@@ -234,7 +234,8 @@ fn whole_bytes(size: f64) -> u32 {
 }
 
 fn read_file(path: &str) -> Result<Sizes, String> {
-    let text = fs::read_to_string(path).map_err(|error| format!("cannot read {path}: {error}"))?;
+    let text = fs::read_to_string(path)
+        .map_err(|error| format!("cannot read {path}: {error}; check the path"))?;
     let lines = (1..).zip(text.lines().map(str::trim)).filter(|(_, line)| !line.is_empty());
     let mut sizes = Vec::new();
     for (number, line) in lines {

@@ -65,7 +65,39 @@ impl Slo {
     /// Compares a report with the conditions, one by one.
     #[must_use]
     pub fn judge(&self, report: &Report) -> Vec<SloOutcome> {
-        self.conditions.iter().map(|condition| condition.judge(report)).collect()
+        self.judge_figures(&Reached::by(report))
+    }
+
+    /// Compares what was reached with the conditions, one by one.
+    pub(crate) fn judge_figures(&self, reached: &Reached<'_>) -> Vec<SloOutcome> {
+        self.conditions.iter().map(|condition| condition.judge(reached)).collect()
+    }
+}
+
+/// The figures that conditions are about.
+#[derive(Debug)]
+pub(crate) struct Reached<'a> {
+    pub(crate) latency: &'a Latency,
+    pub(crate) errors: u64,
+    pub(crate) timeouts: u64,
+    pub(crate) mismatches: u64,
+    pub(crate) unanswered: u64,
+    pub(crate) unsent: u64,
+    pub(crate) rate: f64,
+}
+
+impl<'a> Reached<'a> {
+    fn by(report: &'a Report) -> Self {
+        let counts = &report.counts;
+        Self {
+            latency: &report.latency,
+            errors: counts.errors.total(),
+            timeouts: counts.errors.timeouts,
+            mismatches: counts.mismatches.total(),
+            unanswered: counts.unanswered,
+            unsent: counts.unsent,
+            rate: report.rate(),
+        }
     }
 }
 
@@ -87,18 +119,17 @@ impl fmt::Display for Slo {
 }
 
 impl Condition {
-    fn judge(&self, report: &Report) -> SloOutcome {
-        let counts = &report.counts;
+    fn judge(&self, figures: &Reached<'_>) -> SloOutcome {
         let reached = match self.figure {
             Figure::Quantile(quantile) => {
-                let lost = counts.unanswered + counts.unsent + counts.errors.timeouts;
-                quantile_with_lost(&report.latency, quantile, lost)
+                let lost = figures.unanswered + figures.unsent + figures.timeouts;
+                quantile_with_lost(figures.latency, quantile, lost)
             }
-            Figure::Errors => counts.errors.total() as f64,
-            Figure::Mismatches => counts.mismatches.total() as f64,
-            Figure::Unanswered => counts.unanswered as f64,
-            Figure::Unsent => counts.unsent as f64,
-            Figure::Rate => report.rate(),
+            Figure::Errors => figures.errors as f64,
+            Figure::Mismatches => figures.mismatches as f64,
+            Figure::Unanswered => figures.unanswered as f64,
+            Figure::Unsent => figures.unsent as f64,
+            Figure::Rate => figures.rate,
         };
         let is_met = match self.comparison {
             Comparison::Less => reached < self.limit,

@@ -10,13 +10,14 @@
 //!
 //! Unsolicited bytes are a mismatch, but the end of no request. Mismatches and errors are counted
 //! whenever they happen; the rest only for measured requests. So while warming up the sum does not
-//! hold, but nothing that is wrong goes unseen.
+//! hold, but nothing that is wrong goes unseen: what was sent then and not answered has a count of
+//! its own.
 
 use std::{ops::AddAssign, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{latency::Recorder, mismatch::Mismatch};
+use crate::{connection::Batch, latency::Recorder, mismatch::Mismatch};
 
 /// The counts of a run.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -25,6 +26,8 @@ pub struct Counts {
     pub requests: u64,
     /// Requests that were sent while warming up and came back right. Not among `requests`.
     pub warm_up_requests: u64,
+    /// Requests that were sent while warming up and never came back right. Not among `unanswered`.
+    pub warm_up_unanswered: u64,
     /// Measured requests whose echo never came.
     pub unanswered: u64,
     /// Requests that were due while measuring and were never sent, because the server left no room
@@ -173,6 +176,7 @@ impl AddAssign<&Self> for Counts {
     fn add_assign(&mut self, other: &Self) {
         self.requests += other.requests;
         self.warm_up_requests += other.warm_up_requests;
+        self.warm_up_unanswered += other.warm_up_unanswered;
         self.unanswered += other.unanswered;
         self.unsent += other.unsent;
         self.errors.timeouts += other.errors.timeouts;
@@ -250,12 +254,14 @@ impl Tally {
         self.first_error.get_or_insert_with(error);
     }
 
-    /// Counts requests that were due this long and will not be answered.
-    pub(crate) fn give_up(&mut self, count: u64, age: u64) {
-        if count > 0 {
+    /// Counts requests that will not be answered: of those of `batch` so many, as of `now`.
+    pub(crate) fn give_up(&mut self, batch: &Batch, count: u64, now: u64) {
+        if !batch.is_measured {
+            self.counts.warm_up_unanswered += count;
+        } else if count > 0 {
             self.counts.unanswered += count;
             let ages = self.unanswered_ages.get_or_insert_with(|| Box::new(Recorder::new()));
-            ages.record(age, count);
+            ages.record(now.saturating_sub(batch.due_at), count);
         }
     }
 
@@ -306,6 +312,7 @@ mod tests {
     fn adding_tallies_adds_every_count() {
         let mut one = Tally::new();
         one.counts.requests = 3;
+        one.counts.warm_up_unanswered = 5;
         one.counts.errors = Errors { timeouts: 1, lost: 2, connect: 4 };
         one.counts.mismatches.count(Mismatch::Stale);
         one.times.latency.record(1_000, 3);
@@ -314,6 +321,7 @@ mod tests {
         one.note(|| "second".to_owned());
         sum.add(&one);
         assert_eq!(sum.counts.requests, 6);
+        assert_eq!(sum.counts.warm_up_unanswered, 10);
         assert_eq!(sum.counts.errors.total(), 14);
         assert_eq!(sum.counts.mismatches.of(Mismatch::Stale), 2);
         assert_eq!(sum.counts.mismatches.total(), 2);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    noise::NoiseFloor,
     slo::SloOutcome,
     tally::{Counts, LittlesLaw},
     units,
@@ -18,6 +19,10 @@ const UNSENT_SHARE_MAX: f64 = 0.01;
 const SEND_LAG_MAX: Duration = Duration::from_micros(100);
 /// What share of the latency may be the generator's own lag, both at p99.
 const SEND_LAG_SHARE_MAX: f64 = 0.25;
+/// A machine that is late by more than this share of the send lag when it is idle explains it.
+const EXPLAINED_SHARE_MIN: f64 = 0.5;
+/// Service times below so many round trips over the loopback are mostly that.
+const ROUND_TRIPS_MIN: f64 = 1.5;
 /// What share of what is in flight may lie unread in the generator's sockets. With a server that is
 /// as fast as the generator it is a half.
 const UNREAD_SHARE_MAX: f64 = 0.75;
@@ -40,7 +45,8 @@ pub enum Verdict {
     ClientLimited,
     /// The server left no room for requests that were due: it cannot keep up with the rate.
     Overloaded,
-    /// Something outside took the CPUs away.
+    /// Something outside took the CPUs away, or threads wake up late on this machine even when it
+    /// is idle.
     Disturbed,
     /// The figures describe the server.
     Ok,
@@ -54,6 +60,10 @@ pub(crate) struct Evidence {
     pub(crate) server_busy: Option<f64>,
     /// Open loop: send lag and latency at p99, in nanoseconds.
     pub(crate) lag_and_latency: Option<(u64, u64)>,
+    /// Service time at p50, in nanoseconds.
+    pub(crate) service_p50: Option<u64>,
+    /// What the machine adds to both.
+    pub(crate) noise_floor: Option<NoiseFloor>,
     /// What share of the bytes in flight lay unread in the generator's sockets.
     pub(crate) unread_share: Option<f64>,
     /// What share of the machine's time the hypervisor gave to others.
@@ -66,6 +76,7 @@ impl Verdict {
     pub(crate) fn of(counts: &Counts, evidence: &Evidence) -> (Self, Vec<String>) {
         let limits = evidence.limits_of_the_client();
         let unsent = counts.unsent as f64 / (counts.sent() + counts.unsent).max(1) as f64;
+        let restless = evidence.restlessness();
         let stolen = evidence.stolen_share.filter(|share| *share > STOLEN_SHARE_MAX);
         let mut reasons = Vec::new();
         let verdict = if counts.mismatches.total() > 0 {
@@ -82,12 +93,13 @@ impl Verdict {
                 unsent * 100.0
             ));
             Self::Overloaded
-        } else if stolen.is_some() {
+        } else if stolen.is_some() || restless.is_some() {
             Self::Disturbed
         } else {
             Self::Ok
         };
         reasons.extend(limits);
+        reasons.extend(restless);
         if let Some(share) = stolen {
             reasons
                 .push(format!("the hypervisor gave {:.0} % of the CPUs to others", share * 100.0));
@@ -99,6 +111,7 @@ impl Verdict {
                 law.in_flight_mean, law.rate_times_service
             )
         }));
+        reasons.extend(evidence.nearness_to_the_floor());
         (verdict, reasons)
     }
 
@@ -127,7 +140,7 @@ impl Verdict {
             Self::ClientLimited => {
                 "the figures describe the generator: try more threads or cores, or a lower rate"
             }
-            Self::Disturbed => "something outside took the CPUs away: try again",
+            Self::Disturbed => "the machine was not quiet: try again, or on another one",
             Self::Ok => "every reply was right",
         }
     }
@@ -146,9 +159,14 @@ impl Verdict {
     /// condition, which comes before errors.
     #[must_use]
     pub fn exit_code_with(self, slo: &[SloOutcome]) -> u8 {
+        self.exit_code_where(slo.iter().any(|outcome| !outcome.is_met))
+    }
+
+    /// The same where all that is known of the conditions is whether one is missed.
+    pub(crate) fn exit_code_where(self, is_a_condition_missed: bool) -> u8 {
         match self.exit_code() {
             4 => 4,
-            _ if slo.iter().any(|outcome| !outcome.is_met) => 3,
+            _ if is_a_condition_missed => 3,
             code => code,
         }
     }
@@ -160,20 +178,50 @@ impl Evidence {
             && self.server_busy.is_none_or(|share| share < SATURATED_SHARE)
     }
 
+    /// Open loop: how late requests were sent, if that matters.
+    fn lag_that_matters(&self) -> Option<String> {
+        let (lag, latency) = self.lag_and_latency?;
+        let share = lag as f64 / latency.max(1) as f64;
+        (u128::from(lag) > SEND_LAG_MAX.as_nanos() && share > SEND_LAG_SHARE_MAX).then(|| {
+            format!(
+                "requests were sent up to {} late (p99), which is {:.0} % of the latency",
+                units::time(lag),
+                share * 100.0
+            )
+        })
+    }
+
+    /// The same, where it is the machine's fault: it is as late when it is idle.
+    fn restlessness(&self) -> Option<String> {
+        let (lag, _) = self.lag_and_latency?;
+        let late = self.noise_floor?.wake_up_late.p99;
+        let is_explained = late as f64 >= lag as f64 * EXPLAINED_SHARE_MIN;
+        let sentence = self.lag_that_matters().filter(|_| is_explained)?;
+        Some(format!(
+            "{sentence}; before the run, with nothing to do, this machine woke up {} late (p99)",
+            units::time(late)
+        ))
+    }
+
+    /// What there is to know of a latency that hardly any server could undercut here.
+    fn nearness_to_the_floor(&self) -> Option<String> {
+        let (service, floor) = (self.service_p50?, self.noise_floor?.round_trip.p50);
+        ((service as f64) < floor as f64 * ROUND_TRIPS_MIN).then(|| {
+            format!(
+                "half of the requests took less than {ROUND_TRIPS_MIN} times as long as a byte \
+                 takes over this machine's loopback without any server ({}): the p50 is mostly \
+                 the machine",
+                units::time(floor)
+            )
+        })
+    }
+
     /// In what the generator fell short, if that matters.
     fn limits_of_the_client(&self) -> Vec<String> {
         let mut limits = Vec::new();
         match self.lag_and_latency {
-            Some((lag, latency)) => {
-                let share = lag as f64 / latency.max(1) as f64;
-                if u128::from(lag) > SEND_LAG_MAX.as_nanos() && share > SEND_LAG_SHARE_MAX {
-                    limits.push(format!(
-                        "requests were sent up to {} late (p99), which is {:.0} % of the latency",
-                        units::time(lag),
-                        share * 100.0
-                    ));
-                }
-            }
+            Some(_) if self.restlessness().is_none() => limits.extend(self.lag_that_matters()),
+            Some(_) => {}
             // A thread that waits for moments may keep its CPU busy; in closed loop busy is busy.
             None if self.client_is_busier() => limits.push(
                 "the generator was busy all the time and the server was not known to be".to_owned(),
@@ -193,12 +241,14 @@ impl Evidence {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{mismatch::Mismatch, tally::Errors};
+    use crate::{latency::Percentiles, mismatch::Mismatch, tally::Errors};
 
     const NOTHING: Evidence = Evidence {
         client_busy: None,
         server_busy: None,
         lag_and_latency: None,
+        service_p50: None,
+        noise_floor: None,
         unread_share: None,
         stolen_share: None,
         littles_law: None,
@@ -257,6 +307,42 @@ mod tests {
         assert_eq!(verdict(90_000, 90_000), Verdict::Ok);
         assert_eq!(verdict(400_000, 1_000_000), Verdict::ClientLimited);
         assert_eq!(verdict(400_000, 1_000_000_000), Verdict::Ok);
+    }
+
+    fn floor(wake_up_late: u64, round_trip: u64) -> Option<NoiseFloor> {
+        let always =
+            |nanos| Percentiles { p50: nanos, p90: nanos, p99: nanos, p99_9: nanos, max: nanos };
+        Some(NoiseFloor { wake_up_late: always(wake_up_late), round_trip: always(round_trip) })
+    }
+
+    #[test]
+    fn lag_that_the_idle_machine_has_too_is_not_the_generators_fault() {
+        let judge = |wake_up_late| {
+            let lag_and_latency = Some((400_000, 1_000_000));
+            let noise_floor = floor(wake_up_late, 1_000);
+            Verdict::of(&good(), &Evidence { lag_and_latency, noise_floor, ..NOTHING })
+        };
+        assert_eq!(judge(20_000).0, Verdict::ClientLimited);
+        let (verdict, reasons) = judge(300_000);
+        assert_eq!((verdict, reasons.len()), (Verdict::Disturbed, 1));
+        assert!(reasons[0].contains("400 us late") && reasons[0].contains("300 us late"));
+    }
+
+    #[test]
+    fn a_machine_that_is_late_disturbs_nothing_that_was_sent_in_time() {
+        let lag_and_latency = Some((90_000, 100_000));
+        let evidence = Evidence { lag_and_latency, noise_floor: floor(900_000, 1_000), ..NOTHING };
+        assert_eq!(Verdict::of(&good(), &evidence), (Verdict::Ok, Vec::new()));
+    }
+
+    #[test]
+    fn a_latency_near_the_noise_floor_is_said_to_be_the_machine() {
+        let reasons = |service_p50| {
+            let evidence = Evidence { service_p50, noise_floor: floor(0, 10_000), ..NOTHING };
+            Verdict::of(&good(), &evidence).1
+        };
+        assert!(reasons(Some(14_000))[0].contains("mostly the machine"));
+        assert!(reasons(Some(16_000)).is_empty() && reasons(None).is_empty());
     }
 
     #[test]

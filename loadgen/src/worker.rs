@@ -114,6 +114,8 @@ pub(crate) struct Effort {
     pub(crate) window: (u64, u64),
     /// CPU time of the thread in the window.
     pub(crate) cpu: Duration,
+    /// How much of the window it spent looking at the clock until the next request was due.
+    pub(crate) spun: Duration,
 }
 
 #[derive(Debug)]
@@ -137,6 +139,10 @@ struct Worker<'run> {
     eager: Vec<usize>,
     /// When what is due is sent again, at the latest.
     next_pass: u64,
+    /// Since when a poll does not wait only because a request is due soon.
+    spins_since: Option<u64>,
+    /// Nanoseconds of measuring in which such polls brought nothing.
+    spun: u64,
 }
 
 /// Does the job. The news end with [`News::Finished`], with [`News::Failed`], or after the first if
@@ -206,6 +212,8 @@ impl<'run> Worker<'run> {
             silence_max: SILENCE_MAX.max(timeout.unwrap_or_default().saturating_mul(2)),
             eager: Vec::new(),
             next_pass: now,
+            spins_since: None,
+            spun: 0,
         })
     }
 
@@ -272,7 +280,8 @@ impl<'run> Worker<'run> {
         self.links.iter_mut().for_each(|link| link.finish(&mut self.desk));
         self.report(interval);
         let window = self.desk.schedule.measured_window();
-        self.tell(News::Finished(Effort { window, cpu: meter.cpu() }));
+        let spun = Duration::from_nanos(self.spun);
+        self.tell(News::Finished(Effort { window, cpu: meter.cpu(), spun }));
         Ok(())
     }
 
@@ -294,6 +303,7 @@ impl<'run> Worker<'run> {
         }
         if events.is_empty() {
             self.desk.now = self.desk.clock.now();
+            self.note_spin();
         }
         let mut eager = mem::take(&mut self.eager);
         eager.retain(|&index| {
@@ -315,6 +325,14 @@ impl<'run> Worker<'run> {
         }
         self.eager = eager;
         Ok(())
+    }
+
+    /// Adds the time of a poll that brought nothing to what was spent waiting for a moment.
+    fn note_spin(&mut self) {
+        let is_measuring = self.desk.schedule.phase() == Phase::Measuring;
+        if let Some(since) = self.spins_since.filter(|_| is_measuring) {
+            self.spun += self.desk.now.saturating_sub(since);
+        }
     }
 
     /// Open loop: sends what is due by now on every link that has room. Afterwards the desk's `now`
@@ -351,6 +369,7 @@ impl<'run> Worker<'run> {
 
     /// How long a poll may wait. If that is not a matter of milliseconds the alarm is set.
     fn patience(&mut self, next_cut: u64) -> io::Result<Duration> {
+        self.spins_since = None;
         if !self.eager.is_empty() {
             return Ok(Duration::ZERO);
         }
@@ -365,6 +384,7 @@ impl<'run> Worker<'run> {
         let early = if self.may_spin { WAKE_EARLY } else { Duration::ZERO };
         let pause = until_due.saturating_sub(early);
         if pause.is_zero() {
+            self.spins_since = (desk.now < due_at).then_some(desk.now);
             return Ok(Duration::ZERO);
         }
         if pause < patience {

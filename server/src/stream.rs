@@ -88,8 +88,8 @@ impl Stream {
         }
     }
 
-    /// Returns how much is left to read of the first `bytes` that arrived, of which `bytes_read` were
-    /// read. `None` while that is not known.
+    /// Returns how much is left to read of the first `bytes` that arrived, of which `bytes_read`
+    /// were read. `None` while that is not known.
     pub(crate) fn left_to_read(&self, bytes: u64, bytes_read: u64) -> Option<u64> {
         match self {
             Self::Tcp(_) | Self::Unix(_) => Some(bytes.saturating_sub(bytes_read)),

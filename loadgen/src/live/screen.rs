@@ -271,7 +271,8 @@ impl Screen {
         lines.push(
             vec![format!("{} in flight   ", units::grouped(in_flight)).into(), failures].into(),
         );
-        if self.setting.has_metrics {
+        // A server that the run starts may have said where its metrics are.
+        if self.setting.has_metrics || self.arena.is_some() {
             lines.push(self.arena_line());
         }
         lines
@@ -435,6 +436,15 @@ mod tests {
         ] {
             assert!(picture.contains(words), "{words} is not in:\n{picture}");
         }
+    }
+
+    #[test]
+    fn the_arena_is_shown_wherever_the_page_was_found() {
+        let plan = Plan::for_target("server.test:9000".parse().unwrap());
+        let mut screen = Screen::new(Setting::of(&plan), None);
+        assert!(!drawn(&screen, 100, 30).contains("arena"));
+        screen.add(&progress(3, 0));
+        assert!(drawn(&screen, 100, 30).contains("3.00 MiB of 64.0 MiB"));
     }
 
     #[test]

@@ -1,7 +1,11 @@
 //! What a saved run says in words, for every form that people read.
 
-use super::json::{Document, Server};
-use crate::{adversaries::AdversaryCounts, latency::Percentiles, units};
+use serde_json::Value;
+
+use super::json::{Client, Document, Server, WarmUp};
+use crate::{
+    adversaries::AdversaryCounts, latency::Percentiles, metrics_probe::Sample, rate::Rate, units,
+};
 
 /// The figures of a run, each with its name. What is unknown is left out.
 pub(super) fn figures(document: &Document) -> Vec<(&'static str, String)> {
@@ -11,7 +15,7 @@ pub(super) fn figures(document: &Document) -> Vec<(&'static str, String)> {
         ("payload each way", format!("{:.1} MiB/s", document.mib_per_s)),
         ("payload on average", format!("{:.0} B", document.payload_bytes_mean)),
         ("measured", format!("{:.3} s", document.duration_s)),
-        ("warm-up", format!("{} requests", units::grouped(document.warm_up.requests))),
+        ("warm-up", warm_up(document)),
         ("errors", counted(document.errors, kinds(document))),
         ("mismatches", counted(document.mismatches, classes(document))),
         ("unanswered", aged(document.unanswered, document.unanswered_age_ns.max)),
@@ -22,6 +26,7 @@ pub(super) fn figures(document: &Document) -> Vec<(&'static str, String)> {
     add("planned reconnects", planned.map(units::grouped));
     if !document.is_closed_loop() {
         let blocked = document.blocked;
+        add("sent of what was due", document.sent_share.map(schedule));
         add("never sent", Some(aged(document.unsent, document.unsent_age_ns.max)));
         add("blocked by the server", Some(aged(blocked.requests, blocked.max_ns)));
     }
@@ -31,11 +36,13 @@ pub(super) fn figures(document: &Document) -> Vec<(&'static str, String)> {
     add("slow senders", adversaries(kinds.slow_senders));
     add("resetting clients", adversaries(kinds.resets));
     add("client CPU per request", document.client.cpu_us_per_request.map(micros));
-    add("client busy", document.client.busy_share.map(percent));
+    add("client busy", busy(document.client));
     add("server CPU per request", document.server.cpu_us_per_request.map(micros));
     add("server busy", document.server.busy_share.map(percent));
     add("server peak memory", document.server.rss_peak_bytes.map(units::bytes));
     add("server context switches", switches(document.server));
+    add("arena", arena(document));
+    add("noise floor", noise_floor(document));
     figures
 }
 
@@ -60,10 +67,18 @@ pub(super) fn distributions(document: &Document) -> Vec<(&'static str, &'static 
     all[..count].to_vec()
 }
 
-/// Percentiles in the order of [`PERCENTILE_NAMES`].
+/// Percentiles in the order of [`PERCENTILE_NAMES`]. Of no time at all there are none.
 pub(super) fn percentile_times(percentiles: Percentiles) -> [String; 5] {
     let Percentiles { p50, p90, p99, p99_9, max } = percentiles;
-    [p50, p90, p99, p99_9, max].map(units::time)
+    [p50, p90, p99, p99_9, max].map(|nanos| time_or_none(percentiles, nanos))
+}
+
+/// A time out of these percentiles, which is `-` if there are none.
+pub(crate) fn time_or_none(percentiles: Percentiles, nanos: u64) -> String {
+    match percentiles.max {
+        0 => "-".to_owned(),
+        _ => units::time(nanos),
+    }
 }
 
 pub(super) const PERCENTILE_NAMES: [&str; 5] = ["p50", "p90", "p99", "p99.9", "max"];
@@ -78,6 +93,113 @@ pub(crate) fn started_at(document: &Document) -> String {
     humantime::format_rfc3339_seconds(started_at).to_string().replace('T', " ").replace('Z', " UTC")
 }
 
+/// The load in one line.
+pub(super) fn load(document: &Document) -> String {
+    let config = &document.config;
+    let rate = match config.is_closed_loop() {
+        true => "closed loop".to_owned(),
+        false => format!("{}, {} arrivals", intended_rate(document), config.text("arrival")),
+    };
+    let counted = |name: &str, noun: &str| match config.get(name).and_then(Value::as_u64) {
+        Some(1) => format!("1 {noun}"),
+        Some(count) => format!("{} {noun}s", units::grouped(count)),
+        None => format!("{} {noun}s", config.text(name)),
+    };
+    let size = config.text("size");
+    format!(
+        "{rate}, {} x {} in flight, {}, payloads of {}, seed {}",
+        counted("connections", "connection"),
+        config.text("pipeline"),
+        counted("threads", "thread"),
+        size.parse().map_or(size, units::bytes),
+        config.text("seed"),
+    )
+}
+
+/// The rate at which requests were due.
+fn intended_rate(document: &Document) -> String {
+    let rates = document.config.rates();
+    let sum = |of: fn(&Rate) -> f64| units::rate(rates.iter().map(of).sum());
+    let (from, to) = (sum(Rate::first), sum(Rate::last));
+    if from == to { format!("{from} requests/s") } else { format!("{from} to {to} requests/s") }
+}
+
+/// How much of what was due was sent.
+pub(super) fn schedule(sent_share: f64) -> String {
+    // Rounded down: 100 % means all.
+    format!("{:.2} %", (sent_share * 1e4).floor() / 100.0)
+}
+
+/// What came before measuring.
+pub(super) fn warm_up(document: &Document) -> String {
+    let WarmUp { requests, unanswered } = document.warm_up;
+    let mut text = format!("{} requests", units::grouped(requests));
+    if unanswered > 0 {
+        text += &format!(", and {} that were not answered", units::grouped(unanswered));
+    }
+    text
+}
+
+/// How busy the generator was, and with what.
+pub(super) fn busy(client: Client) -> Option<String> {
+    let busy = client.busy_share?;
+    let spin = client.spin_share.unwrap_or_default().min(busy);
+    Some(match percent(spin).as_str() {
+        "0 %" => percent(busy),
+        spinning => format!(
+            "{}: {} at work, {spinning} looking at the clock to send in time",
+            percent(busy),
+            percent(busy - spin)
+        ),
+    })
+}
+
+/// What the server's arena went through.
+pub(super) fn arena(document: &Document) -> Option<String> {
+    let samples = &document.arena;
+    let all = |of: fn(&Sample) -> Option<u64>| samples.iter().filter_map(of);
+    let reserved = all(|sample| sample.bytes_reserved).max();
+    let spills = all(|sample| sample.spills_total);
+    let parts = [
+        all(|sample| sample.bytes_live).max().map(|live| {
+            let whole = reserved.map(|bytes| format!(" of {}", units::bytes(bytes)));
+            format!(
+                "up to {}{} in use when it was looked at ({})",
+                units::bytes(live),
+                whole.unwrap_or_default(),
+                if samples.len() == 1 {
+                    "once".to_owned()
+                } else {
+                    format!("{} times", samples.len())
+                }
+            )
+        }),
+        all(|sample| sample.largest_free_block_bytes)
+            .min()
+            .map(|bytes| format!("largest free block at least {}", units::bytes(bytes))),
+        all(|sample| sample.waiters)
+            .max()
+            .map(|waiters| format!("up to {} waiters", units::grouped(waiters))),
+        spills
+            .clone()
+            .min()
+            .zip(spills.max())
+            .map(|(first, last)| format!("{} spills", units::grouped(last - first))),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
+}
+
+/// What the machine adds to every time by itself.
+pub(super) fn noise_floor(document: &Document) -> Option<String> {
+    let floor = document.noise_floor?;
+    Some(format!(
+        "loopback round trip p50 {}, wake-ups late by {} (p99)",
+        units::time(floor.round_trip_ns.p50),
+        units::time(floor.wake_up_late_ns.p99)
+    ))
+}
+
 /// How often something happened, and how long it lasted at most.
 fn aged(count: u64, nanos_max: u64) -> String {
     match count {
@@ -86,7 +208,7 @@ fn aged(count: u64, nanos_max: u64) -> String {
     }
 }
 
-fn counted(count: u64, parts: Vec<(String, u64)>) -> String {
+pub(super) fn counted(count: u64, parts: Vec<(String, u64)>) -> String {
     let parts: Vec<String> = parts
         .into_iter()
         .filter(|(_, count)| *count > 0)
@@ -110,18 +232,20 @@ fn classes(document: &Document) -> Vec<(String, u64)> {
     document.mismatches_by_class.iter().map(named).collect()
 }
 
-fn adversaries(counts: AdversaryCounts) -> Option<String> {
+pub(super) fn adversaries(counts: AdversaryCounts) -> Option<String> {
     (counts.clients > 0).then(|| {
         format!(
-            "{} clients, {} connections, {} closed by the server",
+            "{} clients, {} connections, {} closed by the server, {} sent, {} back",
             units::grouped(counts.clients.into()),
             units::grouped(counts.connects),
             units::grouped(counts.closed_by_server),
+            units::bytes(counts.bytes_sent),
+            units::bytes(counts.bytes_received),
         )
     })
 }
 
-fn switches(server: Server) -> Option<String> {
+pub(super) fn switches(server: Server) -> Option<String> {
     let (voluntary, forced) = (server.voluntary_switches?, server.involuntary_switches?);
     Some(format!("{} ({} forced)", units::grouped(voluntary + forced), units::grouped(forced)))
 }
@@ -130,6 +254,6 @@ fn micros(micros: f64) -> String {
     format!("{micros:.3} us")
 }
 
-fn percent(share: f64) -> String {
+pub(super) fn percent(share: f64) -> String {
     format!("{:.0} %", share * 100.0)
 }

@@ -13,9 +13,10 @@ use super::{
     hlog,
     json::{Document, SavedInterval},
 };
-use crate::{latency::Percentiles, metrics_probe::Sample, units, verdict::Verdict};
+use crate::{latency::Percentiles, metrics_probe::Sample, rate::Rate, units, verdict::Verdict};
 
 const PAGE: &str = include_str!("page/page.html");
+const PLAIN_PAGE: &str = include_str!("page/plain.html");
 const STYLE: &str = include_str!("page/page.css");
 const SCRIPT: &str = include_str!("page/page.js");
 
@@ -30,9 +31,9 @@ pub(super) fn write(document: &Document) -> String {
             if document.stopped { ", stopped early" } else { "" }
         ),
         "verdict-class" => class(document).to_owned(),
-        "verdict" => match document.slo.iter().all(|slo| slo.met) {
-            true => document.verdict.word().to_owned(),
-            false => format!("{}, but a condition is missed", document.verdict.word()),
+        "verdict" => match document.misses_a_condition() {
+            false => document.verdict.word().to_owned(),
+            true => format!("{}, but a condition is missed", document.verdict.word()),
         },
         "meaning" => escape(document.verdict.meaning()),
         "reasons" => reasons(document),
@@ -44,6 +45,18 @@ pub(super) fn write(document: &Document) -> String {
         "arena" => arena(document),
         "data" => data(document),
         "script" => SCRIPT.to_owned(),
+        other => unreachable!("the page has no place for {other}"),
+    })
+}
+
+/// A page without charts: `sides` are what it is about, `body` is markup.
+pub(super) fn plain_page(title: &str, summary: &str, sides: &[String], body: &str) -> String {
+    fill(PLAIN_PAGE, |place| match place {
+        "title" => escape(title),
+        "style" => STYLE.to_owned(),
+        "summary" => escape(summary),
+        "sides" => list("sides", sides),
+        "body" => body.to_owned(),
         other => unreachable!("the page has no place for {other}"),
     })
 }
@@ -69,7 +82,7 @@ fn escape(text: &str) -> String {
 
 fn class(document: &Document) -> &'static str {
     match document.verdict {
-        _ if document.slo.iter().any(|slo| !slo.met) => "bad",
+        _ if document.misses_a_condition() => "bad",
         Verdict::Ok => "good",
         Verdict::Overloaded | Verdict::ClientLimited | Verdict::Disturbed => "doubt",
         Verdict::Mismatch | Verdict::Failed | Verdict::Errors => "bad",
@@ -79,23 +92,28 @@ fn class(document: &Document) -> &'static str {
 /// Why the verdict is what it is, and what became of the conditions.
 fn reasons(document: &Document) -> String {
     let sentences = facts::conditions(document).into_iter().chain(document.verdict_reasons.clone());
+    list("reasons", &sentences.collect::<Vec<_>>())
+}
+
+/// Sentences one below the other. Of none there is no list.
+pub(super) fn list(class: &str, sentences: &[String]) -> String {
     let items: String =
-        sentences.map(|sentence| format!("<li>{}</li>\n", escape(&sentence))).collect();
+        sentences.iter().map(|sentence| format!("<li>{}</li>\n", escape(sentence))).collect();
     match items.as_str() {
         "" => String::new(),
-        items => format!("<ul class=\"reasons\">\n{items}</ul>"),
+        items => format!("<ul class=\"{class}\">\n{items}</ul>"),
     }
 }
 
 fn keys(document: &Document) -> String {
     let failures = document.errors + document.mismatches + document.unanswered;
-    let Percentiles { p50, p99, p99_9, max, .. } = document.latency_ns;
+    let [p50, _, p99, p99_9, max] = facts::percentile_times(document.latency_ns);
     let keys = [
         ("requests/s", units::rate(document.rate)),
-        ("p50", units::time(p50)),
-        ("p99", units::time(p99)),
-        ("p99.9", units::time(p99_9)),
-        ("max", units::time(max)),
+        ("p50", p50),
+        ("p99", p99),
+        ("p99.9", p99_9),
+        ("max", max),
         ("failures", units::grouped(failures)),
     ];
     keys.map(|(name, value)| format!("<div><dt>{name}</dt><dd>{value}</dd></div>")).join("\n")
@@ -125,7 +143,7 @@ fn configuration(document: &Document) -> String {
     pairs(facts.into_iter().chain(document.config.texts()))
 }
 
-fn pairs<'a>(rows: impl Iterator<Item = (&'a str, String)>) -> String {
+pub(super) fn pairs<'a>(rows: impl Iterator<Item = (&'a str, String)>) -> String {
     let rows = rows.map(|(name, value)| vec![name.to_owned(), value]);
     table("words", "Names and values", &["name", "value"], rows)
 }
@@ -142,10 +160,7 @@ fn intervals(document: &Document) -> String {
             units::grouped(interval.requests),
             units::rate(interval.rate()),
         ];
-        row.extend(match interval.latency_ns.max {
-            0 => PERCENTILE_NAMES.map(|_| "-".to_owned()),
-            _ => facts::percentile_times(interval.latency_ns),
-        });
+        row.extend(facts::percentile_times(interval.latency_ns));
         row.extend([interval.errors, interval.mismatches, interval.in_flight].map(units::grouped));
         row
     });
@@ -177,7 +192,7 @@ fn details(summary: &str, content: &str) -> String {
 }
 
 /// A table that scrolls by itself where the page is narrow.
-fn table(
+pub(super) fn table(
     class: &str,
     name: &str,
     heading: &[&str],
@@ -210,6 +225,8 @@ fn table(
 #[derive(Serialize)]
 struct Data<'a> {
     intervals: Vec<Point>,
+    /// Open loop: seconds, and how many requests per second were due then.
+    intended: Vec<(f64, f64)>,
     arena: Vec<ArenaPoint>,
     distributions: Vec<Distribution<'a>>,
 }
@@ -270,11 +287,44 @@ fn data(document: &Document) -> String {
     }
     let data = Data {
         intervals: document.intervals.iter().map(Point::of).collect(),
+        intended: intended(document),
         arena: document.arena.iter().map(ArenaPoint::of).collect(),
         distributions,
     };
     // A tag in the data would end the script that holds it.
     serde_json::to_string(&data).expect("plain data can be written").replace('<', "\\u003c")
+}
+
+/// The rate at which requests were due, at both ends of each interval of the load and wherever the
+/// line bends. Nothing in closed loop.
+fn intended(document: &Document) -> Vec<(f64, f64)> {
+    let config = &document.config;
+    let rates = config.rates();
+    let end = document.intervals.last().map_or(0.0, SavedInterval::end_s);
+    if rates.is_empty() {
+        return Vec::new();
+    }
+    let joined = config.seconds("ramp_up_s").unwrap_or_default();
+    let warm = joined + config.seconds("warm_up_s").unwrap_or_default();
+    let over = config.seconds("duration_s").map_or(end, |duration| warm + duration);
+    let starts = document.intervals.iter().map(|interval| interval.start_s);
+    let times = starts.chain([0.0, joined, warm, over]);
+    let mut times: Vec<f64> = times.filter(|&time| time <= over.min(end)).collect();
+    times.sort_by(f64::total_cmp);
+    times.dedup();
+    let due_at = |time: f64| {
+        let due = |rate: &Rate| {
+            let (first, last) = (rate.first(), rate.last());
+            match time {
+                // Connections join one after the other.
+                _ if time < joined => first * time / joined,
+                _ if time <= warm => first,
+                _ => first + (last - first) * (time - warm) / (over - warm),
+            }
+        };
+        rates.iter().map(due).sum()
+    };
+    times.into_iter().map(|time| (time, due_at(time))).collect()
 }
 
 impl Point {
@@ -303,5 +353,28 @@ impl ArenaPoint {
             waiters: sample.waiters,
             spills: sample.spills_total,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::json::samples;
+
+    #[test]
+    fn the_intended_rate_follows_the_ramp_to_the_end_of_the_load() {
+        let mut run = samples::run(&[10; 4], 20_000);
+        run.config.set("rate", "10:50 + 5".into());
+        run.config.set("ramp_up_s", 0.5.into());
+        run.config.set("warm_up_s", 0.5.into());
+        run.config.set("duration_s", 4.0.into());
+        let start = [(0.0, 0.0), (0.5, 15.0), (1.0, 15.0)];
+        let ramp = [(2.0, 25.0), (3.0, 35.0), (4.0, 45.0), (5.0, 55.0)];
+        assert_eq!(intended(&run), [&start[..], &ramp].concat());
+    }
+
+    #[test]
+    fn a_closed_loop_has_no_intended_rate() {
+        assert!(intended(&samples::run(&[10; 4], 20_000)).is_empty());
     }
 }

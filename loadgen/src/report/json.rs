@@ -21,6 +21,7 @@ use crate::{
     metrics_probe::Sample,
     mismatch::Mismatch,
     plan::Plan,
+    rate::Rate,
     slo::SloOutcome,
     tally::{Counts, Errors, LittlesLaw},
     verdict::Verdict,
@@ -29,11 +30,17 @@ use crate::{
 /// Grows when a name changes its meaning or goes away, not when one is added.
 const SCHEMA: u32 = 1;
 
+/// What stands between the rates of runs that were added up.
+pub(crate) const RATES_JOINT: &str = " + ";
+
 /// A run, as it is saved.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Document {
     pub(crate) schema: u32,
     pub(crate) version: String,
+    /// The machine that ran the generator.
+    #[serde(default)]
+    pub(crate) host: Option<String>,
     pub(crate) target: String,
     /// When the load began, warm-up included, in seconds since 1970.
     pub(crate) started_at_unix_s: f64,
@@ -55,10 +62,16 @@ pub(crate) struct Document {
     pub(crate) send_lag_ns: Percentiles,
     pub(crate) client: Client,
     pub(crate) server: Server,
+    /// What the machine adds to every time by itself.
+    #[serde(default)]
+    pub(crate) noise_floor: Option<Floor>,
     pub(crate) littles_law: Option<Law>,
     pub(crate) adversaries: SavedAdversaries,
     pub(crate) unanswered_age_ns: Percentiles,
     pub(crate) unsent: u64,
+    /// What share of the requests that were due were sent. Nothing in closed loop.
+    #[serde(default)]
+    pub(crate) sent_share: Option<f64>,
     pub(crate) unsent_age_ns: Age,
     pub(crate) blocked: BlockedTime,
     pub(crate) reconnects: u64,
@@ -85,6 +98,8 @@ pub(crate) struct Config(Map<String, Value>);
 pub(crate) struct Client {
     pub(crate) cpu_us_per_request: Option<f64>,
     pub(crate) busy_share: Option<f64>,
+    #[serde(default)]
+    pub(crate) spin_share: Option<f64>,
     pub(crate) unread_share: Option<f64>,
     pub(crate) stolen_share: Option<f64>,
 }
@@ -92,11 +107,20 @@ pub(crate) struct Client {
 /// What the server used.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 pub(crate) struct Server {
+    #[serde(default)]
+    pub(crate) pid: Option<u32>,
     pub(crate) cpu_us_per_request: Option<f64>,
     pub(crate) rss_peak_bytes: Option<u64>,
     pub(crate) busy_share: Option<f64>,
     pub(crate) voluntary_switches: Option<u64>,
     pub(crate) involuntary_switches: Option<u64>,
+}
+
+/// What a machine adds by itself, in nanoseconds, as it was just before the run.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub(crate) struct Floor {
+    pub(crate) wake_up_late_ns: Percentiles,
+    pub(crate) round_trip_ns: Percentiles,
 }
 
 /// A condition that the run was to meet.
@@ -142,6 +166,8 @@ pub(crate) struct BlockedTime {
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 pub(crate) struct WarmUp {
     pub(crate) requests: u64,
+    #[serde(default)]
+    pub(crate) unanswered: u64,
 }
 
 /// Response time, service time and send lag in nanoseconds.
@@ -179,6 +205,7 @@ impl Document {
         Self {
             schema: SCHEMA,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            host: host_name(),
             target: report.target.to_string(),
             started_at_unix_s: since_1970.as_secs_f64(),
             verdict: report.verdict,
@@ -199,16 +226,22 @@ impl Document {
             client: Client {
                 cpu_us_per_request: report.client.cpu_us_per_request,
                 busy_share: report.client.busy_share,
+                spin_share: report.client.spin_share,
                 unread_share: report.client.unread_share,
                 stolen_share: report.client.stolen_share,
             },
             server: Server {
+                pid: report.server.pid,
                 cpu_us_per_request: report.server.cpu_us_per_request,
                 rss_peak_bytes: report.server.rss_peak_bytes,
                 busy_share: report.server.busy_share,
                 voluntary_switches: report.server.voluntary_switches,
                 involuntary_switches: report.server.involuntary_switches,
             },
+            noise_floor: report.noise_floor.map(|floor| Floor {
+                wake_up_late_ns: floor.wake_up_late,
+                round_trip_ns: floor.round_trip,
+            }),
             littles_law: report.littles_law.map(Law::of),
             adversaries: SavedAdversaries {
                 kinds: report.adversaries,
@@ -216,6 +249,7 @@ impl Document {
             },
             unanswered_age_ns: report.unanswered_ages.percentiles(),
             unsent,
+            sent_share: sent_share(report.plan.rate == Rate::Max, counts.sent(), unsent),
             unsent_age_ns: Age { max: nanos(report.unsent_age_max) },
             blocked: BlockedTime {
                 requests: report.blocked.requests,
@@ -223,7 +257,10 @@ impl Document {
                 max_ns: nanos(report.blocked.max),
             },
             reconnects: counts.reconnects,
-            warm_up: WarmUp { requests: counts.warm_up_requests },
+            warm_up: WarmUp {
+                requests: counts.warm_up_requests,
+                unanswered: counts.warm_up_unanswered,
+            },
             errors_by_kind: errors,
             mismatches_by_class: mismatches
                 .iter()
@@ -245,8 +282,9 @@ impl Document {
     /// A sentence that names the file, if it cannot be read or is no run of this schema.
     pub(crate) fn read(path: &Path) -> Result<Self, String> {
         let name = path.display();
-        let text =
-            fs::read_to_string(path).map_err(|error| format!("cannot read {name}: {error}"))?;
+        let text = fs::read_to_string(path).map_err(|error| {
+            format!("cannot read {name}: {error}; give a run that was saved with -o FILE.json")
+        })?;
         let document: Self = serde_json::from_str(&text).map_err(|error| {
             format!("{name} is not a run that loadgen has saved with `-o FILE.json`: {error}")
         })?;
@@ -267,7 +305,19 @@ impl Document {
 
     /// Whether requests were due when they were sent, so that latency is all there is.
     pub(crate) fn is_closed_loop(&self) -> bool {
-        self.histograms.service == self.histograms.latency
+        self.config.is_closed_loop()
+    }
+
+    /// Whether a condition is missed.
+    pub(crate) fn misses_a_condition(&self) -> bool {
+        self.slo.iter().any(|slo| !slo.met)
+    }
+
+    /// How many measured requests were sent: see [`Counts::sent`].
+    pub(crate) fn sent(&self) -> u64 {
+        let unsolicited = self.mismatches_by_class.get(&key(Mismatch::Unsolicited));
+        let wrong = self.mismatches.saturating_sub(unsolicited.copied().unwrap_or_default());
+        self.requests + wrong + self.errors_by_kind.timeouts + self.unanswered
     }
 
     /// The intervals that are measured, which are those of the sums.
@@ -277,7 +327,7 @@ impl Document {
 }
 
 impl Condition {
-    fn of(outcome: &SloOutcome) -> Self {
+    pub(crate) fn of(outcome: &SloOutcome) -> Self {
         let SloOutcome { condition, reached, reached_text, is_met } = outcome;
         Self {
             condition: condition.clone(),
@@ -362,6 +412,23 @@ impl Config {
         }
     }
 
+    /// Whether requests had no rate of their own.
+    pub(crate) fn is_closed_loop(&self) -> bool {
+        self.text("rate") == Rate::Max.to_string()
+    }
+
+    /// The rates of all runs that this one is the sum of; mostly that is one. None in closed loop.
+    pub(crate) fn rates(&self) -> Vec<Rate> {
+        let text = self.text("rate");
+        let rates = text.split(RATES_JOINT).filter_map(|rate| rate.parse().ok());
+        rates.filter(|&rate| rate != Rate::Max).collect()
+    }
+
+    /// A setting that is a number of seconds.
+    pub(crate) fn seconds(&self, name: &str) -> Option<f64> {
+        self.get(name).and_then(Value::as_f64)
+    }
+
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
     }
@@ -383,6 +450,17 @@ impl Config {
     pub(crate) fn set(&mut self, name: &str, value: Value) {
         self.0.insert(name.to_owned(), value);
     }
+}
+
+/// What share of what was due was sent, if there are times at which something is due.
+pub(crate) fn sent_share(is_closed_loop: bool, sent: u64, unsent: u64) -> Option<f64> {
+    (!is_closed_loop).then(|| sent as f64 / (sent + unsent).max(1) as f64)
+}
+
+/// What this machine is called, where the system tells.
+fn host_name() -> Option<String> {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    Some(name.trim().to_owned()).filter(|name| !name.is_empty())
 }
 
 fn in_words(value: &Value) -> String {
@@ -432,6 +510,7 @@ pub(crate) mod samples {
         Document {
             schema: SCHEMA,
             version: "0.0.0".to_owned(),
+            host: Some("host.test".to_owned()),
             target: "127.0.0.1:9000".to_owned(),
             started_at_unix_s: BEGAN_AT,
             verdict: Verdict::Ok,
@@ -451,14 +530,16 @@ pub(crate) mod samples {
             send_lag_ns: nothing.percentiles(),
             client: Client { cpu_us_per_request: Some(1.0), ..Client::default() },
             server: Server::default(),
+            noise_floor: None,
             littles_law: None,
             adversaries: SavedAdversaries::default(),
             unanswered_age_ns: nothing.percentiles(),
             unsent: 0,
+            sent_share: None,
             unsent_age_ns: Age::default(),
             blocked: BlockedTime::default(),
             reconnects: 0,
-            warm_up: WarmUp { requests: 100 },
+            warm_up: WarmUp { requests: 100, unanswered: 0 },
             errors_by_kind: Errors::default(),
             mismatches_by_class: BTreeMap::new(),
             first_error: None,

@@ -7,7 +7,7 @@ use super::{
     json::Document,
 };
 
-pub(crate) fn write(document: &Document) -> String {
+pub(super) fn write(document: &Document) -> String {
     let verdict = document.verdict;
     let mut text = format!("**loadgen: {}** ({})\n\n", verdict.word(), verdict.meaning());
     for sentence in facts::conditions(document).iter().chain(&document.verdict_reasons) {
@@ -36,7 +36,7 @@ pub(crate) fn write(document: &Document) -> String {
 }
 
 /// Writes a table, all of whose columns but the first are aligned to the right.
-pub(crate) fn table(
+pub(super) fn table(
     text: &mut String,
     heading: Vec<String>,
     rows: impl IntoIterator<Item = Vec<String>>,
@@ -51,7 +51,7 @@ pub(crate) fn table(
 }
 
 /// Text that neither ends its cell nor becomes a tag.
-fn escape(cell: &str) -> String {
+pub(super) fn escape(cell: &str) -> String {
     let cell = cell.replace('&', "&amp;").replace('<', "&lt;").replace('|', "\\|");
     cell.replace(['\n', '\r'], " ")
 }

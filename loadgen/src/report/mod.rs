@@ -2,13 +2,14 @@
 //!
 //! [`Report`] is complete: the forms below only choose and format.
 
+pub(crate) mod comparison;
 mod csv;
 pub(crate) mod encoded;
 pub(crate) mod facts;
 mod hlog;
 mod html;
 pub(crate) mod json;
-pub(crate) mod markdown;
+mod markdown;
 pub(crate) mod output;
 pub(crate) mod text;
 
@@ -20,11 +21,10 @@ use crate::{
     interval::Interval,
     latency::Latency,
     metrics_probe::Sample,
+    noise::NoiseFloor,
     plan::Plan,
-    rate::Rate,
     slo::SloOutcome,
     tally::{Blocked, Counts, LittlesLaw},
-    units,
     verdict::Verdict,
 };
 
@@ -63,10 +63,13 @@ pub struct Report {
     pub blocked: Blocked,
     /// The same over time, also while warming up, in order and without a gap.
     pub intervals: Vec<Interval>,
-    /// What the server's arena looked like meanwhile. Empty without [`Plan::metrics`].
+    /// What the server's arena looked like meanwhile. Empty if the plan names no page of metrics
+    /// and the server announces none.
     pub arena: Vec<Sample>,
     /// How large payloads were on average.
     pub mean_payload_bytes: f64,
+    /// What the machine adds to every time by itself, if it could be measured before the run.
+    pub noise_floor: Option<NoiseFloor>,
     /// What the generator itself used.
     pub client: ClientUsage,
     /// What the server used. All unknown without its process.
@@ -84,8 +87,11 @@ pub struct Report {
 pub struct ClientUsage {
     /// CPU time of the whole process, in microseconds per request sent.
     pub cpu_us_per_request: Option<f64>,
-    /// What share of the time its threads were busy.
+    /// What share of the time its threads used a CPU.
     pub busy_share: Option<f64>,
+    /// What share of the time they did so only to send the next request in time, in open loop: they
+    /// looked at the clock and had nothing else to do.
+    pub spin_share: Option<f64>,
     /// What share of the bytes in flight lay unread in its sockets.
     pub unread_share: Option<f64>,
     /// What share of the machine's time the hypervisor gave to others.
@@ -95,6 +101,8 @@ pub struct ClientUsage {
 /// What the server's process used while it was measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ServerUsage {
+    /// The process.
+    pub pid: Option<u32>,
     /// CPU time of the whole process, in microseconds per request sent.
     pub cpu_us_per_request: Option<f64>,
     /// The largest resident set since the process started.
@@ -126,7 +134,7 @@ impl Report {
     /// The report for people.
     #[must_use]
     pub fn to_text(&self) -> String {
-        text::write(self)
+        text::write(&json::Document::of(self))
     }
 
     /// The report for programs, as one JSON object.
@@ -137,27 +145,4 @@ impl Report {
     pub fn to_json(&self) -> String {
         json::Document::of(self).to_json()
     }
-}
-
-/// The load in one line, for people.
-fn describe_load(plan: &Plan) -> String {
-    let plural = |count: u32, noun: &str| match count {
-        1 => format!("1 {noun}"),
-        count => format!("{} {noun}s", units::grouped(u64::from(count))),
-    };
-    let rate = match plan.rate {
-        Rate::Max => "closed loop".to_owned(),
-        rate => format!("{rate} requests/s, {} arrivals", plan.arrival.word()),
-    };
-    format!(
-        "{rate}, {} x {} in flight, {}, payloads of {}, seed {}",
-        plural(plan.connections, "connection"),
-        plan.pipeline,
-        plural(plan.threads_used(), "thread"),
-        match plan.sizes.fixed() {
-            Some(bytes) => units::bytes(u64::from(bytes)),
-            None => plan.sizes.to_string(),
-        },
-        plan.seed,
-    )
 }

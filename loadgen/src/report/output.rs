@@ -1,4 +1,4 @@
-//! The files that a run is written to. The extension says which form.
+//! The files that runs and comparisons are written to. The extension says which form.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -10,52 +10,39 @@ use clap::Args;
 
 use super::{csv, hlog, html, json::Document, markdown};
 
-/// The forms, with their extensions.
-const FORMATS: [(&str, Format); 6] = [
-    ("json", Format::Json),
-    ("html", Format::Html),
-    ("csv", Format::Csv),
-    ("md", Format::Markdown),
-    ("hlog", Format::IntervalLog),
-    ("hgrm", Format::Distribution),
-];
+/// How something is written in one form.
+pub(crate) type Form<T> = fn(&T) -> String;
 
-/// A form in which a run is written.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Format {
-    Json,
-    Html,
-    Csv,
-    Markdown,
-    IntervalLog,
-    Distribution,
-}
+/// What can be written to files, in the form that the extension asks for.
+pub(crate) trait Forms: Sized + 'static {
+    /// All forms, with their extensions.
+    const FORMS: &'static [(&'static str, Form<Self>)];
 
-impl Format {
     /// Finds the form that the name of a file asks for.
     ///
     /// # Errors
     ///
     /// A sentence without subject that names all forms.
-    pub(crate) fn of(path: &Path) -> Result<Self, String> {
+    fn form_of(path: &Path) -> Result<Form<Self>, String> {
         let extension = path.extension().and_then(|extension| extension.to_str());
-        let found = FORMATS.into_iter().find(|(known, _)| extension == Some(known));
-        found.map(|(_, format)| format).ok_or_else(|| {
-            let known = FORMATS.map(|(extension, _)| format!(".{extension}"));
+        let found = Self::FORMS.iter().find(|(known, _)| extension == Some(known));
+        found.map(|(_, form)| *form).ok_or_else(|| {
+            let known: Vec<_> =
+                Self::FORMS.iter().map(|(extension, _)| format!(".{extension}")).collect();
             format!("is `{}`; the name must end in one of {}", path.display(), known.join(", "))
         })
     }
+}
 
-    pub(crate) fn write(self, document: &Document) -> String {
-        match self {
-            Self::Json => document.to_json(),
-            Self::Html => html::write(document),
-            Self::Csv => csv::write(document),
-            Self::Markdown => markdown::write(document),
-            Self::IntervalLog => hlog::write_log(document),
-            Self::Distribution => hlog::write_distribution(document),
-        }
-    }
+impl Forms for Document {
+    const FORMS: &'static [(&'static str, Form<Self>)] = &[
+        ("json", Self::to_json),
+        ("html", html::write),
+        ("csv", csv::write),
+        ("md", markdown::write),
+        ("hlog", hlog::write_log),
+        ("hgrm", hlog::write_distribution),
+    ];
 }
 
 /// Writes a saved run in other forms
@@ -80,36 +67,36 @@ impl Arguments {
 /// A file for a report, opened before there is one. Dropped without, it disappears again if it was
 /// not there.
 #[derive(Debug)]
-pub(crate) struct Output {
+pub(crate) struct Output<T> {
     path: PathBuf,
     file: File,
-    format: Format,
+    form: Form<T>,
     is_new: bool,
 }
 
-impl Output {
+impl<T: Forms> Output<T> {
     /// Opens all files, or says which cannot be written.
     pub(crate) fn open_all(paths: &[PathBuf]) -> Result<Vec<Self>, String> {
         paths.iter().map(|path| Self::open(path)).collect()
     }
 
     pub(crate) fn open(path: &Path) -> Result<Self, String> {
-        let format = Format::of(path).map_err(|reason| format!("--output {reason}"))?;
+        let form = T::form_of(path).map_err(|reason| format!("--output {reason}"))?;
         let is_new = !path.exists();
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(path);
         let file = file.map_err(|error| describe(path, &error))?;
-        Ok(Self { path: path.to_owned(), file, format, is_new })
+        Ok(Self { path: path.to_owned(), file, form, is_new })
     }
 
-    pub(crate) fn write(mut self, document: &Document) -> Result<(), String> {
-        let text = self.format.write(document);
+    pub(crate) fn write(mut self, content: &T) -> Result<(), String> {
+        let text = (self.form)(content);
         let written = self.file.set_len(0).and_then(|()| self.file.write_all(text.as_bytes()));
         self.is_new &= written.is_err();
         written.map_err(|error| describe(&self.path, &error))
     }
 }
 
-impl Drop for Output {
+impl<T> Drop for Output<T> {
     fn drop(&mut self) {
         if self.is_new {
             // It is empty: nothing is lost if it stays.
@@ -130,17 +117,17 @@ mod tests {
     fn an_output_that_is_never_written_leaves_no_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("run.json");
-        drop(Output::open(&path).unwrap());
+        drop(Output::<Document>::open(&path).unwrap());
         assert!(!path.exists());
         fs::write(&path, "old").unwrap();
-        drop(Output::open(&path).unwrap());
+        drop(Output::<Document>::open(&path).unwrap());
         assert_eq!(fs::read_to_string(&path).unwrap(), "old");
     }
 
     #[test]
     fn an_unknown_format_says_which_are_known() {
-        let problem = Format::of(Path::new("run.txt")).unwrap_err();
-        for (extension, _) in FORMATS {
+        let problem = Document::form_of(Path::new("run.txt")).unwrap_err();
+        for (extension, _) in Document::FORMS {
             assert!(problem.contains(extension), "{problem}");
         }
     }

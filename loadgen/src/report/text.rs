@@ -1,61 +1,90 @@
-//! The report and its progress for people.
+//! The report and its progress for people at a terminal. Lines fit [`COLUMNS`]; what is longer goes
+//! on in the next line.
 
-use std::fmt::Write;
+use std::{fmt::Write, time::Duration};
 
-use super::{Report, describe_load};
-use crate::{adversaries::AdversaryCounts, latency::Latency, rate::Rate, run::Progress, units};
+use super::{
+    facts::{self, PERCENTILE_NAMES},
+    json::Document,
+};
+use crate::{run::Progress, units};
 
-pub(super) fn write(report: &Report) -> String {
+/// As wide as the narrowest terminal that people use.
+const COLUMNS: usize = 80;
+/// How wide names are, with the blank behind them.
+const NAME_COLUMNS: usize = 13;
+const TIME_COLUMNS: usize = 10;
+
+pub(crate) fn write(document: &Document) -> String {
     let mut lines = Lines::default();
-    lines.add("target", report.target.to_string());
-    lines.add("load", describe_load(&report.plan));
-    lines.add("measured", measured(report));
-    lines.add("requests", requests(report));
-    lines.add("latency", percentiles(&report.latency));
-    if report.plan.rate != Rate::Max {
-        lines.add("service time", percentiles(&report.service));
-        lines.add("send lag", percentiles(&report.send_lag));
-        lines.add("blocked", blocked(report));
+    lines.add("target", &document.target);
+    lines.add("load", &facts::load(document));
+    lines.add("measured", &measured(document));
+    lines.add("requests", &requests(document));
+    lines
+        .add("", PERCENTILE_NAMES.map(|name| format!("{name:>TIME_COLUMNS$}")).concat().trim_end());
+    for (name, _, percentiles) in facts::distributions(document) {
+        let times = facts::percentile_times(percentiles);
+        lines.add(name, &times.map(|time| format!("{time:>TIME_COLUMNS$}")).concat());
     }
-    lines.add("failures", failures(report));
-    if let Some(error) = &report.first_error {
-        lines.add("first error", error.clone());
+    if !document.is_closed_loop() {
+        lines.add("blocked", &blocked(document));
     }
+    lines.add("failures", &failures(document));
+    if let Some(error) = &document.first_error {
+        lines.add("first error", error);
+    }
+    let kinds = document.adversaries.kinds;
     for (name, counts) in [
-        ("slow readers", report.adversaries.slow_readers),
-        ("slow senders", report.adversaries.slow_senders),
-        ("resets", report.adversaries.resets),
+        ("slow readers", kinds.slow_readers),
+        ("slow senders", kinds.slow_senders),
+        ("resets", kinds.resets),
     ] {
-        if counts.clients > 0 {
-            lines.add(name, adversaries(&counts));
+        if let Some(counts) = facts::adversaries(counts) {
+            lines.add(name, &counts);
         }
     }
-    lines.add("client", client(report));
-    lines.add("server", server(report));
-    let verdict = report.verdict;
-    for outcome in &report.slo {
-        let is_met = if outcome.is_met { "met" } else { "missed" };
-        let (condition, reached) = (&outcome.condition, &outcome.reached_text);
-        lines.add("condition", format!("{condition} is {is_met}: {reached}"));
+    lines.add("client", &client(document));
+    lines.add("server", &server(document));
+    for (name, fact) in
+        [("arena", facts::arena(document)), ("noise floor", facts::noise_floor(document))]
+    {
+        if let Some(fact) = fact {
+            lines.add(name, &fact);
+        }
     }
-    lines.add("verdict", format!("{}: {}", verdict.word(), verdict.meaning()));
-    for reason in &report.reasons {
-        lines.add("", reason.clone());
+    for condition in facts::conditions(document) {
+        lines.add("condition", &condition);
+    }
+    let verdict = document.verdict;
+    lines.add("verdict", &format!("{}: {}", verdict.word(), verdict.meaning()));
+    for reason in &document.verdict_reasons {
+        lines.add("", reason);
     }
     lines.text
+}
+
+/// Sentences in lines that fit.
+pub(crate) fn paragraph(sentences: &str) -> String {
+    wrapped(sentences, COLUMNS).join("\n") + "\n"
 }
 
 /// One interval in one line, without a line end.
 pub(crate) fn progress(Progress { elapsed, interval, .. }: &Progress) -> String {
     let rate = units::rate(interval.rate());
-    let mut line = format!("{:>5.0} s  {rate:>11} requests/s", elapsed.as_secs_f64());
-    if interval.is_warm_up {
-        line.push_str("  warming up");
-    } else {
-        let percentiles = interval.latency.percentiles();
-        let (p50, p99) = (units::time(percentiles.p50), units::time(percentiles.p99));
-        write!(line, "  p50 {p50:>8}  p99 {p99:>8}").expect("a string takes everything");
-    }
+    // Shorter intervals would have the same number.
+    let digits = usize::from(interval.length < Duration::from_millis(950));
+    let mut line = format!("{:>6.digits$} s  {rate:>11} requests/s", elapsed.as_secs_f64());
+    let percentiles = interval.latency.percentiles();
+    let times = match interval.latency.count() {
+        _ if interval.is_warm_up => "  warming up".to_owned(),
+        0 => "  no answers".to_owned(),
+        _ => {
+            let (p50, p99) = (units::time(percentiles.p50), units::time(percentiles.p99));
+            format!("  p50 {p50:>8}  p99 {p99:>8}")
+        }
+    };
+    line.push_str(&times);
     let failures = interval.errors + interval.mismatches;
     if failures > 0 {
         write!(line, "  {} failures", units::grouped(failures)).expect("a string takes everything");
@@ -70,121 +99,189 @@ struct Lines {
 }
 
 impl Lines {
-    fn add(&mut self, name: &str, value: String) {
-        writeln!(self.text, "{name:<12} {value}").expect("a string takes everything");
+    fn add(&mut self, mut name: &str, value: &str) {
+        for part in wrapped(value, COLUMNS - NAME_COLUMNS) {
+            let line = format!("{name:<NAME_COLUMNS$}{part}");
+            writeln!(self.text, "{}", line.trim_end()).expect("a string takes everything");
+            name = "";
+        }
     }
 }
 
-fn measured(report: &Report) -> String {
-    let warm_up = match report.counts.warm_up_requests {
+/// A text in lines of no more characters than this, unless a word is longer. A cut behind a comma
+/// is preferred: it does not separate a number from its unit. Blanks at which it is not cut stay.
+fn wrapped(text: &str, columns: usize) -> Vec<&str> {
+    let mut lines = Vec::new();
+    let mut rest = text;
+    while rest.chars().count() > columns {
+        let end = rest.char_indices().nth(columns + 1).map_or(rest.len(), |(end, _)| end);
+        let fitting = &rest[..end];
+        let comma = fitting.rfind(", ").map(|comma| comma + 1).filter(|&cut| cut > end / 3);
+        let Some(blank) = comma.or_else(|| fitting.rfind(' ')).or_else(|| rest.find(' ')) else {
+            break;
+        };
+        lines.push(&rest[..blank]);
+        rest = &rest[blank + 1..];
+    }
+    lines.push(rest);
+    lines
+}
+
+fn measured(document: &Document) -> String {
+    let warm_up = match document.warm_up.requests + document.warm_up.unanswered {
         0 => String::new(),
-        count => format!(", after {} requests to warm up", units::grouped(count)),
+        _ => format!(", after a warm-up of {}", facts::warm_up(document)),
     };
-    let stopped = if report.was_stopped { ", stopped early" } else { "" };
-    format!("{:.3} s{warm_up}{stopped}", report.duration.as_secs_f64())
+    let stopped = if document.stopped { ", stopped early" } else { "" };
+    format!("{:.3} s{warm_up}{stopped}", document.duration_s)
 }
 
-fn requests(report: &Report) -> String {
-    format!(
+fn requests(document: &Document) -> String {
+    let mut text = format!(
         "{}, {}/s, {:.1} MiB/s of payload each way",
-        units::grouped(report.counts.requests),
-        units::rate(report.rate()),
-        report.mebibytes_per_second(),
-    )
-}
-
-fn percentiles(latency: &Latency) -> String {
-    let percentiles = latency.percentiles();
-    let [p50, p90, p99, p99_9, max] =
-        [percentiles.p50, percentiles.p90, percentiles.p99, percentiles.p99_9, percentiles.max]
-            .map(units::time);
-    format!("p50 {p50}, p90 {p90}, p99 {p99}, p99.9 {p99_9}, max {max}")
+        units::grouped(document.requests),
+        units::rate(document.rate),
+        document.mib_per_s,
+    );
+    if let Some(share) = document.sent_share {
+        text += &format!(", {} of what was due was sent", facts::schedule(share));
+    }
+    text
 }
 
 /// What the server's fault was that requests were not sent when they were due.
-fn blocked(report: &Report) -> String {
-    let blocked = &report.blocked;
-    let max = units::time_of(blocked.max);
-    let mut text =
-        format!("{} requests had to wait for room, up to {max}", units::grouped(blocked.requests));
-    if report.counts.unsent > 0 {
-        let age = units::time_of(report.unsent_age_max);
-        write!(text, "; {} were never sent, the oldest due for {age}", report.counts.unsent)
+fn blocked(document: &Document) -> String {
+    let blocked = document.blocked;
+    let mut text = match blocked.requests {
+        0 => "no request had to wait for room".to_owned(),
+        count => format!(
+            "{} requests had to wait for room, up to {}",
+            units::grouped(count),
+            units::time(blocked.max_ns)
+        ),
+    };
+    if document.unsent > 0 {
+        let (unsent, age) =
+            (units::grouped(document.unsent), units::time(document.unsent_age_ns.max));
+        write!(text, "; {unsent} were never sent, the oldest due for {age}")
             .expect("a string takes everything");
     }
     text
 }
 
-fn failures(report: &Report) -> String {
-    let counts = &report.counts;
-    let errors = counts.errors;
+fn failures(document: &Document) -> String {
+    let errors = document.errors_by_kind;
     let mut text = format!(
         "{} errors, {} mismatches, {} unanswered",
-        units::grouped(errors.total()),
-        units::grouped(counts.mismatches.total()),
-        units::grouped(counts.unanswered)
+        units::grouped(document.errors),
+        units::grouped(document.mismatches),
+        units::grouped(document.unanswered)
     );
     let kinds =
         [("timed out", errors.timeouts), ("lost", errors.lost), ("refused", errors.connect)];
-    let classes = counts.mismatches.iter().map(|(class, count)| (class.name(), count));
+    let classes =
+        document.mismatches_by_class.iter().map(|(class, count)| (class.as_str(), *count));
     let details = kinds.into_iter().chain(classes).chain([
-        ("reconnects", counts.reconnects),
-        ("planned reconnects", counts.planned_reconnects),
+        ("reconnects", document.reconnects),
+        ("planned reconnects", document.adversaries.planned_reconnects),
     ]);
     let details: Vec<String> = details
         .filter(|(_, count)| *count > 0)
-        .map(|(name, count)| format!("{name}: {}", units::grouped(count)))
+        .map(|(name, count)| format!("{}: {}", name.replace('_', " "), units::grouped(count)))
         .collect();
     if !details.is_empty() {
         write!(text, " ({})", details.join(", ")).expect("a string takes everything");
     }
-    if counts.unanswered > 0 {
-        let oldest = units::time(report.unanswered_ages.percentiles().max);
+    if document.unanswered > 0 {
+        let oldest = units::time(document.unanswered_age_ns.max);
         write!(text, ", the oldest unanswered after {oldest}").expect("a string takes everything");
     }
     text
 }
 
-fn adversaries(counts: &AdversaryCounts) -> String {
-    format!(
-        "{} clients, {} connections, {} closed by the server, {} sent, {} back",
-        units::grouped(u64::from(counts.clients)),
-        units::grouped(counts.connects),
-        units::grouped(counts.closed_by_server),
-        units::bytes(counts.bytes_sent),
-        units::bytes(counts.bytes_received),
-    )
+fn client(document: &Document) -> String {
+    let client = document.client;
+    usage(client.cpu_us_per_request, facts::busy(client))
 }
 
-fn client(report: &Report) -> String {
-    usage(report.client.cpu_us_per_request, report.client.busy_share)
-}
-
-fn server(report: &Report) -> String {
-    let server = &report.server;
+fn server(document: &Document) -> String {
+    let server = document.server;
     let memory = server.rss_peak_bytes.map(|peak| format!(", peak memory {}", units::bytes(peak)));
-    match (server.cpu_us_per_request, memory) {
-        (None, None) => "unknown: give its --server-pid, or its command after `--`".to_owned(),
-        (cpu, memory) => {
-            let switches = server.involuntary_switches.map(|forced| {
-                let own = server.voluntary_switches.unwrap_or_default();
-                format!(
-                    ", context switches {} ({} forced)",
-                    units::grouped(own + forced),
-                    units::grouped(forced)
-                )
-            });
-            let more = [memory, switches].map(Option::unwrap_or_default).concat();
-            usage(cpu, server.busy_share) + &more
-        }
+    if let (None, None) = (server.cpu_us_per_request, &memory) {
+        return "unknown: give its --server-pid, or its command after `--`".to_owned();
     }
+    let switches = facts::switches(server).map(|counts| format!(", context switches {counts}"));
+    let more = [memory, switches].map(Option::unwrap_or_default).concat();
+    usage(server.cpu_us_per_request, server.busy_share.map(facts::percent)) + &more
 }
 
-fn usage(cpu_us_per_request: Option<f64>, busy_share: Option<f64>) -> String {
+fn usage(cpu_us_per_request: Option<f64>, busy: Option<String>) -> String {
     let cpu = match cpu_us_per_request {
         Some(cpu) => format!("CPU {cpu:.3} us per request"),
         None => "CPU unknown".to_owned(),
     };
-    let busy = busy_share.map(|share| format!(", busy {:.0} %", share * 100.0));
+    let busy = busy.map(|busy| format!(", busy {busy}"));
     cpu + &busy.unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{interval::Interval, latency::Latency, report::json::samples};
+
+    #[test]
+    fn no_line_is_longer_than_a_narrow_terminal_but_for_long_words() {
+        assert_eq!(wrapped("one two  three", 7), ["one two", " three"]);
+        assert_eq!(wrapped("one two", 3), ["one", "two"]);
+        assert_eq!(wrapped("a-long-word b", 4), ["a-long-word", "b"]);
+        assert_eq!(wrapped("ö ü ä", 3), ["ö ü", "ä"]);
+        assert_eq!(wrapped("of 3, seed 64 B", 13), ["of 3,", "seed 64 B"]);
+        let mut run = samples::run(&[5, 7], 20_000);
+        run.verdict_reasons = vec!["a word and ".repeat(20)];
+        assert!(write(&run).lines().all(|line| line.chars().count() <= COLUMNS));
+    }
+
+    #[test]
+    fn a_run_without_answers_has_no_latency() {
+        let mut run = samples::run(&[1], 20_000);
+        run.latency_ns = Latency::default().percentiles();
+        let text = write(&run);
+        let latency = text.lines().find(|line| line.starts_with("latency")).unwrap();
+        assert_eq!(latency.split_whitespace().collect::<Vec<_>>()[1..], ["-"; 5]);
+    }
+
+    #[test]
+    fn an_interval_without_answers_says_so() {
+        let nothing = Latency::default();
+        let interval = Interval {
+            start: Duration::ZERO,
+            length: Duration::from_secs(1),
+            is_warm_up: false,
+            requests: 0,
+            errors: 2,
+            mismatches: 0,
+            in_flight: 10,
+            latency: nothing.clone(),
+            service: nothing.clone(),
+            send_lag: nothing,
+        };
+        let line = progress(&Progress { elapsed: interval.end(), interval, arena: None });
+        assert!(line.contains("0 requests/s  no answers  2 failures"), "{line}");
+    }
+
+    #[test]
+    fn what_nobody_had_to_wait_for_has_no_time() {
+        let mut run = samples::run(&[5], 20_000);
+        run.config.set("rate", "5".into());
+        assert!(write(&run).contains("no request had to wait for room\n"));
+    }
+
+    #[test]
+    fn spinning_is_told_apart_from_work() {
+        let mut run = samples::run(&[5], 20_000);
+        run.client.busy_share = Some(1.0);
+        run.client.spin_share = Some(0.83);
+        let text = write(&run).split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(text.contains("busy 100 %: 17 % at work, 83 % looking at"), "{text}");
+    }
 }

@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, path::Path};
 
+use serde_json::Value;
+
 use crate::{
     command_line::{exits_with, loadgen, text},
     servers::{self, echo},
@@ -39,8 +41,24 @@ fn enough_rounds_have_a_finding_for_every_figure() {
     let notes = folder.path().join("notes");
     let [a, b] = ["a", "b"].map(|name| announcing(honest(), name, &notes));
     let mut command = loadgen("ab --rounds 8 -c 1 -n 100");
+    let files = ["json", "md", "html"].map(|form| folder.path().join("ab").with_extension(form));
+    command.args(files.iter().flat_map(|file| ["-o".as_ref(), file.as_os_str()]));
     let output = command.args(["--a", &a, "--b", &b]).output().unwrap();
     exits_with(0, &output);
+    let [json, markdown, page] = files.map(|file| std::fs::read_to_string(file).unwrap());
+    let saved: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(saved["rounds"].as_array().unwrap().len(), 8);
+    assert!(saved["rounds"][7][1]["rate"].as_f64().unwrap() > 0.0, "{saved}");
+    assert_eq!(saved["config"]["connections"], 1);
+    let rate = &saved["figures"][0];
+    let ratio = |key: &str| rate[key].as_f64().unwrap();
+    assert!(
+        ratio("ratio_low") <= ratio("ratio") && ratio("ratio") <= ratio("ratio_high"),
+        "{rate}"
+    );
+    assert!(markdown.starts_with("**loadgen: ") && markdown.contains("| rate |"), "{markdown}");
+    assert!(page.contains("default-src 'none'") && !page.contains("{{"), "{page}");
+    assert!(page.contains("Every round") && page.contains("<th scope=\"row\">8</th>"), "{page}");
     let report = text(&output.stdout);
     assert!(report.contains("Geometric means over 8 rounds"), "{report}");
     for figure in ["rate", "latency p50", "latency p99"] {
@@ -67,9 +85,9 @@ fn a_server_that_sends_wrong_bytes_is_not_compared() {
 
 #[test]
 fn what_has_no_meaning_for_two_servers_exits_with_2() {
-    let output = loadgen("ab --a x --b y --server-pid 3 -o ab.json :9000").output().unwrap();
+    let output = loadgen("ab --a x --b y --server-pid 3 -o ab.hlog :9000").output().unwrap();
     exits_with(2, &output);
-    for flag in ["TARGET", "--server-pid", "--output"] {
+    for flag in ["TARGET", "--server-pid", "--output", ".json, .md, .html"] {
         assert!(text(&output.stderr).contains(flag), "{}", text(&output.stderr));
     }
 }

@@ -109,6 +109,14 @@ fn help_and_version_exit_with_0() {
 }
 
 #[test]
+fn a_process_that_does_not_exist_is_found_before_the_run() {
+    let server = servers::start(|_, _| unreachable!("nobody connects"));
+    let output = loadgen(&format!("-n 1 --server-pid {} {server}", u32::MAX)).output().unwrap();
+    exits_with(1, &output);
+    assert!(text(&output.stderr).contains("--server-pid"), "{}", text(&output.stderr));
+}
+
+#[test]
 fn a_file_that_cannot_be_written_is_found_before_the_run() {
     let server = servers::start(|_, _| unreachable!("nobody connects"));
     let output = loadgen(&format!("-n 1 -o /nowhere/run.json {server}")).output().unwrap();

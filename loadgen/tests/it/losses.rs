@@ -106,3 +106,28 @@ fn nobody_listening_is_said_with_what_was_tried() {
     assert!(message.contains("refused"), "{message}");
     assert!(message.contains("start the server first"), "{message}");
 }
+
+#[test]
+fn what_was_sent_while_warming_up_and_never_came_back_is_counted_apart() {
+    let server = servers::start(|connection, mut stream| {
+        if connection > 0 {
+            return echo(stream);
+        }
+        for _ in 0..50 {
+            let frame = read_frame(&mut stream)?;
+            stream.write_all(&frame)?;
+        }
+        read_frame(&mut stream)?;
+        Ok(())
+    });
+    let warm_up = Duration::from_millis(300);
+    let report = run(&Plan { pipeline: 8, warm_up, ..plan(server, 500) });
+    let counts = report.counts;
+    assert!((1..=8).contains(&counts.warm_up_unanswered), "{counts:?}");
+    assert_eq!((counts.unanswered, counts.sent()), (0, 500), "{counts:?}");
+    let words = format!("{} that were not answered", counts.warm_up_unanswered);
+    let text = report.to_text();
+    let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(flat.contains(&words), "{text}");
+    assert!(report.to_json().contains(&format!("\"unanswered\": {}", counts.warm_up_unanswered)));
+}

@@ -10,6 +10,7 @@ mod live;
 mod losses;
 mod metrics;
 mod open_loop;
+mod pinning;
 mod saved_runs;
 mod server_command;
 mod servers;

@@ -1,8 +1,12 @@
-//! The server's arena, read beside the load from pages that these tests write themselves.
+//! The server's arena, read beside the load: from pages that these tests write themselves, and from
+//! those of the real server.
 
 use std::{
+    ffi::OsString,
+    fs,
     io::{BufRead, BufReader, Write},
     net::{SocketAddr, TcpStream},
+    process::{Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -123,4 +127,100 @@ fn a_wrong_url_is_a_usage_error() {
     let output = loadgen("--metrics localhost:9100 :9000").output().unwrap();
     exits_with(2, &output);
     assert!(text(&output.stderr).contains("http://host:port/metrics"), "{}", text(&output.stderr));
+}
+
+/// The real server, with a page of metrics.
+fn arena_echo() -> Vec<OsString> {
+    let build = escargot::CargoBuild::new().package("arena-echo").bin("arena-echo");
+    let program = build.run().expect("the server builds").path().into();
+    let arguments = "--mode buddy --listen 127.0.0.1:0 --admin 127.0.0.1:0";
+    [program].into_iter().chain(arguments.split_whitespace().map(OsString::from)).collect()
+}
+
+/// Runs a load and checks that all figures of the arena are in every form.
+#[track_caller]
+fn has_the_arena_in_every_form(mut loadgen: Command, end: &[OsString]) {
+    let folder = tempfile::tempdir().unwrap();
+    for form in ["json", "html", "csv", "md"] {
+        loadgen.arg("-o").arg(folder.path().join("run").with_extension(form));
+    }
+    let output = loadgen.args(end).output().unwrap();
+    exits_with(0, &output);
+    let read = |form| fs::read_to_string(folder.path().join("run").with_extension(form)).unwrap();
+    let report: Value = serde_json::from_str(&read("json")).unwrap();
+    let samples = report["arena"].as_array().unwrap();
+    assert!(samples.len() >= 2, "{samples:?}");
+    for sample in samples {
+        let bytes = |figure: &str| sample[figure].as_u64().unwrap();
+        assert!(bytes("bytes_live") <= bytes("bytes_reserved"), "{sample}");
+        assert!(bytes("largest_free_block_bytes") <= bytes("bytes_reserved"), "{sample}");
+        assert!(sample["waiters"].is_u64() && sample["spills_total"].is_u64(), "{sample}");
+    }
+    assert!(report["config"]["metrics"].as_str().unwrap().ends_with("/metrics"), "{report}");
+    let page = read("html");
+    let data = page.split_once("id=\"run\">").unwrap().1.split_once("</script>").unwrap().0;
+    let drawn: Value = serde_json::from_str(data).unwrap();
+    assert_eq!(drawn["arena"].as_array().unwrap().len(), samples.len());
+    for (point, sample) in drawn["arena"].as_array().unwrap().iter().zip(samples) {
+        for (drawn, saved) in [
+            ("reserved", "bytes_reserved"),
+            ("live", "bytes_live"),
+            ("largest_free", "largest_free_block_bytes"),
+            ("waiters", "waiters"),
+            ("spills", "spills_total"),
+        ] {
+            assert_eq!(point[drawn], sample[saved], "{drawn}");
+        }
+    }
+    assert!(page.contains("<summary>Arena</summary>"), "the page has no table of the arena");
+    assert!(read("md").contains("largest free block at least"), "{}", read("md"));
+    // The columns of the last interval that are the arena's.
+    let csv = read("csv");
+    let last: Vec<&str> = csv.lines().next_back().unwrap().split(',').collect();
+    assert!(last[last.len() - 5..].iter().all(|field| !field.is_empty()), "{csv}");
+    assert!(text(&output.stdout).contains("largest free block"), "{}", text(&output.stdout));
+}
+
+#[test]
+fn the_arena_of_the_real_server_is_found_where_it_says_and_shown_in_every_form() {
+    let loadgen = loadgen("-c 4 -p 16 -w 100ms -d 900ms -i 100ms -s uniform:64..8k");
+    let end: Vec<_> = [OsString::from("--")].into_iter().chain(arena_echo()).collect();
+    has_the_arena_in_every_form(loadgen, &end);
+}
+
+#[test]
+fn the_arena_of_a_server_that_runs_already_is_read_where_the_flag_says() {
+    let [program, arguments @ ..] = &arena_echo()[..] else { unreachable!("it has a program") };
+    let mut server = Command::new(program).args(arguments).stdout(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(server.stdout.take().unwrap()).lines();
+    let [target, admin] = lines.take(2).collect::<Result<Vec<_>, _>>().unwrap().try_into().unwrap();
+    let target = target.strip_prefix("listening on ").unwrap();
+    let admin = admin.strip_prefix("admin on ").unwrap();
+    let arguments = format!("-c 4 -w 0s -d 900ms -i 100ms --metrics http://{admin}");
+    has_the_arena_in_every_form(loadgen(&arguments), &[target.into()]);
+    server.kill().unwrap();
+    server.wait().unwrap();
+}
+
+#[test]
+fn two_servers_are_compared_without_reading_their_metrics() {
+    let reads = Arc::new(AtomicU64::new(0));
+    let metrics = pages({
+        let reads = Arc::clone(&reads);
+        move |_| {
+            reads.fetch_add(1, Relaxed);
+            found("arena_waiters 1\n")
+        }
+    });
+    let server = honest();
+    let says = format!("listening on {server}\\nadmin on {metrics}\\n");
+    let command = format!("sh -c 'printf \"{says}\"; exec sleep 60'");
+    let mut run = loadgen("-c 1 -n 100 --");
+    let script = format!("printf '{says}'; exec sleep 60");
+    exits_with(0, &run.args(["sh", "-c", &script]).output().unwrap());
+    assert!(reads.load(Relaxed) > 0, "an ordinary run does not read the page either");
+    reads.store(0, Relaxed);
+    let mut ab = loadgen("ab --rounds 1 -c 1 -n 100");
+    exits_with(0, &ab.args(["--a", &command, "--b", &command]).output().unwrap());
+    assert_eq!(reads.load(Relaxed), 0);
 }

@@ -109,6 +109,8 @@ fn what_a_dead_server_left_no_room_for_is_counted_as_never_sent() {
     assert_eq!((report.counts.requests, report.counts.unanswered), (0, 10));
     assert_eq!(report.counts.unsent, 190);
     assert!(report.unsent_age_max >= Duration::from_millis(180), "{report:?}");
+    assert!(report.to_json().contains("\"sent_share\": 0.05,"), "{}", report.to_json());
+    assert!(report.to_text().contains("5.00 % of what was due"), "{}", report.to_text());
     assert!(report.unanswered_ages.percentiles().max >= 190_000_000, "{report:?}");
     assert_eq!(report.unanswered_ages.count(), 10);
     assert_eq!(report.verdict, Verdict::Failed);
@@ -289,4 +291,20 @@ fn a_server_that_freezes_for_a_second_shows_in_p99() {
     assert!(report.send_lag.percentiles().p50 < 500_000_000, "{report:?}");
     assert!(report.blocked.max >= Duration::from_millis(900), "{report:?}");
     assert_eq!(report.counts.requests + report.counts.unsent, 4_000, "{report:?}");
+}
+
+#[test]
+fn a_socket_that_takes_no_bytes_blocks_and_the_timetable_goes_on() {
+    // It reads nothing for a while: far less than what is due then fits into the socket.
+    let server = servers::start(|_, stream| {
+        thread::sleep(Duration::from_millis(300));
+        echo(stream)
+    });
+    let load = paced(server, 200.0, HALF_A_SECOND);
+    let report = run(&Plan { connections: 1, sizes: (1 << 20).into(), ..load });
+    let counts = report.counts;
+    assert_eq!(counts.requests + counts.unanswered + counts.unsent, 100, "{report:?}");
+    assert!(counts.requests > 0, "{report:?}");
+    assert!(report.blocked.requests + counts.unsent > 10, "{report:?}");
+    assert!(report.latency.percentiles().max >= 290_000_000, "{report:?}");
 }

@@ -66,7 +66,29 @@ fn a_run_does_not_differ_from_itself_and_one_run_says_little() {
     let text = text(&output.stdout);
     assert_eq!(text.matches("no difference detected").count(), 3, "{text}");
     assert!(text.contains("One run each says little"), "{text}");
+    let (_, notes) = text.split_once("In brackets").unwrap();
+    assert!(notes.lines().all(|line| line.chars().count() <= 80), "{text}");
     assert!(text.contains("99 % confidence"), "{text}");
+}
+
+#[test]
+fn a_comparison_is_written_in_the_forms_that_are_asked_for() {
+    let (folder, file) = saved();
+    let other = changed(&file, |run| run["target"] = "a|<b>".into());
+    let files = ["json", "md", "html"].map(|form| folder.path().join("diff").with_extension(form));
+    let mut command = compare(&file, &other);
+    command.args(files.iter().flat_map(|file| ["-o".as_ref(), file.as_os_str()]));
+    exits_with(0, &command.output().unwrap());
+    let [json, markdown, page] = files.map(|file| fs::read_to_string(file).unwrap());
+    let saved: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(saved["figures"][0]["name"], "rate");
+    assert_eq!(saved["figures"][0]["finding"], "no difference detected");
+    assert_eq!(saved["rounds"], Value::Array(Vec::new()));
+    assert!(saved["b"].as_str().unwrap().starts_with("a|<b>, "), "{saved}");
+    assert!(markdown.contains("**loadgen: no difference detected**"), "{markdown}");
+    assert!(markdown.contains("B: a\\|&lt;b>"), "{markdown}");
+    assert!(page.contains("B: a|&lt;b&gt;"), "{page}");
+    fails_with(&compare(&file, &other).args(["-o", "diff.csv"]).output().unwrap(), ".json, .md");
 }
 
 #[test]
@@ -129,7 +151,8 @@ fn runs_of_two_machines_become_one() {
     assert_eq!(sum["config"]["connections"], 2);
     let longest = |run: &Value| run["latency_ns"]["max"].as_u64().unwrap();
     assert_eq!(longest(&sum), longest(&parts[0]).max(longest(&parts[1])));
-    assert!(text(&output.stdout).starts_with("**loadgen: "), "{}", text(&output.stdout));
+    let shown = text(&output.stdout);
+    assert!(shown.starts_with("target ") && shown.contains("2 connections x 1"), "{shown}");
 }
 
 #[test]

@@ -60,9 +60,11 @@
   // Where values of an axis lie. `low` and `high` are always inside.
   const linearScale = (values, isBinary) => {
     const most = Math.max(...values, isBinary ? 1024 : 1);
-    const step = roundStep(most / 4, isBinary);
+    // Whatever is counted comes in whole numbers.
+    const step = Math.max(roundStep(most / 4, isBinary), 1);
     const high = Math.ceil(most / step) * step;
-    return { low: 0, high, ticks: linearTicks(0, high, 4, isBinary), place: (value) => value / high };
+    const ticks = linearTicks(0, high, Math.round(high / step), isBinary);
+    return { low: 0, high, ticks, place: (value) => value / high };
   };
   const logScale = (values) => {
     const positive = values.filter((value) => value > 0);
@@ -131,7 +133,8 @@
         if (toX(value) < free) continue;
         free = toX(value) + 8 * name.length + 10;
         element(plot, "line", { class: "grid", x1: toX(value), x2: toX(value), y1: MARGIN.top, y2: bottom + 4 });
-        element(plot, "text", { x: toX(value), y: bottom + 16, "text-anchor": "middle" }, name);
+        const middle = Math.min(toX(value), width - 4 * name.length);
+        element(plot, "text", { x: middle, y: bottom + 16, "text-anchor": "middle" }, name);
       }
       element(plot, "text", { x: MARGIN.left + inner.width / 2, y: height - 5, "text-anchor": "middle" }, x.title);
       element(plot, "text", { "text-anchor": "middle",
@@ -273,7 +276,9 @@
     };
     const plain = (name, look, value) => ({ name, look, isStep: true, points: steps(value) });
 
-    const rate = [plain("requests/s", 0, (interval) => interval.rate)];
+    const isOpenLoop = run.intended.length > 0;
+    const rate = [plain(isOpenLoop ? "achieved" : "requests/s", 0, (interval) => interval.rate)];
+    if (isOpenLoop) rate.unshift({ name: "intended", look: 4, points: run.intended });
     add({ title: "Throughput", yTitle: "requests/s", series: rate, y: linearScale(valuesOf(rate)),
       format: asCount, tick: asShortCount });
 

@@ -1,0 +1,226 @@
+//! Two sides compared, in every form: for `compare`, `ab` and those who read what these saved.
+//!
+//! Figures that no interval bounds are compared all the same, and say that nothing follows from it.
+
+use serde::Serialize;
+
+use super::{
+    html, markdown,
+    output::{Form, Forms},
+};
+use crate::{
+    bootstrap::{Bounds, CONFIDENCE_PERCENT},
+    compare::{Compared, Figure, Finding},
+    report::json::Config,
+};
+
+/// Grows when a name changes its meaning or goes away, not when one is added.
+const SCHEMA: u32 = 1;
+
+const HEADING: [&str; 5] = ["", "A", "B", "B against A", ""];
+
+/// Two sides and what they differ in.
+#[derive(Debug, Serialize)]
+pub(crate) struct Comparison {
+    schema: u32,
+    version: &'static str,
+    /// What A and B are, in words.
+    a: String,
+    b: String,
+    figures: Vec<SavedFigure>,
+    /// How sure the bounds of the ratios are.
+    confidence_percent: u32,
+    /// What else a reader must know, each a sentence or two.
+    notes: Vec<String>,
+    /// The figures of both sides in each round. Empty if there was one run of each.
+    rounds: Vec<[Round; 2]>,
+    /// The load, where both had the same.
+    config: Option<Config>,
+    #[serde(skip)]
+    compared: Vec<Compared>,
+}
+
+/// A figure of both sides. Times are in nanoseconds but for CPU time, which is in microseconds, as
+/// in saved runs.
+#[derive(Debug, Serialize)]
+struct SavedFigure {
+    name: &'static str,
+    a: f64,
+    b: f64,
+    /// B / A, and between what it lies; nothing if nobody knows.
+    ratio: f64,
+    ratio_low: Option<f64>,
+    ratio_high: Option<f64>,
+    finding: &'static str,
+}
+
+/// One run of a round.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Round {
+    pub(crate) rate: Option<f64>,
+    pub(crate) latency_p50_ns: Option<f64>,
+    pub(crate) latency_p99_ns: Option<f64>,
+    pub(crate) server_cpu_us_per_request: Option<f64>,
+}
+
+impl Comparison {
+    pub(crate) fn new([a, b]: [String; 2], compared: Vec<Compared>, notes: Vec<String>) -> Self {
+        Self {
+            schema: SCHEMA,
+            version: env!("CARGO_PKG_VERSION"),
+            a,
+            b,
+            figures: compared.iter().map(SavedFigure::of).collect(),
+            confidence_percent: CONFIDENCE_PERCENT,
+            notes,
+            rounds: Vec::new(),
+            config: None,
+            compared,
+        }
+    }
+
+    /// The same over many rounds of one load.
+    pub(crate) fn of_rounds(self, rounds: Vec<[Round; 2]>, config: Option<Config>) -> Self {
+        Self { rounds, config, ..self }
+    }
+
+    /// For people at a terminal.
+    pub(crate) fn to_text(&self) -> String {
+        let mut text = format!("A: {}\nB: {}\n", self.a, self.b);
+        if !self.compared.is_empty() {
+            text += &format!("\n{}", table(&self.compared));
+        }
+        text.push('\n');
+        for note in &self.notes {
+            text += &super::text::paragraph(note);
+        }
+        text
+    }
+
+    fn to_json(&self) -> String {
+        let mut text = serde_json::to_string_pretty(self).expect("plain data can be written");
+        text.push('\n');
+        text
+    }
+
+    fn to_markdown(&self) -> String {
+        let escape = markdown::escape;
+        let mut text = format!(
+            "**loadgen: {}**\n\n* A: {}\n* B: {}\n\n",
+            self.summary(),
+            escape(&self.a),
+            escape(&self.b)
+        );
+        let heading = HEADING.map(str::to_owned).into();
+        markdown::table(&mut text, heading, self.compared.iter().map(|one| row(one).into()));
+        self.notes.iter().for_each(|note| text += &format!("* {}\n", escape(note)));
+        text
+    }
+
+    fn to_html(&self) -> String {
+        let heading = HEADING;
+        let rows = self.compared.iter().map(|one| row(one).into());
+        let mut body = html::table("numbers", "Figures of both sides", &heading, rows);
+        body += &html::list("reasons", &self.notes);
+        if !self.rounds.is_empty() {
+            let rows = self.rounds.iter().enumerate().map(|(index, round)| {
+                let mut row = vec![(index + 1).to_string()];
+                for figure in Figure::ALL {
+                    row.extend(round.map(|run| {
+                        run.of(figure).map_or("-".to_owned(), |value| figure.in_words(value))
+                    }));
+                }
+                row
+            });
+            let names =
+                Figure::ALL.map(|figure| [" A", " B"].map(|side| figure.name().to_owned() + side));
+            let mut heading = vec!["round"];
+            heading.extend(names.as_flattened().iter().map(String::as_str));
+            body += &format!(
+                "<h2>Every round</h2>\n{}",
+                html::table("numbers", "Rounds", &heading, rows)
+            );
+        }
+        if let Some(config) = &self.config {
+            body += &format!("<h2>Configuration</h2>\n{}", html::pairs(config.texts()));
+        }
+        let sides = [("A", &self.a), ("B", &self.b)].map(|(name, side)| format!("{name}: {side}"));
+        html::plain_page("loadgen: A and B", &self.summary(), &sides, &body)
+    }
+
+    /// Everything in half a sentence.
+    fn summary(&self) -> String {
+        let named = |finding| {
+            let names = self.compared.iter().filter(|one| one.finding() == finding);
+            names.map(|one| one.figure.name()).collect::<Vec<_>>().join(", ")
+        };
+        let findings = [Finding::Worse, Finding::Better].map(|finding| (finding, named(finding)));
+        let parts: Vec<String> = findings
+            .into_iter()
+            .filter(|(_, names)| !names.is_empty())
+            .map(|(finding, names)| format!("B is {} in {names}", finding.in_words()))
+            .collect();
+        match parts.as_slice() {
+            [] if self.compared.iter().any(|one| one.finding() == Finding::NoDifference) => {
+                Finding::NoDifference.in_words().to_owned()
+            }
+            [] => "cannot tell a difference".to_owned(),
+            parts => parts.join("; "),
+        }
+    }
+}
+
+impl Forms for Comparison {
+    const FORMS: &'static [(&'static str, Form<Self>)] =
+        &[("json", Self::to_json), ("md", Self::to_markdown), ("html", Self::to_html)];
+}
+
+impl SavedFigure {
+    fn of(compared: &Compared) -> Self {
+        let Compared { figure, a, b, bounds } = *compared;
+        Self {
+            name: figure.name(),
+            a,
+            b,
+            ratio: b / a,
+            ratio_low: bounds.map(|Bounds { low, .. }| low.exp()),
+            ratio_high: bounds.map(|Bounds { high, .. }| high.exp()),
+            finding: compared.finding().in_words(),
+        }
+    }
+}
+
+impl Round {
+    fn of(self, figure: Figure) -> Option<f64> {
+        match figure {
+            Figure::Rate => self.rate,
+            Figure::P50 => self.latency_p50_ns,
+            Figure::P99 => self.latency_p99_ns,
+            Figure::ServerCpu => self.server_cpu_us_per_request,
+        }
+    }
+}
+
+/// The figures as a table, with findings.
+pub(crate) fn table(figures: &[Compared]) -> String {
+    let mut rows = vec![HEADING.map(str::to_owned)];
+    rows.extend(figures.iter().map(row));
+    let widths: Vec<usize> = (0..HEADING.len())
+        .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default())
+        .collect();
+    let mut text = String::new();
+    for [name, a, b, bounds, finding] in &rows {
+        let line = format!(
+            "{name:<0$}  {a:>1$}  {b:>2$}  {bounds:<3$}  {finding}",
+            widths[0], widths[1], widths[2], widths[3]
+        );
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+fn row(compared: &Compared) -> [String; 5] {
+    let [name, a, b, bounds] = compared.in_words();
+    [name, a, b, bounds, compared.finding().in_words().to_owned()]
+}
