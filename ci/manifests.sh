@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# configs/kubernetes against the schemas of Kubernetes, without a cluster: the oldest version that the manifests are for, and
+# the newest that is known. Unknown fields are errors.
+#
+# What they say about the program is checked by the tests (server/tests/it/manifests.rs). Needs python3 with venv, and PyPI or its
+# mirror: the schemas are in a package, which is installed in a folder that is deleted at the end. Takes half a minute.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+validate="kubernetes-validate==1.37.0"
+
+scratch="$(mktemp -d)"
+trap 'rm -rf "$scratch"' EXIT
+python3 -m venv "$scratch/venv"
+"$scratch/venv/bin/pip" install --quiet --disable-pip-version-check "$validate"
+
+oldest="$(sed -n 's/^# arena-echo on Kubernetes \([0-9.]*\) or later:.*/\1/p' configs/kubernetes/arena-echo.yaml)"
+[[ -n "$oldest" ]] || { echo "ci/manifests.sh: configs/kubernetes/arena-echo.yaml names no version" >&2; exit 1; }
+for version in "$oldest" "${validate##*=}"; do
+    "$scratch/venv/bin/kubernetes-validate" --strict --kubernetes-version "$version" configs/kubernetes/*.yaml
+done
