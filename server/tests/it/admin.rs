@@ -236,6 +236,31 @@ fn a_server_that_does_not_run_is_healthy_but_not_ready() {
 }
 
 #[test]
+fn descriptors_are_counted_with_their_limit() {
+    run(async {
+        let mut server = Program::start("--admin 127.0.0.1:0").await;
+        let admin = server.admin().await;
+        let descriptors = async || {
+            let scrape = parse(&get(admin, "/metrics").await.body);
+            let value = |name| value(&scrape, name, &[]);
+            (value("process_open_fds"), value("process_max_fds"))
+        };
+        let (before, limit) = descriptors().await;
+        assert!((1.0..100.0).contains(&before) && before < limit, "{before} of {limit}");
+        let mut clients = Vec::new();
+        for seed in 0..100 {
+            let mut client = Client::connect(server.address).await;
+            client.echo(&frame(10, seed)).await;
+            clients.push(client);
+        }
+        let (open, _) = descriptors().await;
+        assert!((100.0..200.0).contains(&open), "{open}");
+        drop(clients);
+        server.stop().await;
+    });
+}
+
+#[test]
 fn a_draining_server_says_so_until_it_has_ended() {
     run(async {
         let flags = "--admin 127.0.0.1:0 --drain-timeout 1h --write-timeout 1h";
@@ -586,6 +611,24 @@ fn strings_under(yaml: &Yaml, key: &str, found: &mut Vec<String>) {
         }
         _ => {}
     }
+}
+
+#[test]
+fn every_metric_is_explained_to_operators() {
+    run(async {
+        let server = InProcess::start(&scarce()).await;
+        let shown = Shown::start(Admin::new(server.server().clone())).await;
+        let page = get(shown.address, "/metrics").await.body;
+        let manual = fs::read_to_string(configs("../docs/operations.md")).expect("a file");
+        let explained = names(&manual);
+        let served: Vec<_> = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+        assert!(served.len() > 20, "{page}");
+        for name in served.iter().filter_map(|line| line.split(' ').next()) {
+            assert!(explained.contains(name), "{name} is not in docs/operations.md");
+        }
+        shown.stop().await;
+        server.stop().await;
+    });
 }
 
 #[test]
