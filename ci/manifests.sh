@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # configs/kubernetes against the schemas of Kubernetes, without a cluster: the oldest version that the manifests are for, and
-# the newest that is known. Unknown fields are errors.
+# the newest that is known. Unknown fields are errors. And the alert rules by Prometheus' own promtool (of the PATH, or what PROMTOOL
+# names; Debian's is in `prometheus`); without one they are left out.
 #
 # What they say about the program is checked by the tests (server/tests/it/manifests.rs). Needs python3 with venv, and PyPI or its
 # mirror: the schemas are in a package, which is installed in a folder that is deleted at the end. Takes half a minute.
@@ -19,3 +20,10 @@ oldest="$(sed -n 's/^# arena-echo on Kubernetes \([0-9.]*\) or later:.*/\1/p' co
 for version in "$oldest" "${validate##*=}"; do
     "$scratch/venv/bin/kubernetes-validate" --strict --kubernetes-version "$version" configs/kubernetes/*.yaml
 done
+
+promtool="${PROMTOOL:-promtool}"
+if command -v "$promtool" >/dev/null; then
+    "$promtool" check rules configs/prometheus-alerts.yaml
+else
+    echo "left out: the alert rules, because there is no $promtool" >&2
+fi

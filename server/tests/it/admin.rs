@@ -570,6 +570,23 @@ fn a_flood_of_bad_peers_is_no_flood_of_lines() {
 }
 
 #[test]
+fn nothing_is_logged_for_a_frame() {
+    const FRAMES: usize = 1000;
+    run(async {
+        let server = Program::start("--log-filter trace").await;
+        let mut client = Client::connect(server.address).await;
+        for seed in 0..FRAMES {
+            client.echo(&frame(10, seed)).await;
+        }
+        client.close_and_expect_end().await;
+        server.signal(Signal::TERM);
+        let (_, log) = server.ended().await;
+        let closed = log.iter().any(|line| line.contains("closed: the peer closed it"));
+        assert!(closed && log.len() < FRAMES / 4, "{} lines, such as {:?}", log.len(), log.last());
+    });
+}
+
+#[test]
 fn every_line_of_a_json_log_is_json() {
     run(async {
         let server = Program::start("--log-format json --log-filter debug --admin :0").await;
