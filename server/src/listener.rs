@@ -337,3 +337,18 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 fn is_out_of_descriptors(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn replies_of_a_connection_do_not_wait_for_its_peer() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("a listener that is bound");
+        let _peer = TcpStream::connect(address).await.expect("it listens");
+        let listeners = Listeners::from(Listener::from(listener));
+        let Ok(Stream::Tcp(accepted)) = listeners.accept().await else { panic!("no connection") };
+        assert!(accepted.nodelay().expect("a socket"));
+    }
+}

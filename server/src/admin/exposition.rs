@@ -7,6 +7,7 @@ use std::{
 
 use rustix::{
     param::page_size,
+    process::{Resource, getrlimit},
     time::{ClockId, clock_gettime},
 };
 
@@ -193,12 +194,29 @@ fn write_process<H: Handler>(page: &mut Page, server: &Server<H>) {
     if let Some(bytes) = resident_bytes() {
         page.gauge("process_resident_memory_bytes", "Resident memory of the process.", bytes);
     }
+    if let Some(count) = open_descriptors() {
+        page.gauge("process_open_fds", "File descriptors that are open.", count);
+    }
+    // Without a limit, the largest number that one could be.
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    page.gauge("process_max_fds", "File descriptors that may be open.", limit);
     let start = milliseconds(server.built());
     page.gauge(
         "process_start_time_seconds",
         "When the server was started, in seconds since 1970.",
         format_args!("{}.{:03}", start / 1000, start % 1000),
     );
+}
+
+/// Counts the file descriptors of this process.
+fn open_descriptors() -> Option<u64> {
+    let folder = "/proc/self/fd";
+    match fs::metadata(folder).ok()?.len() {
+        // Before Linux 6.2 a folder of descriptors has no size: its entries are counted, one of
+        // which is the folder itself.
+        0 => Some((fs::read_dir(folder).ok()?.count() as u64).saturating_sub(1)),
+        count => Some(count),
+    }
 }
 
 pub(super) fn resident_bytes() -> Option<usize> {

@@ -12,9 +12,9 @@
 //! drawn is the same bytes for everybody who does. Who reads slowly misses something: nothing is
 //! kept for him.
 //!
-//! It bounds what it costs, too: [`CONNECTIONS_MAX`] at once, of which [`SUBSCRIBERS_MAX`] may be
-//! for events; one request a connection, answered within [`ANSWER_TIMEOUT`]; a peer that takes
-//! nothing is gone after [`UNREAD_TIMEOUT`].
+//! It bounds what it costs, too: [`CONNECTIONS_MAX`] at once, of which half may be for events; one
+//! request a connection, answered within [`ANSWER_TIMEOUT`]; a peer that takes nothing is gone
+//! after [`UNREAD_TIMEOUT`].
 
 mod events;
 mod exposition;
@@ -24,7 +24,8 @@ mod site;
 
 use std::{
     convert::Infallible,
-    future::ready,
+    future::{Future, ready},
+    num::NonZeroUsize,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -52,18 +53,16 @@ use crate::{
 };
 
 /// Connections at once. Further ones wait in the queue of the listener.
-const CONNECTIONS_MAX: usize = 32;
-
-/// How many of them may be for events, so that there is room for metrics.
-const SUBSCRIBERS_MAX: usize = 16;
-
-const _: () = assert!(SUBSCRIBERS_MAX < CONNECTIONS_MAX);
+const CONNECTIONS_MAX: NonZeroUsize = NonZeroUsize::new(32).unwrap();
 
 /// From the first byte of a request to the last of its answer, unless that is a stream of events.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a peer may leave unread what was sent to it.
 const UNREAD_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What the system keeps for a peer beyond what the peer has room for: a few events.
+const UNSENT_BYTES_MAX: u32 = 64 << 10;
 
 /// How long those that are being answered at the end have.
 const END_TIMEOUT: Duration = Duration::from_millis(500);
@@ -113,12 +112,22 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Admin<H = Echo> {
     server: Server<H>,
     wait_max: Duration,
+    connections_max: NonZeroUsize,
+    deadlines: Deadlines,
+}
+
+/// How long its peers may take.
+#[derive(Clone, Copy, Debug)]
+struct Deadlines {
+    answer: Duration,
+    unread: Duration,
 }
 
 impl<H: Handler> Admin<H> {
     /// Shows `server`.
     pub fn new(server: Server<H>) -> Self {
-        Self { server, wait_max: WAIT_MAX }
+        let deadlines = Deadlines { answer: ANSWER_TIMEOUT, unread: UNREAD_TIMEOUT };
+        Self { server, wait_max: WAIT_MAX, connections_max: CONNECTIONS_MAX, deadlines }
     }
 
     /// Sets for how long somebody may wait for memory before `/readyz` says that the server is not
@@ -127,6 +136,28 @@ impl<H: Handler> Admin<H> {
     #[must_use]
     pub fn wait_max(self, wait_max: Duration) -> Self {
         Self { wait_max, ..self }
+    }
+
+    /// Sets how many connections there may be at once; further ones wait to be accepted. 32 by
+    /// default. Half of them, rounded down, may be for `/events`: metrics have the others.
+    #[must_use]
+    pub fn connections_max(self, connections_max: NonZeroUsize) -> Self {
+        Self { connections_max, ..self }
+    }
+
+    /// Sets how long a peer may take to ask and to read the answer, unless that is a stream of
+    /// events. Then it is cut off. Ten seconds by default, which is what Prometheus gives a scrape.
+    #[must_use]
+    pub fn answer_timeout(self, answer: Duration) -> Self {
+        Self { deadlines: Deadlines { answer, ..self.deadlines }, ..self }
+    }
+
+    /// Sets how long a peer may take nothing of what it was sent, be it the thousandth event: then
+    /// it is cut off. Whole milliseconds, one at least. 20 seconds by default, for networks that
+    /// lose packets.
+    #[must_use]
+    pub fn unread_timeout(self, unread: Duration) -> Self {
+        Self { deadlines: Deadlines { unread, ..self.deadlines }, ..self }
     }
 
     /// Answers requests from `listener` until `stop` is cancelled.
@@ -139,14 +170,24 @@ impl<H: Handler> Admin<H> {
     pub async fn run(self, listener: TcpListener, stop: CancellationToken) {
         let over = CancellationToken::new();
         let _over_when_dropped = over.clone().drop_guard();
-        let site = Arc::new(Site::new(self.server, self.wait_max, over.clone()));
+        let Self { server, wait_max, connections_max, deadlines } = self;
+        let connections_max = connections_max.get().min(Semaphore::MAX_PERMITS);
+        let subscribers_max = connections_max / 2;
+        let site = Arc::new(Site::new(server, wait_max, subscribers_max, over.clone()));
+        let places = Arc::new(Semaphore::new(connections_max));
         let connections = TaskTracker::new();
         let cut = CancellationToken::new();
         let _cut_when_dropped = cut.clone().drop_guard();
+        let answer = |stream| {
+            let (site, cut) = (Arc::clone(&site), cut.child_token());
+            async move {
+                cut.run_until_cancelled(serve(stream, site, deadlines)).await;
+            }
+        };
         select! {
             () = stop.cancelled() => {}
             () = site.watch() => {}
-            () = accept(&listener, &site, &connections, &cut) => {}
+            () = accept(&listener, &places, &connections, answer) => {}
         }
         drop(listener);
         over.cancel();
@@ -156,15 +197,14 @@ impl<H: Handler> Admin<H> {
     }
 }
 
-async fn accept<H: Handler>(
+async fn accept<A: Future<Output = ()> + Send + 'static>(
     listener: &TcpListener,
-    site: &Arc<Site<H>>,
+    places: &Arc<Semaphore>,
     connections: &TaskTracker,
-    cut: &CancellationToken,
+    answer: impl Fn(TcpStream) -> A,
 ) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        let place = Arc::clone(&places).acquire_owned().await.expect("nobody closes it");
+        let place = Arc::clone(places).acquire_owned().await.expect("nobody closes it");
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -176,18 +216,22 @@ async fn accept<H: Handler>(
                 continue;
             }
         };
-        let (site, cut) = (Arc::clone(site), cut.child_token());
+        let answered = answer(stream);
         connections.spawn(async move {
-            cut.run_until_cancelled(serve(stream, site)).await;
+            answered.await;
             drop(place);
         });
     }
 }
 
 /// Answers one request. Errors are those of the peer, and nobody else's business.
-async fn serve<H: Handler>(stream: TcpStream, site: Arc<Site<H>>) {
+async fn serve<H: Handler>(stream: TcpStream, site: Arc<Site<H>>, deadlines: Deadlines) {
     let _ = stream.set_nodelay(true);
-    let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(UNREAD_TIMEOUT));
+    let socket = SockRef::from(&stream);
+    // The system watches that what is sent is taken, also where it only lies in its own queue.
+    let _ = socket.set_tcp_user_timeout(Some(deadlines.unread));
+    // Short, so that events are not kept there for who does not read them.
+    let _ = socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
     let is_subscriber = AtomicBool::new(false);
     let service = service_fn(|request| {
         let response = site.answer(&request);
@@ -197,12 +241,13 @@ async fn serve<H: Handler>(stream: TcpStream, site: Arc<Site<H>>) {
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(ANSWER_TIMEOUT)
+        .header_read_timeout(deadlines.answer)
         .keep_alive(false)
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service);
     pin!(connection);
-    if timeout(ANSWER_TIMEOUT, connection.as_mut()).await.is_err() && is_subscriber.load(Relaxed) {
+    if timeout(deadlines.answer, connection.as_mut()).await.is_err() && is_subscriber.load(Relaxed)
+    {
         let _ = connection.await;
     }
 }

@@ -19,7 +19,6 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    SUBSCRIBERS_MAX,
     events::{Content, event},
     exposition,
     map::Map,
@@ -62,13 +61,18 @@ pub(super) struct Site<H> {
 }
 
 impl<H: Handler> Site<H> {
-    pub(super) fn new(server: Server<H>, wait_max: Duration, over: CancellationToken) -> Self {
+    pub(super) fn new(
+        server: Server<H>,
+        wait_max: Duration,
+        subscribers_max: usize,
+        over: CancellationToken,
+    ) -> Self {
         Self {
             server,
             wait_max,
             samples: Mutex::default(),
             latest: watch::Sender::new(Bytes::new()),
-            subscribers: Arc::new(Semaphore::new(SUBSCRIBERS_MAX)),
+            subscribers: Arc::new(Semaphore::new(subscribers_max)),
             over,
         }
     }
@@ -145,7 +149,7 @@ impl<H: Handler> Site<H> {
 
     fn subscribe(&self) -> Response<Content> {
         let Ok(place) = Arc::clone(&self.subscribers).try_acquire_owned() else {
-            let why = format!("{SUBSCRIBERS_MAX} look already, and more may not\n");
+            let why = "as many look already as may\n".to_owned();
             return text(StatusCode::SERVICE_UNAVAILABLE, why);
         };
         let mut latest = self.latest.subscribe();

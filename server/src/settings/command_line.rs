@@ -42,7 +42,8 @@ A frame is a 4-byte big-endian payload length and the payload. When there is no 
 its connection waits, and so does its peer.";
 
 const AFTER_HELP: &str = "\
-Sizes are written like 64k or 1MiB, times like 500ms or 30s. --help says more about each flag.";
+In brackets are the defaults. Sizes are written like 64k or 1MiB, times like 500ms or 30s. \
+--help says more about each flag.";
 
 const AFTER_LONG_HELP: &str = "\
 Values:
@@ -90,7 +91,7 @@ fn command() -> Command {
                 .env("ARENA_ECHO_CONFIG")
                 .hide_env(true)
                 .global(true)
-                .help("Read what flags and environment leave open from this TOML file"),
+                .help("TOML file with what flags and environment leave open"),
         )
         .args(KEYS.iter().map(flag))
         .subcommand(config)
@@ -98,10 +99,9 @@ fn command() -> Command {
 
 fn flag(key: &'static Key) -> Arg {
     let Key { name, placeholder, help, more, default, section, .. } = *key;
-    let help = format!("{help} [default: {default}]");
     let long_help = match more {
-        "" => help.clone(),
-        more => format!("{help}\n\n{more}"),
+        "" => format!("{help} [default: {default}]"),
+        more => format!("{help} [default: {default}]\n\n{more}"),
     };
     let arg = Arg::new(name)
         .long(name)
@@ -110,7 +110,8 @@ fn flag(key: &'static Key) -> Arg {
         .hide_env(true)
         .global(true)
         .help_heading(section.title())
-        .help(help)
+        // Short, so that each flag is one line of a terminal.
+        .help(format!("{help} [{default}]"))
         .long_help(long_help)
         .action(if key.is_list() { ArgAction::Append } else { ArgAction::Set });
     if key.is_switch() {

@@ -77,9 +77,9 @@ pub(crate) const KEYS: [Key; 26] = [
         name: "mode",
         placeholder: "fixed|buddy",
         section: Section::Memory,
-        help: "Cut memory into slots of one size, or into blocks of powers of two",
-        more: "Choose fixed if most frames have about the same size, and buddy if they have \
-               many: then a short frame takes a small block.",
+        help: "Equal slots, or blocks of powers of two",
+        more: "Choose fixed if most frames have about the same size, and buddy if they have many: \
+               then a short frame takes a small block.",
         default: "buddy",
         is_reloadable: false,
     },
@@ -88,9 +88,8 @@ pub(crate) const KEYS: [Key; 26] = [
         placeholder: "SIZE",
         section: Section::Memory,
         help: "All payload memory of the arena",
-        more: "Reserved at the start; the system provides it as it is used. When all of it \
-               is in use, connections wait, and so do their peers. In buddy mode a power of \
-               two.",
+        more: "Reserved at the start; the system provides it as it is used. When all of it is in \
+               use, connections wait, and so do their peers. In buddy mode a power of two.",
         default: "64MiB",
         is_reloadable: false,
     },
@@ -98,7 +97,7 @@ pub(crate) const KEYS: [Key; 26] = [
         name: "slot-size",
         placeholder: "SIZE",
         section: Section::Memory,
-        help: "Bytes of a slot, in fixed mode only",
+        help: "Bytes of a slot, in fixed mode",
         more: "A payload fits if it is not longer than the slot: its header needs no room.",
         default: "64KiB",
         is_reloadable: false,
@@ -107,9 +106,9 @@ pub(crate) const KEYS: [Key; 26] = [
         name: "min-block",
         placeholder: "SIZE",
         section: Section::Memory,
-        help: "Bytes of the smallest block, in buddy mode only",
-        more: "A power of two. A smaller one wastes less behind short frames; the tables of \
-               the arena grow with the number of smallest blocks.",
+        help: "Bytes of the smallest block, in buddy mode",
+        more: "A power of two. A smaller one wastes less behind short frames; the tables of the \
+               arena grow with the number of smallest blocks.",
         default: "256",
         is_reloadable: false,
     },
@@ -119,8 +118,8 @@ pub(crate) const KEYS: [Key; 26] = [
         section: Section::Memory,
         help: "The longest payload that is answered",
         more: "A longer one is refused at its header: earlier replies are sent, then the \
-               connection is closed. In fixed mode without --spill the default is the slot \
-               size, which is also the most.",
+               connection is closed. In fixed mode without --spill the default is the slot size, \
+               which is also the most.",
         default: "1MiB",
         is_reloadable: false,
     },
@@ -128,10 +127,10 @@ pub(crate) const KEYS: [Key; 26] = [
         name: "spill",
         placeholder: "SIZE",
         section: Section::Memory,
-        help: "Heap memory for frames that are longer than a slot",
+        help: "Heap memory for frames longer than a slot",
         more: "At least twice --max-frame, where that is longer than a slot. All memory for \
-               payloads is then --capacity and --spill together. Blocks hold every frame, \
-               so buddy mode does not need it.",
+               payloads is then --capacity and --spill together. Blocks hold every frame, so \
+               buddy mode does not need it.",
         default: "0",
         is_reloadable: false,
     },
@@ -139,9 +138,9 @@ pub(crate) const KEYS: [Key; 26] = [
         name: "reply",
         placeholder: "share|copy",
         section: Section::Memory,
-        help: "Answer from the memory of the request, or from a copy",
-        more: "A copy is what a server with other logic than an echo does; it waits for \
-               memory if there is none.",
+        help: "Answer with the request, or with a copy",
+        more: "The memory of the request itself is shared. A copy is what a server with other \
+               logic than an echo does; it waits for memory if there is none.",
         default: "share",
         is_reloadable: false,
     },
@@ -149,12 +148,12 @@ pub(crate) const KEYS: [Key; 26] = [
         name: "listen",
         placeholder: "ADDR",
         section: Section::Listening,
-        help: "Where to listen: host:port, [::1]:port, :port or unix:/path",
-        more: ":port is every address of this machine, IPv6 and IPv4. May be given several \
-               times; in the environment, separated by commas. Port 0 takes a free one. The \
-               output names the real ports, one line for each, once all of them accept. \
-               Sockets that a service manager passes (LISTEN_FDS) take the place of these \
-               addresses.",
+        help: "Where to listen",
+        more: "host:port, [::1]:port, :port or unix:/path, where :port is every address of this \
+               machine, IPv6 and IPv4. May be given several times; in the environment, separated \
+               by commas. Port 0 takes a free one. The output names the real ports, one line for \
+               each, once all of them accept. Sockets that a service manager passes (LISTEN_FDS) \
+               take the place of these addresses.",
         default: "127.0.0.1:9000",
         is_reloadable: false,
     },
@@ -162,9 +161,9 @@ pub(crate) const KEYS: [Key; 26] = [
         name: "max-connections",
         placeholder: "N",
         section: Section::Listening,
-        help: "Connections at once; others wait to be accepted",
-        more: "Each needs a file descriptor. The limit of the process is raised to that as \
-               far as the system allows; where it does not, this is lowered.",
+        help: "Connections at once; others wait",
+        more: "Others wait to be accepted. Each needs a file descriptor. The limit of the process \
+               is raised to that as far as the system allows; where it does not, this is lowered.",
         default: "10000",
         is_reloadable: true,
     },
@@ -172,8 +171,9 @@ pub(crate) const KEYS: [Key; 26] = [
         name: "backlog",
         placeholder: "N",
         section: Section::Listening,
-        help: "Connections that may wait to be accepted, per address",
-        more: "The system may allow fewer: see net.core.somaxconn.",
+        help: "Waiting connections per address",
+        more: "Further ones are not accepted, and their peers try again. The system may allow \
+               fewer: see net.core.somaxconn.",
         default: "1024",
         is_reloadable: false,
     },
@@ -181,9 +181,9 @@ pub(crate) const KEYS: [Key; 26] = [
         name: "keepalive",
         placeholder: "TIME|off",
         section: Section::Listening,
-        help: "Silence after which a TCP peer is probed",
-        more: "The system does that. A peer that answers none of six probes, ten seconds \
-               apart, has vanished without a word, and its connection ends. Whole seconds.",
+        help: "Silence until a TCP peer is probed",
+        more: "The system does that. A peer that answers none of six probes, ten seconds apart, \
+               has vanished without a word, and its connection ends. Whole seconds.",
         default: "1m",
         is_reloadable: false,
     },
@@ -191,9 +191,9 @@ pub(crate) const KEYS: [Key; 26] = [
         name: "reuse-port",
         placeholder: "true|false",
         section: Section::Listening,
-        help: "Share the ports with other servers (SO_REUSEPORT)",
-        more: "The system spreads connections over all of them. What waits in the queue of \
-               one that stops is answered by that one.",
+        help: "Share ports with other servers",
+        more: "SO_REUSEPORT: the system spreads connections over all of them. What waits in the \
+               queue of one that stops is answered by that one.",
         default: "false",
         is_reloadable: false,
     },
@@ -201,10 +201,11 @@ pub(crate) const KEYS: [Key; 26] = [
         name: "tls-cert",
         placeholder: "PATH|off",
         section: Section::Listening,
-        help: "Encrypt with this certificate; only with --tls-key",
-        more: "PEM: the certificate of the server, and behind it those that vouch for it. Then every \
-               address speaks TLS 1.3 or 1.2, but not unix:/path and not --admin. SIGHUP reads the \
-               files again; connections that exist keep what they began with.",
+        help: "Encrypt with this certificate",
+        more: "PEM: the certificate of the server, and behind it those that vouch for it. Needs \
+               --tls-key. Then every address speaks TLS 1.3 or 1.2, but not unix:/path and not \
+               --admin. SIGHUP reads the files again; connections that exist keep what they began \
+               with.",
         default: "off",
         is_reloadable: true,
     },
@@ -221,8 +222,9 @@ pub(crate) const KEYS: [Key; 26] = [
         name: "tls-client-ca",
         placeholder: "PATH|off",
         section: Section::Listening,
-        help: "Let only peers in that show a certificate of one of these",
-        more: "PEM: the certificates of the authorities that vouch for peers.",
+        help: "Authorities that vouch for peers",
+        more: "PEM: their certificates. Only peers are let in that show a certificate for which \
+               one of them vouches.",
         default: "off",
         is_reloadable: true,
     },
@@ -230,7 +232,7 @@ pub(crate) const KEYS: [Key; 26] = [
         name: "first-byte-timeout",
         placeholder: "TIME|off",
         section: Section::Timeouts,
-        help: "How long a new connection may stay silent",
+        help: "Silence of a new connection",
         more: "With TLS this includes the time until both sides know each other.",
         default: "30s",
         is_reloadable: true,
@@ -239,7 +241,7 @@ pub(crate) const KEYS: [Key; 26] = [
         name: "idle-timeout",
         placeholder: "TIME|off",
         section: Section::Timeouts,
-        help: "How long a peer may be silent between frames",
+        help: "Silence between frames",
         more: "An idle connection holds a file descriptor and no arena memory.",
         default: "5m",
         is_reloadable: true,
@@ -248,9 +250,9 @@ pub(crate) const KEYS: [Key; 26] = [
         name: "frame-timeout",
         placeholder: "TIME",
         section: Section::Timeouts,
-        help: "How long a frame may take to arrive",
-        more: "From its first byte to its last. Others may wait that long for the memory of \
-               a peer that sends slowly.",
+        help: "Time for a frame to arrive",
+        more: "From its first byte to its last. Others may wait that long for the memory of a \
+               peer that sends slowly.",
         default: "10s",
         is_reloadable: true,
     },
@@ -258,8 +260,8 @@ pub(crate) const KEYS: [Key; 26] = [
         name: "write-timeout",
         placeholder: "TIME",
         section: Section::Timeouts,
-        help: "How long a peer may take none of its reply",
-        more: "",
+        help: "Time without taking a reply",
+        more: "Each byte of its reply that a peer takes begins it anew.",
         default: "10s",
         is_reloadable: true,
     },
@@ -267,7 +269,7 @@ pub(crate) const KEYS: [Key; 26] = [
         name: "stall-timeout",
         placeholder: "TIME",
         section: Section::Timeouts,
-        help: "How long a peer may keep memory for which others wait",
+        help: "Keeping memory others wait for",
         more: "It begins anew with each 64KiB that the peer sends or takes. Then the one that has \
                kept its memory longest is closed, if such peers have over a quarter of it all.",
         default: "1s",
@@ -277,9 +279,8 @@ pub(crate) const KEYS: [Key; 26] = [
         name: "memory-timeout",
         placeholder: "TIME",
         section: Section::Timeouts,
-        help: "How long a connection waits for memory",
-        more: "Longer than the two above together, it outlasts any one peer that holds \
-               memory.",
+        help: "Waiting for memory",
+        more: "Longer than the two above together, it outlasts any one peer that holds memory.",
         default: "30s",
         is_reloadable: true,
     },
@@ -287,7 +288,7 @@ pub(crate) const KEYS: [Key; 26] = [
         name: "drain-timeout",
         placeholder: "TIME",
         section: Section::Timeouts,
-        help: "How long connections may take to end at a signal",
+        help: "Ending connections at a signal",
         more: "What takes longer is cut off.",
         default: "10s",
         is_reloadable: true,
@@ -296,8 +297,8 @@ pub(crate) const KEYS: [Key; 26] = [
         name: "threads",
         placeholder: "N|auto",
         section: Section::Operation,
-        help: "Threads that serve; auto is one per core",
-        more: "",
+        help: "Threads that serve",
+        more: "auto is one per core.",
         default: "auto",
         is_reloadable: false,
     },
@@ -305,9 +306,9 @@ pub(crate) const KEYS: [Key; 26] = [
         name: "admin",
         placeholder: "ADDR|off",
         section: Section::Operation,
-        help: "Where to serve metrics, health and status over HTTP",
-        more: "It has no password, so :port is 127.0.0.1:port here; write 0.0.0.0:port to \
-               open it to others.",
+        help: "Metrics, health and status over HTTP",
+        more: "It has no password. So :port is 127.0.0.1:port here; write 0.0.0.0:port to open it \
+               to others.",
         default: "off",
         is_reloadable: false,
     },
@@ -324,8 +325,9 @@ pub(crate) const KEYS: [Key; 26] = [
         name: "log-filter",
         placeholder: "FILTER",
         section: Section::Operation,
-        help: "What to log: error, warn, info, debug, trace or off",
-        more: "Also by module: warn,arena_echo=debug. Its environment variable is RUST_LOG.",
+        help: "What to log",
+        more: "error, warn, info, debug, trace or off. Also by module: warn,arena_echo=debug. Its \
+               environment variable is RUST_LOG.",
         default: "info",
         is_reloadable: true,
     },
@@ -350,12 +352,5 @@ mod tests {
         let mut sections = titles.clone();
         sections.dedup();
         assert_eq!(sections, ["Memory", "Listening", "Timeouts", "Operation"]);
-    }
-
-    #[test]
-    fn a_line_of_help_is_a_line() {
-        for Key { name, help, .. } in &KEYS {
-            assert!(help.chars().count() <= 66 && !help.ends_with('.'), "{name}: {help}");
-        }
     }
 }

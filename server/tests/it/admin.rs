@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     fs,
     net::SocketAddr,
+    num::NonZeroUsize,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -11,7 +12,14 @@ use std::{
 use arena_echo::{Admin, ArenaKind, Config, Handler};
 use prometheus_parse::{Scrape, Value};
 use rustix::process::Signal;
-use tokio::{net::TcpListener, process::Command, task::JoinHandle, time::sleep};
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpSocket, TcpStream},
+    process::Command,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 use yaml_rust2::{Yaml, YamlLoader};
 
@@ -28,6 +36,14 @@ const SLOT: usize = 4096;
 
 /// How often something is asked for again until it is so.
 const ASK_AGAIN: Duration = Duration::from_millis(20);
+
+/// A deadline that is soon reached.
+const SOON: Duration = Duration::from_millis(100);
+
+/// A deadline that no test reaches.
+const LATE: Duration = Duration::from_secs(60 * 60);
+
+const HALF_A_REQUEST: &[u8] = b"GET /healthz HTTP/1.1\r\nhost:";
 
 /// One slot for requests and one for replies.
 fn scarce() -> Config {
@@ -52,6 +68,8 @@ impl Shown {
     async fn start<H: Handler>(admin: Admin<H>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("a listener that is bound");
+        // Its connections have as little: what a peer does not read soon stays with the server.
+        SockRef::from(&listener).set_send_buffer_size(1).expect("a socket");
         let stop = CancellationToken::new();
         let running = tokio::spawn(admin.run(listener, stop.clone()));
         Self { address, stop, running }
@@ -218,6 +236,31 @@ fn a_server_that_does_not_run_is_healthy_but_not_ready() {
 }
 
 #[test]
+fn descriptors_are_counted_with_their_limit() {
+    run(async {
+        let mut server = Program::start("--admin 127.0.0.1:0").await;
+        let admin = server.admin().await;
+        let descriptors = async || {
+            let scrape = parse(&get(admin, "/metrics").await.body);
+            let value = |name| value(&scrape, name, &[]);
+            (value("process_open_fds"), value("process_max_fds"))
+        };
+        let (before, limit) = descriptors().await;
+        assert!((1.0..100.0).contains(&before) && before < limit, "{before} of {limit}");
+        let mut clients = Vec::new();
+        for seed in 0..100 {
+            let mut client = Client::connect(server.address).await;
+            client.echo(&frame(10, seed)).await;
+            clients.push(client);
+        }
+        let (open, _) = descriptors().await;
+        assert!((100.0..200.0).contains(&open), "{open}");
+        drop(clients);
+        server.stop().await;
+    });
+}
+
+#[test]
 fn a_draining_server_says_so_until_it_has_ended() {
     run(async {
         let flags = "--admin 127.0.0.1:0 --drain-timeout 1h --write-timeout 1h";
@@ -326,11 +369,128 @@ fn more_may_not_look_than_there_are_places_and_metrics_have_others() {
     });
 }
 
+/// As many places for operators.
+fn places(count: usize) -> NonZeroUsize {
+    NonZeroUsize::new(count).expect("some")
+}
+
+async fn send(address: SocketAddr, bytes: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.expect("it listens");
+    stream.write_all(bytes).await.expect("it reads");
+    stream
+}
+
+/// Asks for this path, with as little room for the answer as a socket can have, and reads nothing.
+async fn ask_without_reading(address: SocketAddr, path: &str) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(1).expect("a socket");
+    let mut stream = socket.connect(address).await.expect("it listens");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("it reads");
+    stream
+}
+
+/// How many bytes come before the end, be it a reset.
+async fn rest(mut stream: TcpStream) -> usize {
+    let mut bytes = Vec::new();
+    let _ = stream.read_to_end(&mut bytes).await;
+    bytes.len()
+}
+
+#[test]
+fn half_a_request_keeps_its_place_no_longer_than_the_deadline() {
+    run(async {
+        let server = InProcess::start(&scarce()).await;
+        let admin = Admin::new(server.server().clone()).connections_max(places(1));
+        let shown = Shown::start(admin.answer_timeout(SOON)).await;
+        for half in [&b""[..], HALF_A_REQUEST] {
+            let slow = send(shown.address, half).await;
+            // It waits behind the slow one, which has the only place.
+            assert_eq!(get(shown.address, "/healthz").await.status, 200);
+            rest(slow).await;
+        }
+        shown.stop().await;
+        server.stop().await;
+    });
+}
+
+#[test]
+fn an_answer_that_is_not_read_keeps_its_place_no_longer_than_the_deadline() {
+    run(async {
+        let server = InProcess::start(&scarce()).await;
+        let admin = Admin::new(server.server().clone()).connections_max(places(1));
+        let shown = Shown::start(admin.answer_timeout(SOON).unread_timeout(LATE)).await;
+        for path in ["/metrics", "/"] {
+            let deaf = ask_without_reading(shown.address, path).await;
+            let whole = get(shown.address, path).await;
+            assert_eq!(whole.status, 200);
+            let received = rest(deaf).await;
+            assert!(received < whole.body.len(), "{path}: {received} bytes are all of it");
+        }
+        shown.stop().await;
+        server.stop().await;
+    });
+}
+
+#[test]
+fn a_subscriber_that_does_not_read_loses_its_place_and_holds_nobody_up() {
+    run(async {
+        let server = InProcess::start(&scarce()).await;
+        let admin = Admin::new(server.server().clone()).connections_max(places(4));
+        let shown = Shown::start(admin.answer_timeout(LATE).unread_timeout(SOON)).await;
+        // They have both places for events, until one is gone.
+        let mut deaf = ask_without_reading(shown.address, "/events").await;
+        let mut status = [0; 12];
+        deaf.read_exact(&mut status).await.expect("the beginning of an answer");
+        assert_eq!(&status, b"HTTP/1.1 200");
+        let mut reader = Events::open(shown.address).await;
+        assert_eq!(get(shown.address, "/metrics").await.status, 200);
+        until_status_of_events(shown.address).await;
+        reader.next("tick").await.expect("events for who reads them");
+        drop(deaf);
+        shown.stop().await;
+        server.stop().await;
+    });
+}
+
+#[test]
+fn a_subscriber_that_reads_stays_beyond_the_deadline_of_answers() {
+    run(async {
+        let server = InProcess::start(&scarce()).await;
+        let admin = Admin::new(server.server().clone()).answer_timeout(SOON);
+        let shown = Shown::start(admin).await;
+        let mut reader = Events::open(shown.address).await;
+        // They come a second apart.
+        for _ in 0..3 {
+            reader.next("tick").await.expect("events");
+        }
+        shown.stop().await;
+        server.stop().await;
+    });
+}
+
+#[test]
+fn connections_beyond_the_places_wait_for_one() {
+    run(async {
+        let server = InProcess::start(&scarce()).await;
+        let admin = Admin::new(server.server().clone()).connections_max(places(2));
+        let shown = Shown::start(admin.answer_timeout(LATE)).await;
+        let slow = send(shown.address, HALF_A_REQUEST).await;
+        let slower = send(shown.address, HALF_A_REQUEST).await;
+        let mut next = Box::pin(get(shown.address, "/healthz"));
+        assert!(timeout(SOON, &mut next).await.is_err(), "answered without a place");
+        drop(slow);
+        assert_eq!(next.await.status, 200);
+        drop(slower);
+        shown.stop().await;
+        server.stop().await;
+    });
+}
+
 /// Asks for events until there is a place: the head of the answer is enough.
 async fn until_status_of_events(address: SocketAddr) {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     loop {
-        let mut stream = tokio::net::TcpStream::connect(address).await.expect("it listens");
+        let mut stream = TcpStream::connect(address).await.expect("it listens");
         stream.write_all(b"GET /events HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("it reads");
         let mut status = [0; 12];
         stream.read_exact(&mut status).await.expect("an answer");
@@ -410,6 +570,23 @@ fn a_flood_of_bad_peers_is_no_flood_of_lines() {
 }
 
 #[test]
+fn nothing_is_logged_for_a_frame() {
+    const FRAMES: usize = 1000;
+    run(async {
+        let server = Program::start("--log-filter trace").await;
+        let mut client = Client::connect(server.address).await;
+        for seed in 0..FRAMES {
+            client.echo(&frame(10, seed)).await;
+        }
+        client.close_and_expect_end().await;
+        server.signal(Signal::TERM);
+        let (_, log) = server.ended().await;
+        let closed = log.iter().any(|line| line.contains("closed: the peer closed it"));
+        assert!(closed && log.len() < FRAMES / 4, "{} lines, such as {:?}", log.len(), log.last());
+    });
+}
+
+#[test]
 fn every_line_of_a_json_log_is_json() {
     run(async {
         let server = Program::start("--log-format json --log-filter debug --admin :0").await;
@@ -451,6 +628,24 @@ fn strings_under(yaml: &Yaml, key: &str, found: &mut Vec<String>) {
         }
         _ => {}
     }
+}
+
+#[test]
+fn every_metric_is_explained_to_operators() {
+    run(async {
+        let server = InProcess::start(&scarce()).await;
+        let shown = Shown::start(Admin::new(server.server().clone())).await;
+        let page = get(shown.address, "/metrics").await.body;
+        let manual = fs::read_to_string(configs("../docs/operations.md")).expect("a file");
+        let explained = names(&manual);
+        let served: Vec<_> = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+        assert!(served.len() > 20, "{page}");
+        for name in served.iter().filter_map(|line| line.split(' ').next()) {
+            assert!(explained.contains(name), "{name} is not in docs/operations.md");
+        }
+        shown.stop().await;
+        server.stop().await;
+    });
 }
 
 #[test]

@@ -174,9 +174,14 @@ fn checking_says_that_it_works_or_why_it_does_not() {
 
 #[test]
 fn the_short_help_fits_a_screen_and_the_long_one_has_every_flag_too() {
-    let help = |flag| String::from_utf8(outcome(&[flag], &[]).stdout).expect("text");
+    let help =
+        |flag| String::from_utf8(outcome(&[flag], &[("COLUMNS", "80")]).stdout).expect("text");
     let (short, long) = (help("-h"), help("--help"));
-    assert!(short.lines().count() <= 60, "{short}");
+    assert!(short.lines().count() <= 54, "{short}");
+    assert!(short.lines().chain(long.lines()).all(|line| line.chars().count() <= 80), "{short}");
+    // Each flag is one line.
+    let flags = short.lines().filter(|line| line.starts_with("      --"));
+    assert!(flags.skip(1).all(|line| line.ends_with(']')), "{short}");
     assert!(long.lines().count() > 2 * short.lines().count(), "{long}");
     for key in effective(&[]).keys() {
         let flag = format!("--{key}");

@@ -204,7 +204,7 @@ fn requests_that_fill_the_memory_leave_enough_for_replies() {
                 let mut client = Client::connect(server.address).await;
                 let before = server.bytes_live();
                 client.send(&frame[..40_000]).await;
-                crate::support::until(|| server.bytes_live() >= before + SLOT).await;
+                until(|| server.bytes_live() >= before + SLOT).await;
                 clients.push(client);
             }
             // Not one of them gives its memory back before it is answered.
@@ -277,14 +277,14 @@ fn a_peer_that_does_not_read_cannot_keep_the_memory_of_replies() {
         for number in 1..=14 {
             let mut client = Client::connect(server.address).await;
             client.send(&held(50_000)).await;
-            crate::support::until(|| server.bytes_live() >= number * SLOT).await;
+            until(|| server.bytes_live() >= number * SLOT).await;
             honest.push(client);
         }
         // Its replies are in the memory that is set aside for them, and it stalls.
         let mut deaf = Client::connect(server.address).await;
         let flood =
             tokio::spawn(async move { deaf.send_without_reading(&passing(50_000, 1)).await });
-        crate::support::until(|| server.memory().stalled_bytes > SLOT).await;
+        until(|| server.memory().stalled_bytes > SLOT).await;
 
         gate.open_for(14);
         for mut client in honest {
@@ -443,7 +443,7 @@ fn a_header_alone_takes_no_memory_whatever_it_announces() {
         honest.echo(&frame(1 << 20, 1)).await;
         server.until_no_memory_is_held().await;
         // Nor does any of them count as one who blocks memory.
-        crate::support::until(|| server.memory().stalled_bytes == 0).await;
+        until(|| server.memory().stalled_bytes == 0).await;
         assert_eq!(server.all_rejects(), []);
         drop((honest, clients));
         server.stop().await;

@@ -263,21 +263,56 @@ fn the_units_fit_the_program() {
     assert_eq!(values(&socket, "ListenStream")[0], address);
 }
 
+/// The unit as it is, and with each way to TLS that its comments offer.
+fn services(unit: &str) -> [String; 3] {
+    let with = |wanted: &[&str]| {
+        let enabled = |line: &str| match line.strip_prefix('#') {
+            Some(setting) if wanted.iter().any(|word| setting.starts_with(word)) => {
+                setting.to_owned()
+            }
+            _ => line.to_owned(),
+        };
+        unit.lines().map(|line| enabled(line) + "\n").collect()
+    };
+    let group = ["SupplementaryGroups=", "Environment=ARENA_ECHO_TLS_CERT=/"];
+    let credentials = ["LoadCredential=", "Environment=ARENA_ECHO_TLS_CERT=%d"];
+    [with(&[]), with(&group), with(&credentials)]
+}
+
 #[test]
 fn systemd_accepts_the_units_where_there_is_one() {
     let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs");
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let mut units = Vec::new();
-    for name in ["arena-echo.service", "arena-echo.socket"] {
-        let unit = fs::read_to_string(configs.join(name)).expect("a unit");
+    let unit = |name: &str| fs::read_to_string(configs.join(name)).expect("a unit");
+    let services = services(&unit("arena-echo.service"));
+    assert!(services.iter().is_sorted_by(|one, other| one != other), "{services:?}");
+    for service in services {
+        let folder = tempfile::tempdir().expect("a temporary folder");
         // It looks for the program, too.
-        let unit = unit.replace("/usr/local/bin/arena-echo", program::PATH);
-        units.push(folder.path().join(name));
-        fs::write(&units[units.len() - 1], unit).expect("a new file");
+        let service = service.replace("/usr/local/bin/arena-echo", program::PATH);
+        let socket = unit("arena-echo.socket");
+        let paths =
+            ["arena-echo.service", "arena-echo.socket"].map(|name| folder.path().join(name));
+        for (path, unit) in paths.iter().zip([service, socket]) {
+            fs::write(path, unit).expect("a new file");
+        }
+        let analyze = |arguments: &[&str]| {
+            let mut command = std::process::Command::new("systemd-analyze");
+            command.args(arguments).args(&paths).output()
+        };
+        let Ok(output) = analyze(&["verify"]) else { return };
+        let said = String::from_utf8_lossy(&output.stderr);
+        // About other units of this machine it may say what it likes.
+        assert!(!said.contains("arena-echo"), "{said}");
     }
-    let verify = std::process::Command::new("systemd-analyze").arg("verify").args(&units).output();
-    let Ok(output) = verify else { return };
-    let said = String::from_utf8_lossy(&output.stderr);
-    // About other units of this machine it may say what it likes.
-    assert!(!said.contains("arena-echo"), "{said}");
+}
+
+#[test]
+fn systemd_finds_the_service_well_confined_where_there_is_one() {
+    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/arena-echo.service");
+    let mut command = std::process::Command::new("systemd-analyze");
+    // Of a hundred: what is exposed is the network, and that limits may be raised.
+    command.args(["security", "--offline=true", "--threshold=15"]).arg(unit);
+    let Ok(output) = command.output() else { return };
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -1,10 +1,17 @@
 //! Told to stop, the server answers what it has received, and ends.
 
-use std::{fs, net::SocketAddr, time::Duration};
+use std::{fs, io::ErrorKind, net::SocketAddr, time::Duration};
 
 use arena_echo::{ArenaKind, Config};
 use rustix::process::Signal;
-use tokio::{join, time::timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    join,
+    sync::mpsc,
+    task::JoinSet,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
 
 use crate::support::{
     client::Client,
@@ -175,6 +182,67 @@ fn a_signal_answers_what_was_received_and_exits_with_zero() {
             let (status, log) = server.ended().await;
             assert!(status.success(), "{status}\n{log:#?}");
         }
+    });
+}
+
+/// Sends frames without a pause until it is told to stop, and reads replies until the server ends
+/// the connection. Tells of each reply, and returns how many there were.
+async fn load_until_the_end(
+    server: SocketAddr,
+    stop: CancellationToken,
+    replies: mpsc::UnboundedSender<()>,
+) -> usize {
+    let (mut input, mut output) = Client::connect(server).await.stream.into_split();
+    let frame = frame(1000, 7);
+    let sent = frame.repeat(20);
+    let send = async move {
+        let all = async { while output.write_all(&sent).await.is_ok() {} };
+        stop.run_until_cancelled(all).await;
+        output
+    };
+    let read = async {
+        let mut reply = vec![0; frame.len()];
+        let mut count = 0;
+        loop {
+            match input.read_exact(&mut reply).await {
+                Ok(_) => assert!(reply == frame, "reply {count} differs"),
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::UnexpectedEof, "an end, not a reset");
+                    return count;
+                }
+            }
+            count += 1;
+            let _ = replies.send(());
+        }
+    };
+    let (_still_open, count) = join!(send, read);
+    count
+}
+
+#[test]
+fn a_signal_in_the_middle_of_a_pipelined_load_loses_nothing_that_was_read() {
+    run(async {
+        let flags = "--mode fixed --slot-size 4k --capacity 32k --stall-timeout 10m";
+        let server = Program::start(flags).await;
+        let stop = CancellationToken::new();
+        let (told, mut replies) = mpsc::unbounded_channel();
+        let mut clients = JoinSet::new();
+        for _ in 0..20 {
+            clients.spawn(load_until_the_end(server.address, stop.clone(), told.clone()));
+        }
+        for _ in 0..2000 {
+            replies.recv().await.expect("a load that goes on");
+        }
+        server.signal(Signal::TERM);
+        stop.cancel();
+        let received: usize = clients.join_all().await.into_iter().sum();
+
+        let (status, log) = server.ended().await;
+        assert!(status.success(), "{status}\n{log:#?}");
+        let bytes = received * frame(1000, 7).len();
+        let balance = format!("answered {received} frames on 20 connections; ");
+        let says = |text: &str| log.iter().any(|line| line.contains(text));
+        assert!(says(&balance) && says(&format!("wrote {bytes}")), "{balance}\n{log:#?}");
     });
 }
 
