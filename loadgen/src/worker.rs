@@ -46,12 +46,14 @@ const ALARM: Token = Token(usize::MAX);
 /// How long before a request is due the alarm goes off: waking up takes some time, and what is left
 /// of it is spent polling without a pause.
 const WAKE_EARLY: Duration = Duration::from_micros(50);
-/// How long requests that are due wait at least for replies to be read. Much less than what is
-/// worth noticing as lag, and long enough that a busy thread writes several requests at once.
-const READ_MIN: Duration = Duration::from_micros(20);
-/// How much longer replies are read than requests were sent before, if there are so many. With less
-/// the pipelines fill, and the server would be blamed for replies that lie here.
-const READ_SHARE: u64 = 2;
+/// How long what is due is sent before replies are read again. Less would write to a few
+/// connections more often than to the others; more would be worth noticing as the generator's own
+/// delay.
+const PASS_MAX: Duration = Duration::from_micros(100);
+/// How long replies are read then, if there are so many: at least this long, and at least half as
+/// long as was sent before, since a read costs half of a write. With less the pipelines fill, and
+/// the server would be blamed for replies that lie here.
+const READS_MIN: Duration = Duration::from_micros(20);
 
 /// What a thread needs to start.
 #[derive(Debug)]
@@ -257,7 +259,7 @@ impl<'run> Worker<'run> {
         loop {
             let patience = self.patience(next_cut)?;
             self.wait(&mut events, patience)?;
-            self.send_what_is_due();
+            self.pass_if_time();
             self.desk.schedule.advance(self.desk.now);
             if meter.follow(self.desk.schedule.phase(), self.desk.now) {
                 self.tell(News::LoadEnded);
@@ -304,6 +306,8 @@ impl<'run> Worker<'run> {
         if events.is_empty() {
             self.desk.now = self.desk.clock.now();
             self.note_spin();
+            // There is nothing to read.
+            self.next_pass = self.desk.now;
         }
         let mut eager = mem::take(&mut self.eager);
         eager.retain(|&index| {
@@ -352,18 +356,20 @@ impl<'run> Worker<'run> {
         }
     }
 
-    /// One pass over what is due: whatever becomes due meanwhile waits for the next, so that
-    /// replies are read in between, however high the rate.
+    /// One pass over what is due. Whatever becomes due meanwhile, or is left, waits for the next,
+    /// so that replies are read in between, however high the rate.
     fn keep_the_agenda(&mut self) {
         let now = self.desk.clock.now();
+        let until = self.desk.clock.after(now, PASS_MAX);
         self.desk.now = now;
-        while let Some(agenda) = &mut self.desk.agenda
+        while self.desk.now < until
+            && let Some(agenda) = &mut self.desk.agenda
             && let Some(index) = agenda.take_due(now)
         {
             self.links[index].send_on_time(&mut self.desk);
         }
         self.desk.now = self.desk.clock.now();
-        let reads = READ_MIN.max(Duration::from_nanos((self.desk.now - now) * READ_SHARE));
+        let reads = READS_MIN.max(Duration::from_nanos((self.desk.now - now) / 2));
         self.next_pass = self.desk.clock.after(self.desk.now, reads);
     }
 
