@@ -73,12 +73,14 @@ if long_seconds:
     while run.process.poll() is None and time.monotonic() < began + long_seconds:
         time.sleep(1)
         # What comes before is warming up.
-        if time.monotonic() > began + min(60, long_seconds / 5):
+        if time.monotonic() > began + min(60, long_seconds / 5) and run.process.poll() is None:
             samples.append(resident(run.process.pid))
         if len(samples) % 60 == 1:
             progress(f"{time.monotonic() - began:.0f} s: RSS {samples[-1]} KiB")
     report = run.report()
     check_answers(report)
+    if len(samples) < 2:
+        fail("so short a run says nothing: give it a minute at least")
     early, late = (statistics.median(part) for part in (samples[:len(samples) // 2], samples[len(samples) // 2:]))
     say(f"  {long_seconds} s at 20,000 requests/s of 64 to 4,096 bytes: RSS {samples[0]} KiB after warming up, {samples[-1]} at the "
         f"end; median of the second half over that of the first {100 * (late / early - 1):+.2f} %")

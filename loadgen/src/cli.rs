@@ -244,7 +244,7 @@ struct RunArguments {
     interval: String,
     /// The arena's metrics [default: what COMMAND announces]
     ///
-    /// The server's page, http://HOST:PORT/metrics. A COMMAND announces it by `admin on HOST:PORT`,
+    /// The server's page, http://HOST:PORT/metrics. A COMMAND announces it by `admin on IP:PORT`,
     /// in the same write as `listening on ADDR`.
     #[arg(long, value_name = "URL")]
     metrics: Option<String>,

@@ -57,6 +57,8 @@ pub(crate) struct Desk<'run> {
     pub(crate) tally: Box<Tally>,
     /// The last look at the clock.
     pub(crate) now: u64,
+    /// Open loop: when what is due is sent again, even if there are more replies to read.
+    pub(crate) next_pass: u64,
     /// Requests of all links that have been queued and not echoed.
     pub(crate) in_flight: u64,
     /// When anything last arrived.
@@ -484,6 +486,9 @@ impl Link {
                     self.take_in(len, desk);
                     if len < desk.read_buffer.len() && !may_be_closed {
                         return Turn::Waits;
+                    }
+                    if self.pace.is_some() && desk.now >= desk.next_pass {
+                        return Turn::HasMore;
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Turn::Waits,

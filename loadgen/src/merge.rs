@@ -9,12 +9,13 @@
 //! The times of all runs are taken from the clocks of their machines, which should agree to much
 //! less than an interval.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{collections::BTreeSet, net::IpAddr, path::PathBuf};
 
 use clap::Args;
 use serde_json::Value;
 
 use crate::{
+    address::Address,
     latency::Latency,
     metrics_probe::Sample,
     report::{
@@ -384,7 +385,12 @@ fn process(named: &Named) -> (Option<&str>, Option<u32>) {
 /// Whose word counts for the server of a run: its own, or that of a run with the same target.
 fn server_of<'a>(named: &Named, witnesses: &[&'a Named]) -> Result<&'a Named, Option<String>> {
     let knows_it = |witness: &&&Named| process(witness) == process(named);
-    let loads_it = |witness: &&&Named| witness.run.target == named.run.target;
+    // Each machine has such an address of its own.
+    let is_of_one_host = named.run.host.is_some() && is_of_one_host(&named.run.target);
+    let loads_it = |witness: &&&Named| {
+        let (run, other) = (&named.run, &witness.run);
+        run.target == other.target && (!is_of_one_host || run.host == other.host)
+    };
     let own = witnesses.iter().find(knows_it);
     let mut others = witnesses.iter().filter(loads_it);
     match (own, others.next(), others.next()) {
@@ -394,6 +400,17 @@ fn server_of<'a>(named: &Named, witnesses: &[&'a Named]) -> Result<&'a Named, Op
              server that {} loaded at {} (--server-pid, on that server's machine)",
             named.name, named.run.target
         ))),
+    }
+}
+
+/// Whether an address means another server on each machine.
+fn is_of_one_host(target: &str) -> bool {
+    match target.parse() {
+        Ok(Address::Unix { .. }) => true,
+        Ok(Address::Tcp { host, .. }) => {
+            host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+        }
+        Err(_) => false,
     }
 }
 
@@ -614,6 +631,17 @@ mod tests {
             }),
             25.0,
         );
+    }
+
+    #[test]
+    fn the_same_loopback_address_on_two_machines_is_two_servers() {
+        let [mut one, mut other] = pair();
+        knows(&mut one.run, 7, 40.0);
+        for (named, host) in [(&mut one, "here"), (&mut other, "there")] {
+            named.run.target = "127.0.0.1:9000".to_owned();
+            named.run.host = Some(host.to_owned());
+        }
+        assert_eq!(merge(&[one, other]).unwrap().server.cpu_us_per_request, None);
     }
 
     #[test]

@@ -409,6 +409,7 @@ impl Site<'_> {
         let evidence = Evidence {
             client_busy: client.busy_share.filter(|_| is_telling),
             server_busy: server.busy_share,
+            client_spin: client.spin_share.filter(|_| is_telling),
             lag_and_latency: lag_and_latency.filter(|_| is_telling),
             service_p50: (service.count() > 0).then(|| service.percentiles().p50),
             noise_floor: self.noise_floor,

@@ -27,14 +27,20 @@ impl Shelf {
 
     /// Puts bytes there. They stay where they are if that fails.
     pub(crate) fn put(&mut self, shelved: &mut Shelved) {
-        if let (Some(file), Shelved::Here(bytes)) = (&self.file, &*shelved)
-            && !bytes.is_empty()
-            && file.write_all_at(bytes, self.end).is_ok()
-        {
-            let (start, length) = (self.end, bytes.len());
-            self.end += length as u64;
-            *shelved = Shelved::InFile { file: Arc::clone(file), start, length };
+        let (Some(file), Shelved::Here(bytes)) = (&self.file, &*shelved) else { return };
+        if bytes.is_empty() {
+            return;
         }
+        if file.write_all_at(bytes, self.end).is_err() {
+            // The disk is full, most likely: no more is put there, and what is there in part goes,
+            // so that the reports may find room.
+            let _ = file.set_len(self.end);
+            self.file = None;
+            return;
+        }
+        let (start, length) = (self.end, bytes.len());
+        self.end += length as u64;
+        *shelved = Shelved::InFile { file: Arc::clone(file), start, length };
     }
 }
 
@@ -82,8 +88,9 @@ mod tests {
         let read_only = File::open("/dev/null").ok().map(Arc::new);
         for file in [None, read_only] {
             let mut shelved = Shelved::Here([1, 2, 3].into());
-            Shelf { file, end: 0 }.put(&mut shelved);
-            assert!(matches!(shelved, Shelved::Here(_)));
+            let mut shelf = Shelf { file, end: 0 };
+            shelf.put(&mut shelved);
+            assert!(matches!(shelved, Shelved::Here(_)) && shelf.file.is_none());
             assert_eq!(*shelved.get(), [1, 2, 3]);
         }
     }

@@ -21,6 +21,8 @@ const SEND_LAG_MAX: Duration = Duration::from_micros(100);
 const SEND_LAG_SHARE_MAX: f64 = 0.25;
 /// A machine that is late by more than this share of the send lag when it is idle explains it.
 const EXPLAINED_SHARE_MIN: f64 = 0.5;
+/// A generator that is at work for more of the time than this is late because of its work.
+const AT_WORK_SHARE_MAX: f64 = 0.8;
 /// Service times below so many round trips over the loopback are mostly that.
 const ROUND_TRIPS_MIN: f64 = 1.5;
 /// What share of what is in flight may lie unread in the generator's sockets. With a server that is
@@ -58,6 +60,8 @@ pub(crate) struct Evidence {
     /// How busy each side was, as a share of what it could have been, if known.
     pub(crate) client_busy: Option<f64>,
     pub(crate) server_busy: Option<f64>,
+    /// What share of the time the generator spent looking at the clock, if known.
+    pub(crate) client_spin: Option<f64>,
     /// Open loop: send lag and latency at p99, in nanoseconds.
     pub(crate) lag_and_latency: Option<(u64, u64)>,
     /// Service time at p50, in nanoseconds.
@@ -194,6 +198,11 @@ impl Evidence {
     /// The same, where it is the machine's fault: it is as late when it is idle.
     fn restlessness(&self) -> Option<String> {
         let (lag, _) = self.lag_and_latency?;
+        let at_work = self.client_busy.unwrap_or_default() - self.client_spin.unwrap_or_default();
+        if at_work >= AT_WORK_SHARE_MAX {
+            // Who hardly sleeps is hardly ever woken up late.
+            return None;
+        }
         let late = self.noise_floor?.wake_up_late.p99;
         let is_explained = late as f64 >= lag as f64 * EXPLAINED_SHARE_MIN;
         let sentence = self.lag_that_matters().filter(|_| is_explained)?;
@@ -246,6 +255,7 @@ mod tests {
     const NOTHING: Evidence = Evidence {
         client_busy: None,
         server_busy: None,
+        client_spin: None,
         lag_and_latency: None,
         service_p50: None,
         noise_floor: None,
@@ -326,6 +336,19 @@ mod tests {
         let (verdict, reasons) = judge(300_000);
         assert_eq!((verdict, reasons.len()), (Verdict::Disturbed, 1));
         assert!(reasons[0].contains("400 us late") && reasons[0].contains("300 us late"));
+    }
+
+    #[test]
+    fn a_generator_that_never_sleeps_cannot_blame_how_late_it_wakes_up() {
+        let judge = |client_spin| {
+            let (client_busy, lag_and_latency) = (Some(1.0), Some((400_000, 1_000_000)));
+            let noise_floor = floor(300_000, 1_000);
+            let evidence =
+                Evidence { client_busy, client_spin, lag_and_latency, noise_floor, ..NOTHING };
+            Verdict::of(&good(), &evidence).0
+        };
+        assert_eq!(judge(Some(0.1)), Verdict::ClientLimited);
+        assert_eq!(judge(Some(0.9)), Verdict::Disturbed);
     }
 
     #[test]

@@ -139,8 +139,6 @@ struct Worker<'run> {
     silence_max: Duration,
     /// Links that wait for nothing.
     eager: Vec<usize>,
-    /// When what is due is sent again, at the latest.
-    next_pass: u64,
     /// Since when a poll does not wait only because a request is due soon.
     spins_since: Option<u64>,
     /// Nanoseconds of measuring in which such polls brought nothing.
@@ -193,6 +191,7 @@ impl<'run> Worker<'run> {
             agenda: None,
             tally: Box::new(Tally::new()),
             now,
+            next_pass: now,
             in_flight: 0,
             last_arrival_at: 0,
             read_buffer: vec![0; READ_BUFFER_BYTES].into_boxed_slice(),
@@ -213,7 +212,6 @@ impl<'run> Worker<'run> {
             drain_timeout: timeout.unwrap_or(DRAIN_TIMEOUT),
             silence_max: SILENCE_MAX.max(timeout.unwrap_or_default().saturating_mul(2)),
             eager: Vec::new(),
-            next_pass: now,
             spins_since: None,
             spun: 0,
         })
@@ -307,7 +305,7 @@ impl<'run> Worker<'run> {
             self.desk.now = self.desk.clock.now();
             self.note_spin();
             // There is nothing to read.
-            self.next_pass = self.desk.now;
+            self.desk.next_pass = self.desk.now;
         }
         let mut eager = mem::take(&mut self.eager);
         eager.retain(|&index| {
@@ -351,7 +349,7 @@ impl<'run> Worker<'run> {
     /// Sends what is due if replies have been read for long enough.
     #[inline]
     fn pass_if_time(&mut self) {
-        if self.desk.now >= self.next_pass {
+        if self.desk.now >= self.desk.next_pass {
             self.send_what_is_due();
         }
     }
@@ -370,7 +368,7 @@ impl<'run> Worker<'run> {
         }
         self.desk.now = self.desk.clock.now();
         let reads = READS_MIN.max(Duration::from_nanos((self.desk.now - now) / 2));
-        self.next_pass = self.desk.clock.after(self.desk.now, reads);
+        self.desk.next_pass = self.desk.clock.after(self.desk.now, reads);
     }
 
     /// How long a poll may wait. If that is not a matter of milliseconds the alarm is set.
@@ -393,7 +391,8 @@ impl<'run> Worker<'run> {
             self.spins_since = (desk.now < due_at).then_some(desk.now);
             return Ok(Duration::ZERO);
         }
-        if pause < patience {
+        // A poll waits for whole milliseconds.
+        if pause < patience + Duration::from_millis(1) {
             self.alarm.set(pause)?;
         }
         Ok(patience)

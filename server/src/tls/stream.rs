@@ -147,7 +147,8 @@ impl TlsStream {
     }
 
     /// Returns how much is left to read of the first `bytes` that arrived, and perhaps of what came
-    /// behind them. `None` while they are not decrypted.
+    /// behind them. `None` while they are not decrypted. Before a handshake has ended nothing is:
+    /// its own last message finds room in any socket.
     pub(crate) fn left_to_read(&self, bytes: u64) -> Option<u64> {
         (self.socket.received().bytes >= bytes).then_some(self.decrypted as u64)
     }

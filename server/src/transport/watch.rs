@@ -95,7 +95,12 @@ impl Watch {
         self.wait = Some((wait, since));
         let since = match wait {
             Wait::Frame => *self.frame_since.get_or_insert(since),
-            _ => since,
+            Wait::FirstByte | Wait::Idle => {
+                // What had begun was no frame: a message of the encryption, say.
+                self.frame_ends();
+                since
+            }
+            Wait::Memory | Wait::Write => since,
         };
         let limit = self.limit(wait);
         let deadline = limit.map(|limit| since + limit);

@@ -10,6 +10,7 @@ use tokio::{
     io::{self, AsyncReadExt, AsyncWriteExt, split},
     net::TcpStream,
     process::Command,
+    time::sleep,
     try_join,
 };
 use tokio_rustls::{
@@ -280,6 +281,44 @@ fn half_a_record_is_a_frame_that_has_begun() {
         let (socket, _) = stream.get_mut();
         socket.write_all(&[23, 3, 3, 1, 0, 7, 7]).await.expect("a connection");
         server.until_rejected(Reject::FrameTimeout, 1).await;
+        server.stop().await;
+    });
+}
+
+/// Only a frame that has begun has a deadline to end.
+#[test]
+fn half_a_record_that_was_no_frame_is_forgotten() {
+    run(async {
+        let authority = Authority::new();
+        let frame_timeout = Duration::from_secs(1);
+        let config = Config { frame_timeout, ..Config::buddy() };
+        let server = authority.in_process(&config).await;
+        let mut stream = authority.connect(tcp(server.address).await).await.expect("a server");
+        echo(&mut stream, &frame(64, 1)).await;
+        // A message for rustls itself, in two pieces.
+        let (socket, session) = stream.get_mut();
+        session.refresh_traffic_keys().expect("an open session");
+        let mut record = Vec::new();
+        while session.wants_write() {
+            session.write_tls(&mut record).expect("memory");
+        }
+        let (first, rest) = record.split_at(7);
+        socket.write_all(first).await.expect("a connection");
+        sleep(Duration::from_millis(100)).await;
+        socket.write_all(rest).await.expect("a connection");
+
+        sleep(frame_timeout).await;
+        let late = frame(1000, 2);
+        for part in late.chunks(500) {
+            stream.write_all(part).await.expect("a connection");
+            stream.flush().await.expect("a connection");
+            sleep(Duration::from_millis(50)).await;
+        }
+        let mut reply = vec![0; late.len()];
+        stream.read_exact(&mut reply).await.expect("a reply");
+        assert!(reply == late);
+        drop(stream);
+        server.until_connected(0).await;
         server.stop().await;
     });
 }
