@@ -79,11 +79,14 @@ pub(crate) async fn listen(settings: &Settings, passed: ListenFd) -> Result<Boun
     if !errors.is_empty() {
         return Err(errors.join("\n"));
     }
-    let keepalive = settings.keepalive;
-    bound.listeners = bound.listeners.into_iter().map(|l| l.keepalive(keepalive)).collect();
-    if let Some(encryption) = &settings.encryption {
-        bound.listeners = bound.listeners.into_iter().map(|l| encryption.wrap(l)).collect();
-    }
+    let prepare = |listener: Listener| {
+        let listener = listener.keepalive(settings.keepalive);
+        match &settings.encryption {
+            Some(encryption) => encryption.wrap(listener),
+            None => listener,
+        }
+    };
+    bound.listeners = bound.listeners.into_iter().map(prepare).collect();
     Ok(bound)
 }
 

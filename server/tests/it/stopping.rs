@@ -32,6 +32,17 @@ const LENGTHS: [usize; 8] = [10, 0, 3000, 7, 4096, 4000, 1, 4096];
 /// So long that a test which needs it hangs.
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
+/// One slot for requests and one for replies, and all the time to drain.
+fn two_slots() -> Config {
+    Config {
+        arena: ArenaKind::Fixed { slot_bytes: SLOT },
+        capacity_bytes: 2 * SLOT,
+        max_frame_bytes: SLOT,
+        drain_timeout: HOUR,
+        ..Config::fixed()
+    }
+}
+
 /// What a server may read of a frame without taking memory for it.
 const CARRIED: usize = 256;
 
@@ -77,15 +88,7 @@ async fn frames_in_the_queue(server: SocketAddr, sent: &[u8]) -> (Client, Client
 #[test]
 fn what_was_received_is_answered() {
     run(async {
-        let arena = ArenaKind::Fixed { slot_bytes: SLOT };
-        let config = Config {
-            arena,
-            capacity_bytes: 2 * SLOT,
-            max_frame_bytes: SLOT,
-            drain_timeout: HOUR,
-            ..Config::fixed()
-        };
-        let server = InProcess::start(&config).await;
+        let server = InProcess::start(&two_slots()).await;
         let sent = frames(LENGTHS);
         let (mut holder, mut waiting) = frames_in_the_queue(server.address, &sent).await;
 
@@ -103,15 +106,7 @@ fn what_was_received_is_answered() {
 fn what_was_read_before_there_was_memory_is_answered() {
     run(async {
         let gate = Gate::new();
-        let arena = ArenaKind::Fixed { slot_bytes: SLOT };
-        let config = Config {
-            arena,
-            capacity_bytes: 2 * SLOT,
-            max_frame_bytes: SLOT,
-            drain_timeout: HOUR,
-            ..Config::fixed()
-        };
-        let server = InProcess::start_with(&config, gate.clone()).await;
+        let server = InProcess::start_with(&two_slots(), gate.clone()).await;
         let mut holder = Client::connect(server.address).await;
         let mut held = frame(1000, 1);
         held[4] = HOLD;

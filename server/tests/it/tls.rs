@@ -141,6 +141,11 @@ async fn tcp(address: std::net::SocketAddr) -> TcpStream {
     TcpStream::connect(address).await.expect("the server listens")
 }
 
+async fn send(stream: &mut TlsStream<TcpStream>, bytes: &[u8]) {
+    stream.write_all(bytes).await.expect("a connection");
+    stream.flush().await.expect("a connection");
+}
+
 /// Sends and reads at the same time, and compares.
 async fn echo(stream: &mut TlsStream<TcpStream>, frames: &[u8]) {
     let mut received = vec![0; frames.len()];
@@ -151,6 +156,20 @@ async fn echo(stream: &mut TlsStream<TcpStream>, frames: &[u8]) {
     };
     try_join!(input.read_exact(&mut received), write).expect("all replies");
     assert!(received == frames, "the replies differ");
+}
+
+/// A frame whose request a gate holds.
+fn held() -> Vec<u8> {
+    let mut bytes = frame(100, 1);
+    bytes[4] = HOLD;
+    bytes
+}
+
+/// One slot for requests and one for replies.
+fn two_slots() -> Config {
+    let slot_bytes = 64 << 10;
+    let arena = ArenaKind::Fixed { slot_bytes };
+    Config { arena, capacity_bytes: 2 * slot_bytes, ..Config::fixed() }
 }
 
 /// Frames of all kinds: none, a byte, around a record of TLS, larger than a read block.
@@ -221,13 +240,7 @@ fn more_peers_than_blocks_all_get_their_echo() {
 fn a_frame_that_is_there_is_worth_memory_however_it_is_cut_into_records() {
     run(async {
         let authority = Authority::new();
-        let slot_bytes = 64 << 10;
-        let config = Config {
-            arena: ArenaKind::Fixed { slot_bytes },
-            capacity_bytes: 2 * slot_bytes,
-            frame_timeout: Duration::from_secs(5),
-            ..Config::fixed()
-        };
+        let config = Config { frame_timeout: Duration::from_secs(5), ..two_slots() };
         let connector = authority.connector(&[&TLS13], None);
         for (payload_bytes, records) in
             [(4_000, 4), (16_000, 1), (20_000, 1), (20_000, 5), (20_500, 1)]
@@ -238,23 +251,18 @@ fn a_frame_that_is_there_is_worth_memory_however_it_is_cut_into_records() {
                 let stream = connect_by(&connector, tcp(server.address).await).await;
                 stream.expect("a server with a certificate")
             };
-            let mut held = frame(100, 1);
-            held[4] = HOLD;
             let mut holder = connect().await;
-            holder.write_all(&held).await.expect("a connection");
-            holder.flush().await.expect("a connection");
+            send(&mut holder, &held()).await;
             server.until_memory_is_held().await;
             let mut next = connect().await;
-            next.write_all(&frame(100, 2)).await.expect("a connection");
-            next.flush().await.expect("a connection");
+            send(&mut next, &frame(100, 2)).await;
             server.until_waiting(1).await;
 
             let mut cut = connect().await;
             let mut sent = frame(payload_bytes, 3);
             sent[4] = 1;
             for record in sent.chunks(sent.len().div_ceil(records)) {
-                cut.write_all(record).await.expect("a connection");
-                cut.flush().await.expect("a connection");
+                send(&mut cut, record).await;
             }
             server.until_waiting(2).await;
             gate.open_for(1);
@@ -310,8 +318,7 @@ fn half_a_record_that_was_no_frame_is_forgotten() {
         sleep(frame_timeout).await;
         let late = frame(1000, 2);
         for part in late.chunks(500) {
-            stream.write_all(part).await.expect("a connection");
-            stream.flush().await.expect("a connection");
+            send(&mut stream, part).await;
             sleep(Duration::from_millis(50)).await;
         }
         let mut reply = vec![0; late.len()];
@@ -501,28 +508,18 @@ fn everything_wrong_with_the_files_is_said_at_once() {
 fn what_had_arrived_when_the_server_stops_is_answered() {
     run(async {
         let authority = Authority::new();
-        let slot_bytes = 64 << 10;
-        let config = Config {
-            arena: ArenaKind::Fixed { slot_bytes },
-            capacity_bytes: 2 * slot_bytes,
-            drain_timeout: Duration::from_secs(3600),
-            ..Config::fixed()
-        };
+        let config = Config { drain_timeout: Duration::from_secs(3600), ..two_slots() };
         let gate = Gate::new();
         let server = authority.in_process_with(&config, gate.clone()).await;
         let mut holder = authority.connect(tcp(server.address).await).await.expect("a server");
-        let mut held = frame(100, 1);
-        held[4] = HOLD;
-        holder.write_all(&held).await.expect("a connection");
-        holder.flush().await.expect("a connection");
+        send(&mut holder, &held()).await;
         server.until_memory_is_held().await;
 
         // More than a slot, which ends in the middle of the last record.
         let mut stream = authority.connect(tcp(server.address).await).await.expect("a server");
         let sent = frame(999, 2).repeat(75);
         for part in [&sent[..10_000], &sent[10_000..]] {
-            stream.write_all(part).await.expect("a connection");
-            stream.flush().await.expect("a connection");
+            send(&mut stream, part).await;
         }
         server.until_waiting(1).await;
         let mut silent = Client::connect(server.address).await;
@@ -597,8 +594,7 @@ fn an_end_that_is_not_told_is_one_between_frames_and_an_error_within() {
         let mut stream = authority.connect(tcp(server.address).await).await.expect("a server");
         // What the server says first is read, so that the end is no reset.
         echo(&mut stream, &frame(64, 1)).await;
-        stream.write_all(&frame(64, 1)[..30]).await.expect("a connection");
-        stream.flush().await.expect("a connection");
+        send(&mut stream, &frame(64, 1)[..30]).await;
         drop(stream);
         server.until_rejected(Reject::UnexpectedEnd, 1).await;
         server.stop().await;
