@@ -6,8 +6,9 @@
 //!                          12k             until it is as small as asked for
 //! ```
 //!
-//! A run counts only if the generator kept the schedule: if it could not, nothing is known about
-//! the server at that rate, and the search ends with a lower bound.
+//! A run counts only if the generator kept the schedule. One that did not is repeated: a moment in
+//! which the machine did something else must not end a search. If the generator falls behind each
+//! time, nothing is known about the server at that rate, and what is found is a lower bound.
 
 use std::fmt;
 
@@ -25,6 +26,10 @@ use crate::{
 const RATE_MAX: f64 = 1e8;
 /// The rate below which a server that misses is given up.
 const RATE_MIN: f64 = 1.0;
+/// The same where time ends a run: with fewer requests than this there is hardly a percentile.
+const REQUESTS_MIN: f64 = 10.0;
+/// How often a run is made in which the generator does not keep the schedule.
+const TRIES: u32 = 3;
 
 /// How to search.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -81,7 +86,7 @@ impl Search {
         stop: &Stop,
         observe: &mut dyn FnMut(&Step),
     ) -> Result<Found, RunError> {
-        let mut bracket = Bracket::new(self.start);
+        let mut bracket = Bracket::new(self.start, rate_min(plan));
         let mut best = None;
         loop {
             let rate = bracket.next_rate();
@@ -104,6 +109,11 @@ impl Search {
             }
         }
     }
+}
+
+/// The rate below which a run of `plan` says nothing.
+fn rate_min(plan: &Plan) -> f64 {
+    plan.duration.map_or(RATE_MIN, |duration| (REQUESTS_MIN / duration.as_secs_f64()).max(RATE_MIN))
 }
 
 impl StepOutcome {
@@ -148,15 +158,19 @@ impl fmt::Display for Found {
 #[derive(Clone, Copy, Debug)]
 struct Bracket {
     start: f64,
+    /// No lower rate is tried.
+    rate_min: f64,
     met: Option<f64>,
     missed: Option<f64>,
+    /// How often the generator has fallen behind at the next rate.
+    invalid_tries: u32,
     /// Whether the upper end is where the generator gave up.
     is_invalid_above: bool,
 }
 
 impl Bracket {
-    fn new(start: f64) -> Self {
-        Self { start, met: None, missed: None, is_invalid_above: false }
+    fn new(start: f64, rate_min: f64) -> Self {
+        Self { start, rate_min, met: None, missed: None, invalid_tries: 0, is_invalid_above: false }
     }
 
     fn next_rate(&self) -> f64 {
@@ -168,7 +182,13 @@ impl Bracket {
         }
     }
 
+    /// Takes note of what came of a run at the next rate.
     fn note(&mut self, rate: f64, outcome: StepOutcome) {
+        self.invalid_tries += 1;
+        if outcome == StepOutcome::Invalid && self.invalid_tries < TRIES {
+            return;
+        }
+        self.invalid_tries = 0;
         match outcome {
             StepOutcome::Met => self.met = Some(rate),
             StepOutcome::Missed | StepOutcome::Invalid => {
@@ -182,7 +202,7 @@ impl Bracket {
         match (self.met, self.missed) {
             (Some(met), Some(missed)) => missed - met <= met * precision,
             (Some(met), None) => met >= RATE_MAX,
-            (None, Some(missed)) => missed <= RATE_MIN,
+            (None, Some(missed)) => missed / 2.0 < self.rate_min,
             (None, None) => false,
         }
     }
@@ -190,10 +210,12 @@ impl Bracket {
 
 #[cfg(test)]
 mod tests {
+    use std::{cell::Cell, time::Duration};
+
     use super::*;
 
-    fn search(start: f64, outcome_at: impl Fn(f64) -> StepOutcome) -> (Bracket, u32) {
-        let mut bracket = Bracket::new(start);
+    fn search(start: f64, mut outcome_at: impl FnMut(f64) -> StepOutcome) -> (Bracket, u32) {
+        let mut bracket = Bracket::new(start, 8.0);
         let mut steps = 0;
         while !bracket.is_narrow(0.03) {
             let rate = bracket.next_rate();
@@ -227,9 +249,37 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_always_misses_is_given_up() {
-        let (bracket, _) = search(1_000.0, |_| StepOutcome::Missed);
+    fn a_generator_that_falls_behind_now_and_then_changes_nothing() {
+        let mut runs = 0;
+        let (bracket, _) = search(1_000.0, |rate| {
+            runs += 1;
+            match runs % TRIES {
+                0 if rate <= 12_345.0 => StepOutcome::Met,
+                0 => StepOutcome::Missed,
+                _ => StepOutcome::Invalid,
+            }
+        });
+        assert!((12_345.0 / 1.03..=12_345.0).contains(&bracket.met.unwrap()), "{bracket:?}");
+        assert!(!bracket.is_invalid_above);
+    }
+
+    #[test]
+    fn a_server_that_always_misses_is_given_up_before_runs_say_nothing() {
+        let lowest = Cell::new(f64::INFINITY);
+        let (bracket, _) = search(1_000.0, |rate| {
+            lowest.set(rate);
+            StepOutcome::Missed
+        });
         assert_eq!(bracket.met, None);
+        assert!((8.0..16.0).contains(&lowest.get()), "{lowest:?}");
+    }
+
+    #[test]
+    fn a_run_that_time_ends_has_requests_enough_for_a_percentile() {
+        let plan = |duration| Plan { duration, ..Plan::default() };
+        assert_eq!(rate_min(&plan(Some(Duration::from_secs(2)))), 5.0);
+        assert_eq!(rate_min(&plan(Some(Duration::from_secs(60)))), RATE_MIN);
+        assert_eq!(rate_min(&plan(None)), RATE_MIN);
     }
 
     #[test]

@@ -161,7 +161,8 @@ fn json_has_the_keys_that_scripts_read() {
     assert!(report["client"]["cpu_us_per_request"].as_f64().unwrap() > 0.0);
     assert!(report["server"]["cpu_us_per_request"].is_number());
     assert!(report["server"]["rss_peak_bytes"].as_u64().unwrap() > 0);
-    assert_eq!(report["verdict"], "ok");
+    let verdict = report["verdict"].as_str().unwrap();
+    assert!(["ok", "client-limited", "disturbed"].contains(&verdict), "{verdict}");
     assert_eq!(report["schema"], 1);
     assert_eq!(report["config"]["seed"], 5);
 }
@@ -239,17 +240,18 @@ fn open_loop_keeps_its_three_times_apart_in_json() {
 
 #[test]
 fn a_search_ends_with_the_best_rate_and_its_report() {
-    // It answers no more than some 500 requests per second.
+    // It answers 5 requests per second: however late a busy machine makes the generator, the server
+    // is later.
     let server = servers::replying(|_, _, frame| {
-        std::thread::sleep(std::time::Duration::from_millis(2));
+        std::thread::sleep(std::time::Duration::from_millis(200));
         frame
     });
-    let arguments = "search --slo p50<100ms,unsent==0 --start 50 --precision 50 -c 1 -p 100 \
-                     -d 400ms -w 50ms";
+    let arguments = "search --slo p50<700ms,unsent==0 --start 4 --precision 50 -c 1 -p 100 \
+                     -d 3s -w 0s";
     let output = loadgen(arguments).arg(server.to_string()).output().unwrap();
     let found = text(&output.stdout);
     assert!(found.contains("found"), "{found}\n{}", text(&output.stderr));
-    assert!(found.contains("p50<100ms is met"), "{found}");
+    assert!(found.contains("p50<700ms is met"), "{found}");
     let steps = text(&output.stderr);
     assert!(steps.lines().any(|line| line.ends_with("met")), "{steps}");
     exits_with(0, &output);

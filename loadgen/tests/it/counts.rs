@@ -18,7 +18,9 @@ fn echoes_exactly(plan: &Plan) {
     assert_eq!(Some(report.counts.requests), plan.requests);
     assert_eq!(report.latency.count(), report.counts.requests);
     assert_eq!(report.counts.unanswered, 0);
-    assert!(matches!(report.verdict, Verdict::Ok | Verdict::ClientLimited), "{report:?}");
+    // Whether the machine was quiet is not this test's business.
+    let right = [Verdict::Ok, Verdict::ClientLimited, Verdict::Disturbed];
+    assert!(right.contains(&report.verdict), "{report:?}");
     assert!(report.latency.percentiles().p50 > 0);
 }
 
