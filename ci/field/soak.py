@@ -14,7 +14,7 @@ server = Server("--capacity", "16MiB", log="info")
 # Once so full that all pages of the arena are there: what grows after that is not the arena.
 burst = load("-c", 64, "-p", 4, "-s", "256k", "-w", "0s", "-d", "5s", server.address)
 began = time.monotonic()
-soak = Load("-c", 64, "-p", 8, "-R", "4k", "-s", "lognormal:p50=512,p99=32k", "--reconnect-every", 200, "--verify", "full",
+soak = Load("-c", 64, "-p", 8, "-R", "4k", "-s", "lognormal:p50=512,p99=32k,max=512k", "--reconnect-every", 200, "--verify", "full",
             "-w", "2s", "-d", f"{seconds - 2}s", "-i", "10s", "--server-pid", server.pid, server.address)
 resident = []
 parts = []

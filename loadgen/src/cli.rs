@@ -225,7 +225,8 @@ struct RunArguments {
     /// Payload size: 64, 4k, uniform:64..4k, ...
     ///
     /// A size, or a distribution: uniform:64..4k, lognormal:p50=512,p99=16k, list:64*80,4k*20, or
-    /// file:PATH with a size per line.
+    /// file:PATH with a size per line. Write lognormal:p50=512,p99=16k,max=1m where the server has
+    /// a limit.
     #[arg(short, long, value_name = "SIZE", default_value = "64")]
     size: String,
     /// Conditions to meet: p99<1ms,errors==0,rate>=10k

@@ -86,6 +86,12 @@ impl Connection {
         self.queued - self.echoed.sequence
     }
 
+    /// How large the largest payload is of the requests that have been queued and not echoed.
+    pub(crate) fn largest_outstanding(&self, payloads: &Payloads) -> Option<u32> {
+        let outstanding = self.echoed.sequence..self.queued;
+        outstanding.map(|sequence| payloads.payload_bytes(self.origin(sequence))).max()
+    }
+
     /// How many requests have ever been queued.
     #[inline]
     pub(crate) fn queued(&self) -> u64 {

@@ -24,11 +24,13 @@ use crate::{
     clock::Clock,
     connection::{Batch, Connection, Source},
     mismatch::Mismatch,
+    payload::Payloads,
     plan::ReconnectEvery,
     rate::Arrivals,
     schedule::{Phase, Schedule},
     stream::{Endpoint, Stream},
     tally::Tally,
+    units,
 };
 
 /// How long a connection may take to be made.
@@ -571,6 +573,7 @@ impl Link {
             self.socket = Socket::Down { retry_at: u64::MAX };
             return;
         }
+        desk.tally.note(|| self.describe(&loss, desk.source.payloads));
         self.write_off(&loss, desk);
         match &loss {
             Loss::Closed | Loss::Broken(_) => desk.tally.counts.errors.lost += 1,
@@ -578,13 +581,35 @@ impl Link {
             Loss::Mismatch(mismatch) => desk.tally.counts.mismatches.count(*mismatch),
             Loss::TimedOut => {}
         }
-        desk.tally.note(|| describe(&loss));
         self.failures = match loss {
             Loss::NotMade(_) => self.failures.saturating_add(1),
             _ => 0,
         };
         let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(10)).min(LAST_PAUSE);
         self.socket = Socket::Down { retry_at: desk.clock.after(desk.now, pause) };
+    }
+
+    /// Before what is outstanding is written off.
+    fn describe(&self, loss: &Loss, payloads: &Payloads) -> String {
+        // A frame beyond the server's limit is the most frequent reason.
+        let owed = match self.connection.largest_outstanding(payloads) {
+            None => String::new(),
+            Some(largest) => format!(
+                " that owed {} (largest payload: {})",
+                match self.connection.outstanding() {
+                    1 => "1 reply".to_owned(),
+                    replies => format!("{} replies", units::grouped(replies)),
+                },
+                units::bytes(u64::from(largest))
+            ),
+        };
+        match loss {
+            Loss::Closed => format!("the server closed a connection{owed}"),
+            Loss::Broken(error) => format!("a connection broke{owed}: {error}"),
+            Loss::NotMade(error) => format!("could not connect: {error}"),
+            Loss::TimedOut => "a request timed out".to_owned(),
+            Loss::Mismatch(mismatch) => format!("a reply was wrong: {}", mismatch.name()),
+        }
     }
 
     /// Counts what is outstanding: as timed out what is overdue, the rest as unanswered.
@@ -618,14 +643,4 @@ impl Pace {
 
 fn is_overdue(batch: &Batch, desk: &Desk<'_>) -> bool {
     desk.timeout.is_some_and(|limit| desk.clock.after(batch.sent_at, limit) <= desk.now)
-}
-
-fn describe(loss: &Loss) -> String {
-    match loss {
-        Loss::Closed => "the server closed a connection".to_owned(),
-        Loss::Broken(error) => format!("a connection broke: {error}"),
-        Loss::NotMade(error) => format!("could not connect: {error}"),
-        Loss::TimedOut => "a request timed out".to_owned(),
-        Loss::Mismatch(mismatch) => format!("a reply was wrong: {}", mismatch.name()),
-    }
 }

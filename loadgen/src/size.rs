@@ -5,6 +5,7 @@
 //! | `64`, `4k`                    | all the same                                                   |
 //! | `uniform:64..4k`              | every size from the first to the last, equally often           |
 //! | `lognormal:p50=512,p99=16k`   | half at most the one, 99 of 100 at most the other              |
+//! | `lognormal:..,max=1m`         | the same; what would be larger is drawn again                  |
 //! | `list:64*80,4k*20`            | these, as often as their weights say                           |
 //! | `file:PATH`                   | those in the file, one per line, over and over                 |
 //!
@@ -49,6 +50,9 @@ pub enum Sizes {
         p50: u32,
         /// 99 of 100 are at most this.
         p99: u32,
+        /// All are at most this. The distribution itself has no end: without this, one of some
+        /// ten thousand is far above `p99`.
+        max: u32,
     },
     /// Sizes with their weights.
     List(Vec<(u32, u32)>),
@@ -79,10 +83,13 @@ impl Sizes {
                 return Some(format!("goes from {min} to {max}; write the smaller one first"));
             }
             Self::Uniform { max, .. } => *max,
-            Self::LogNormal { p50, p99 } if *p50 == 0 || p50 > p99 => {
+            Self::LogNormal { p50, p99, .. } if *p50 == 0 || p50 > p99 => {
                 return Some(format!("has p50={p50} and p99={p99}; it must be 0 < p50 <= p99"));
             }
-            Self::LogNormal { p99, .. } => *p99,
+            Self::LogNormal { p99, max, .. } if p99 > max => {
+                return Some(format!("has p99={p99} and max={max}; it must be p99 <= max"));
+            }
+            Self::LogNormal { max, .. } => *max,
             Self::List(list) if list.iter().all(|(_, weight)| *weight == 0) => {
                 return Some("is a list without a weight above 0".to_owned());
             }
@@ -105,10 +112,11 @@ impl Sizes {
                 let sizes = Uniform::new_inclusive(*min, *max).expect("a checked range");
                 drawn.map(|_| sizes.sample(&mut random)).collect()
             }
-            Self::LogNormal { p50, p99 } => {
+            Self::LogNormal { p50, p99, max } => {
                 let (p50, p99) = (f64::from(*p50).ln(), f64::from(*p99).ln());
                 let sizes = LogNormal::new(p50, (p99 - p50) / NORMAL_P99).expect("checked bounds");
-                drawn.map(|_| whole_bytes(sizes.sample(&mut random))).collect()
+                let sizes = sizes.sample_iter(&mut random).map(whole_bytes);
+                sizes.filter(|size| size <= max).take(DRAWN_SIZES).collect()
             }
             Self::List(list) => {
                 let weights = list.iter().map(|(_, weight)| *weight);
@@ -142,12 +150,21 @@ impl FromStr for Sizes {
                 Ok(Self::Uniform { min: size(min)?, max: size(max)? })
             }
             "lognormal" => {
-                let example = "lognormal:p50=512,p99=16k";
-                let (p50, p99) = rest.split_once(',').ok_or_else(|| malformed(example))?;
-                let value = |text: &str, name| {
-                    size(text.trim().strip_prefix(name).ok_or_else(|| malformed(example))?)
+                let mut parts = rest.split(',');
+                let mut value = |name| {
+                    let text = parts.next()?;
+                    Some(text.trim().strip_prefix(name).map(size))
                 };
-                Ok(Self::LogNormal { p50: value(p50, "p50=")?, p99: value(p99, "p99=")? })
+                let (p50, p99, max) = (value("p50="), value("p99="), value("max="));
+                let (Some(Some(p50)), Some(Some(p99))) = (p50, p99) else {
+                    return Err(malformed("lognormal:p50=512,p99=16k"));
+                };
+                let max = match max {
+                    Some(Some(max)) if parts.next().is_none() => max?,
+                    None => PAYLOAD_BYTES_MAX,
+                    _ => return Err(malformed("lognormal:p50=512,p99=16k,max=1m")),
+                };
+                Ok(Self::LogNormal { p50: p50?, p99: p99?, max })
             }
             "list" => {
                 let item = |text: &str| match text.split_once('*') {
@@ -174,7 +191,12 @@ impl fmt::Display for Sizes {
         match self {
             Self::Fixed(bytes) => write!(f, "{bytes}"),
             Self::Uniform { min, max } => write!(f, "uniform:{min}..{max}"),
-            Self::LogNormal { p50, p99 } => write!(f, "lognormal:p50={p50},p99={p99}"),
+            Self::LogNormal { p50, p99, max: PAYLOAD_BYTES_MAX } => {
+                write!(f, "lognormal:p50={p50},p99={p99}")
+            }
+            Self::LogNormal { p50, p99, max } => {
+                write!(f, "lognormal:p50={p50},p99={p99},max={max}")
+            }
             Self::List(list) => {
                 let items: Vec<_> =
                     list.iter().map(|(b, weight)| format!("{b}*{weight}")).collect();
@@ -263,8 +285,13 @@ mod tests {
 
     #[test]
     fn every_kind_is_read_and_written_back() {
-        for text in ["64", "uniform:64..4096", "lognormal:p50=512,p99=16384", "list:64*80,4096*20"]
-        {
+        for text in [
+            "64",
+            "uniform:64..4096",
+            "lognormal:p50=512,p99=16384",
+            "lognormal:p50=512,p99=16384,max=65536",
+            "list:64*80,4096*20",
+        ] {
             assert_eq!(sizes(text).to_string(), text);
             assert_eq!(sizes(text).problem(), None);
         }
@@ -274,11 +301,27 @@ mod tests {
 
     #[test]
     fn what_is_no_size_says_what_would_be() {
-        for text in ["x", "uniform:3", "lognormal:512,16k", "list:a*b", "list:", "zipf:3"] {
+        for text in [
+            "x",
+            "uniform:3",
+            "lognormal:512,16k",
+            "lognormal:p50=1,p99=2,min=3",
+            "lognormal:p50=1,p99=2,max=3,max=4",
+            "list:a*b",
+            "list:",
+            "zipf:3",
+        ] {
             let error = text.parse::<Sizes>().unwrap_err();
             assert!(error.contains("write"), "{error}");
         }
-        for text in ["uniform:9..3", "lognormal:p50=0,p99=1", "lognormal:p50=9,p99=1", "list:1*0"] {
+        for text in [
+            "uniform:9..3",
+            "lognormal:p50=0,p99=1",
+            "lognormal:p50=9,p99=1",
+            "lognormal:p50=1,p99=9,max=8",
+            "lognormal:p50=1,p99=9,max=2g",
+            "list:1*0",
+        ] {
             assert!(sizes(text).problem().is_some(), "{text}");
         }
         assert!(Sizes::Fixed(u32::MAX).problem().is_some());
@@ -297,6 +340,15 @@ mod tests {
         let (p50, p99) = (sizes[sizes.len() / 2], sizes[sizes.len() * 99 / 100]);
         assert!(p50.abs_diff(512) < 40, "{p50}");
         assert!(p99.abs_diff(16_384) < 3_000, "{p99}");
+    }
+
+    #[test]
+    fn a_lognormal_distribution_ends_where_it_is_told_to() {
+        let (open, closed) = ("lognormal:p50=512,p99=16k", "lognormal:p50=512,p99=16k,max=20k");
+        assert!(*sorted(open).last().unwrap() > 20 << 10);
+        let sizes = sorted(closed);
+        assert_eq!(sizes.len(), DRAWN_SIZES);
+        assert!((16 << 10..=20 << 10).contains(sizes.last().unwrap()), "{:?}", sizes.last());
     }
 
     #[test]

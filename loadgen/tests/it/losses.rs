@@ -13,17 +13,7 @@ use crate::servers::{self, echo, plan, read_frame, run};
 
 #[test]
 fn a_connection_that_the_server_closes_is_made_again_and_what_it_owed_is_unanswered() {
-    let server = servers::start(|connection, mut stream| {
-        if connection > 0 {
-            return echo(stream);
-        }
-        for _ in 0..50 {
-            let frame = read_frame(&mut stream)?;
-            stream.write_all(&frame)?;
-        }
-        read_frame(&mut stream)?;
-        Ok(())
-    });
+    let server = servers::closing_its_first();
     let report = run(&Plan { pipeline: 8, ..plan(server, 500) });
     let counts = report.counts;
     assert_eq!(report.counts.sent(), 500);
@@ -31,7 +21,31 @@ fn a_connection_that_the_server_closes_is_made_again_and_what_it_owed_is_unanswe
     assert_eq!((counts.errors.lost, counts.reconnects), (1, 1));
     assert_eq!(report.verdict, Verdict::Errors);
     assert_eq!(report.verdict.exit_code(), 1);
-    assert!(report.first_error.is_some());
+    let error = report.first_error.expect("an error");
+    let owed = if counts.unanswered == 1 {
+        "1 reply".into()
+    } else {
+        format!("{} replies", counts.unanswered)
+    };
+    assert!(error.contains(&format!("owed {owed} (largest payload: 64 B)")), "{error}");
+}
+
+#[test]
+fn a_frame_beyond_the_servers_limit_is_seen_in_the_first_error() {
+    let server = servers::start(|_, mut stream| {
+        loop {
+            let frame = read_frame(&mut stream)?;
+            if frame.len() > 1000 {
+                return Ok(());
+            }
+            stream.write_all(&frame)?;
+        }
+    });
+    let sizes = "list:64*99,2k*1".parse().unwrap();
+    let report = run(&Plan { sizes, ..plan(server, 2_000) });
+    assert!(report.counts.errors.lost > 0, "{report:?}");
+    let error = report.first_error.expect("an error");
+    assert!(error.contains("(largest payload: 2.00 KiB)"), "{error}");
 }
 
 #[test]
@@ -109,17 +123,7 @@ fn nobody_listening_is_said_with_what_was_tried() {
 
 #[test]
 fn what_was_sent_while_warming_up_and_never_came_back_is_counted_apart() {
-    let server = servers::start(|connection, mut stream| {
-        if connection > 0 {
-            return echo(stream);
-        }
-        for _ in 0..50 {
-            let frame = read_frame(&mut stream)?;
-            stream.write_all(&frame)?;
-        }
-        read_frame(&mut stream)?;
-        Ok(())
-    });
+    let server = servers::closing_its_first();
     let warm_up = Duration::from_millis(300);
     let report = run(&Plan { pipeline: 8, warm_up, ..plan(server, 500) });
     let counts = report.counts;

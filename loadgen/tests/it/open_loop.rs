@@ -131,16 +131,7 @@ fn a_server_that_dies_while_warming_up_owes_everything_that_was_measured() {
 
 #[test]
 fn the_timetable_goes_on_over_a_lost_connection() {
-    let server = servers::start(|connection, mut stream| {
-        if connection > 0 {
-            return echo(stream);
-        }
-        for _ in 0..50 {
-            let frame = read_frame(&mut stream)?;
-            stream.write_all(&frame)?;
-        }
-        Ok(())
-    });
+    let server = servers::closing_its_first();
     let report = run(&Plan { connections: 1, ..paced(server, 1_000.0, HALF_A_SECOND) });
     let counts = report.counts;
     assert_eq!(counts.requests + counts.unanswered + counts.unsent, 500, "{report:?}");

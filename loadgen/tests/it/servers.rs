@@ -39,6 +39,22 @@ pub(crate) fn echo(mut stream: TcpStream) -> io::Result<()> {
     }
 }
 
+/// A server that answers 50 frames on its first connection, reads one more and closes; later
+/// connections are served.
+pub(crate) fn closing_its_first() -> SocketAddr {
+    start(|connection, mut stream| {
+        if connection > 0 {
+            return echo(stream);
+        }
+        for _ in 0..50 {
+            let frame = read_frame(&mut stream)?;
+            stream.write_all(&frame)?;
+        }
+        read_frame(&mut stream)?;
+        Ok(())
+    })
+}
+
 /// A server that passes each frame, header included, through `reply` with its number on its
 /// connection.
 pub(crate) fn replying<R>(reply: R) -> SocketAddr
