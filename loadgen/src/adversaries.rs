@@ -3,12 +3,13 @@
 //!
 //! | Kind         | What it does                                                                   |
 //! |--------------|--------------------------------------------------------------------------------|
-//! | slow reader  | sends requests as fast as the socket takes them and reads a few bytes at a time|
-//! | slow sender  | sends a request byte by byte                                                   |
+//! | slow reader  | sends as much as the socket takes and reads a few bytes, twice a second        |
+//! | slow sender  | sends a request byte by byte, two a second                                     |
 //! | resetter     | sends half a request and resets the connection, over and over                  |
 //!
-//! All of them share one thread, which acts at regular moments. Nothing that they do is in the
-//! report's other figures; what they get back is counted, not checked.
+//! All of them share one thread, which lets a part of them act at a time: clients that do not know
+//! of each other have no common beat. Nothing that they do is in the report's other figures; what
+//! they get back is counted, not checked.
 
 use std::{
     io::{self, Read, Write},
@@ -25,13 +26,17 @@ use crate::{
     stream::{Endpoint, Stream},
 };
 
-/// How often each of them does something.
-const STEP: Duration = Duration::from_millis(50);
-/// How much a slow reader takes per step.
+/// How often it is an adversary's turn. A slow one lets most turns pass once it is connected.
+const TURN: Duration = Duration::from_millis(50);
+/// A slow one does something in one of so many turns: twice a second.
+const SLOW_TURNS: u32 = 10;
+/// They take their turns in so many groups, one after the other.
+const GROUPS: u32 = 25;
+/// How much a slow reader takes at a time.
 const READ_BYTES: usize = 64;
 /// How long their payloads are: short enough for any server.
 const PAYLOAD_BYTES: u32 = 1024;
-/// How much a slow reader sends per step at most.
+/// How much a slow reader sends at a time at most.
 const SENT_BYTES_MAX: usize = 1 << 20;
 
 /// How many of each kind there are.
@@ -86,6 +91,8 @@ enum Kind {
 struct Adversary {
     kind: Kind,
     state: State,
+    /// How many turns it lets pass.
+    turns_to_rest: u32,
     /// How much of the current request has been sent.
     offset: usize,
     counts: AdversaryCounts,
@@ -120,16 +127,22 @@ impl Adversaries {
         ];
         let mut all: Vec<Adversary> = kinds
             .into_iter()
-            .flat_map(|(kind, count)| (0..count).map(move |_| Adversary::new(kind)))
+            .flat_map(|(kind, count)| (0..count).map(move |index| Adversary::new(kind, index)))
             .collect();
         let request = request();
         if begin.recv().is_ok() {
+            let mut groups = (0..GROUPS as usize).cycle();
+            let mut due_at = Instant::now();
             while !matches!(begin.try_recv(), Err(TryRecvError::Disconnected)) {
-                for (index, adversary) in all.iter_mut().enumerate() {
+                let first = groups.next().expect("groups without end");
+                let group = all.iter_mut().enumerate().skip(first).step_by(GROUPS as usize);
+                for (index, adversary) in group {
                     let endpoint = &endpoints[index % endpoints.len()];
-                    adversary.step(endpoint, poll.registry(), &request);
+                    adversary.take_turn(endpoint, poll.registry(), &request);
                 }
-                rest(&mut poll, &mut events, begin)?;
+                // Who is late does not catch up: that would be a burst.
+                due_at = (due_at + TURN / GROUPS).max(Instant::now());
+                rest(due_at, &mut poll, &mut events, begin)?;
             }
         }
         let mut report = AdversaryReport::default();
@@ -163,13 +176,20 @@ impl AddAssign for AdversaryCounts {
 }
 
 impl Adversary {
-    fn new(kind: Kind) -> Self {
+    /// The one of its kind with this index.
+    fn new(kind: Kind, index: u32) -> Self {
         let counts = AdversaryCounts { clients: 1, ..AdversaryCounts::default() };
-        Self { kind, state: State::Down, offset: 0, counts }
+        // Slow ones do not rest all at the same time.
+        let turns_to_rest = (index / GROUPS) % SLOW_TURNS;
+        Self { kind, state: State::Down, turns_to_rest, offset: 0, counts }
     }
 
-    /// Does the next bad thing.
-    fn step(&mut self, endpoint: &Endpoint, registry: &Registry, request: &[u8]) {
+    /// Does the next bad thing, unless it rests.
+    fn take_turn(&mut self, endpoint: &Endpoint, registry: &Registry, request: &[u8]) {
+        if let Some(turns_left) = self.turns_to_rest.checked_sub(1) {
+            self.turns_to_rest = turns_left;
+            return;
+        }
         self.state = match std::mem::replace(&mut self.state, State::Down) {
             State::Down => match Stream::connect(endpoint, registry, Token(0)) {
                 Ok(stream) => State::Connecting(stream),
@@ -185,7 +205,12 @@ impl Adversary {
                 Err(_) => self.not_connected(),
             },
             State::Open(stream) => match self.act(&stream, request) {
-                Ok(false) => State::Open(stream),
+                Ok(false) => {
+                    if self.kind != Kind::Resetter {
+                        self.turns_to_rest = SLOW_TURNS - 1;
+                    }
+                    State::Open(stream)
+                }
                 Ok(true) => {
                     stream.reset();
                     self.counts.resets += 1;
@@ -251,9 +276,13 @@ impl Adversary {
     }
 }
 
-/// Waits until the next step is due, or the channel closes.
-fn rest(poll: &mut Poll, events: &mut Events, begin: &Receiver<()>) -> io::Result<()> {
-    let until = Instant::now() + STEP;
+/// Waits until then, or until the channel closes.
+fn rest(
+    until: Instant,
+    poll: &mut Poll,
+    events: &mut Events,
+    begin: &Receiver<()>,
+) -> io::Result<()> {
     loop {
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() || matches!(begin.try_recv(), Err(TryRecvError::Disconnected)) {

@@ -278,10 +278,10 @@ struct RunArguments {
     /// Change each connection for a new one after a time, or after N requests
     #[arg(long, value_name = "TIME|N", hide_short_help = true)]
     reconnect_every: Option<String>,
-    /// Clients beside the others that ask for much and read little
+    /// Clients beside the others that ask for much and read little, twice a second
     #[arg(long, value_name = "N", default_value = "0", hide_short_help = true)]
     slow_readers: String,
-    /// Clients beside the others that send byte by byte
+    /// Clients beside the others that send byte by byte, two a second
     #[arg(long, value_name = "N", default_value = "0", hide_short_help = true)]
     slow_senders: String,
     /// Clients beside the others that reset their connection in the middle of a request

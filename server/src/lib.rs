@@ -99,7 +99,7 @@ pub use crate::{
     stats::{Reject, ServerMetrics},
     stream::Stream,
     transport::{
-        ArenaFramed, Arrived, FrameError, FrameReader, FrameWriter, FramedBuilder, Probe,
-        ReadReady, Timeouts,
+        ArenaFramed, FrameError, FrameReader, FrameWriter, FramedBuilder, Probe, ReadReady,
+        Timeouts,
     },
 };

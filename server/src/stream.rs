@@ -14,10 +14,7 @@ use tokio::{
 
 #[cfg(feature = "tls")]
 use crate::tls::TlsStream;
-use crate::{
-    socket,
-    transport::{Arrived, ReadReady},
-};
+use crate::{socket, transport::ReadReady};
 
 /// A connection between the server and a peer.
 ///
@@ -142,8 +139,12 @@ impl ReadReady for Stream {
         either!(self.get_mut(), stream => ReadReady::poll_read_ready(Pin::new(stream), context))
     }
 
-    fn arrived(&self) -> Option<Arrived> {
+    fn arrived(&self) -> Option<usize> {
         either!(self, stream => ReadReady::arrived(stream))
+    }
+
+    fn has_ended(&self) -> bool {
+        either!(self, stream => ReadReady::has_ended(stream))
     }
 
     fn takes_output(&self) -> bool {

@@ -1,12 +1,14 @@
 //! How much longer do honest peers wait beside 1,000 slow senders and 1,000 slow readers?
 //!
 //! The server is a process of its own, and so are the adversaries; honest peers are `loadgen` in
-//! this one, which checks every byte. Rounds without and with adversaries take turns; a ratio is
-//! the median of the rounds' ratios, and 2 is the most that is wanted of p99.
+//! this one, which checks every byte. There are three loads: alone, beside adversaries of another
+//! server, which take as much of the CPUs, and beside adversaries of the same. Rounds of them take
+//! turns; a ratio is the median of the rounds' ratios, and 2 is the most that is wanted of p99.
 //!
 //! A slow sender sends a beginning of up to 900 bytes of a frame and then a byte twice a second;
 //! half of them announce the longest frame. A slow reader pipelines frames of 50,000 bytes, and
-//! reads a little of the replies twice a second. Who is closed comes back after a second.
+//! reads a little of the replies twice a second. Who is closed comes back after a second. They
+//! begin one after the other, so that they do not all act at the same moment.
 //!
 //! ```sh
 //! cargo run --release -p benches --bin adversaries
@@ -40,7 +42,7 @@ const ROUNDS: usize = 3;
 const SECONDS: u64 = 4;
 
 /// Adversaries of each kind.
-const SLOW: usize = 1000;
+const SLOW: u32 = 1000;
 /// How often they do something.
 const PACE: Duration = Duration::from_millis(500);
 /// How long they stay away when they are closed.
@@ -59,6 +61,27 @@ const ATTACK: &str = "attack";
 
 /// Kind and capacity of the memory.
 const ROWS: [(&str, &str); 4] = [("buddy", "64"), ("fixed", "64"), ("buddy", "4"), ("fixed", "4")];
+
+/// What the honest peers meet.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Beside {
+    Nobody,
+    /// Adversaries who have a server of their own.
+    Others,
+    Adversaries,
+}
+
+impl Beside {
+    const ALL: [Self; 3] = [Self::Nobody, Self::Others, Self::Adversaries];
+
+    fn words(self) -> &'static str {
+        match self {
+            Self::Nobody => "nobody",
+            Self::Others => "adversaries of another server",
+            Self::Adversaries => "adversaries",
+        }
+    }
+}
 
 /// A process that ends with this one.
 struct Process(Child);
@@ -108,23 +131,24 @@ fn compare(rounds: Option<&str>, seconds: Option<&str>) -> Result<(), Box<dyn Er
     println!("| memory | beside | p50 ms | p99 ms | x alone | requests/s | lost |");
     println!("|---|---|---|---|---|---|---|");
     for (kind, mebibytes) in ROWS {
-        let mut taken = [Vec::new(), Vec::new()];
+        let mut taken = Beside::ALL.map(|_| Vec::new());
         for _ in 0..rounds {
-            for (is_attacked, taken) in [false, true].into_iter().zip(&mut taken) {
-                taken.push(load(kind, mebibytes, is_attacked, seconds)?);
+            for (beside, taken) in Beside::ALL.into_iter().zip(&mut taken) {
+                taken.push(load(kind, mebibytes, beside, seconds)?);
             }
         }
-        let ratios = taken[1].iter().zip(&taken[0]).map(|(with, alone)| with.p99_ms / alone.p99_ms);
-        let ratios = ["1".to_owned(), format!("{:.2}", median(ratios))];
-        for (index, beside) in ["nobody", "adversaries"].into_iter().enumerate() {
-            let of = |read: fn(&Figures) -> f64| median(taken[index].iter().map(read));
+        for (beside, figures) in Beside::ALL.into_iter().zip(&taken) {
+            let of = |read: fn(&Figures) -> f64| median(figures.iter().map(read));
+            let alone = &taken[0];
+            let ratios = figures.iter().zip(alone).map(|(with, alone)| with.p99_ms / alone.p99_ms);
             println!(
-                "| {kind}, {mebibytes} MiB | {beside} | {:.2} | {:.2} | {} | {:.0} | {} |",
+                "| {kind}, {mebibytes} MiB | {} | {:.2} | {:.2} | {:.2} | {:.0} | {} |",
+                beside.words(),
                 of(|figures| figures.p50_ms),
                 of(|figures| figures.p99_ms),
-                ratios[index],
+                median(ratios),
                 of(|figures| figures.requests_per_s),
-                taken[index].iter().map(|figures| figures.lost).sum::<u64>(),
+                figures.iter().map(|figures| figures.lost).sum::<u64>(),
             );
         }
     }
@@ -135,21 +159,20 @@ fn compare(rounds: Option<&str>, seconds: Option<&str>) -> Result<(), Box<dyn Er
 fn load(
     kind: &str,
     mebibytes: &str,
-    is_attacked: bool,
+    beside: Beside,
     duration: Duration,
 ) -> Result<Figures, Box<dyn Error>> {
-    let this = env::current_exe()?;
-    let mut server = Command::new(&this);
-    let mut server = server.args([SERVE, kind, mebibytes]).stdout(Stdio::piped()).spawn()?;
-    let mut first = String::new();
-    BufReader::new(server.stdout.take().ok_or("no output")?).read_line(&mut first)?;
-    let _server = Process(server);
-    let address = first.trim().strip_prefix("listening on ").ok_or("no address")?;
-
+    let (_server, address) = start(kind, mebibytes)?;
+    let others = match beside {
+        Beside::Others => Some(start(kind, mebibytes)?),
+        _ => None,
+    };
     let mut adversaries = None;
-    if is_attacked {
+    if beside != Beside::Nobody {
+        let attacked = others.as_ref().map_or(&address, |(_, address)| address);
         let longest_bytes = config(kind, mebibytes)?.max_frame_bytes.to_string();
-        let spawned = Command::new(&this).args([ATTACK, address, &longest_bytes]).spawn()?;
+        let spawned =
+            Command::new(env::current_exe()?).args([ATTACK, attacked, &longest_bytes]).spawn()?;
         adversaries = Some(Process(spawned));
         std::thread::sleep(GATHER);
     }
@@ -172,6 +195,18 @@ fn load(
         requests_per_s: report.rate(),
         lost: counts.errors.total() + counts.mismatches.total() + counts.unanswered,
     })
+}
+
+/// Starts a server. Returns it and its address.
+fn start(kind: &str, mebibytes: &str) -> Result<(Process, String), Box<dyn Error>> {
+    let mut server = Command::new(env::current_exe()?);
+    let mut server = server.args([SERVE, kind, mebibytes]).stdout(Stdio::piped()).spawn()?;
+    let output = server.stdout.take();
+    let server = Process(server);
+    let mut first = String::new();
+    BufReader::new(output.ok_or("no output")?).read_line(&mut first)?;
+    let address = first.trim().strip_prefix("listening on ").ok_or("no address")?;
+    Ok((server, address.to_owned()))
 }
 
 fn config(kind: &str, mebibytes: &str) -> Result<Config, Box<dyn Error>> {
@@ -202,8 +237,16 @@ fn attack(address: &str, longest_bytes: &str) -> Result<(), Box<dyn Error>> {
         let mut adversaries = JoinSet::new();
         for number in 0..SLOW {
             let announced = if number % 2 == 0 { longest_bytes } else { 5000 };
-            adversaries.spawn(send_slowly(address, announced, 4 + number * 7 % 900));
-            adversaries.spawn(read_slowly(address));
+            // Nobody's moments are those of another.
+            let begin_after = PACE * number / SLOW;
+            adversaries.spawn(async move {
+                sleep(begin_after).await;
+                send_slowly(address, announced, 4 + number as usize * 7 % 900).await;
+            });
+            adversaries.spawn(async move {
+                sleep(begin_after).await;
+                read_slowly(address).await;
+            });
         }
         // Until it is killed.
         while adversaries.join_next().await.is_some() {}

@@ -538,6 +538,12 @@ impl Claimant {
         self.stall.moved(bytes);
     }
 
+    /// Returns how many bytes came from the peer, or were taken by it, since the beginning.
+    #[inline]
+    pub(crate) fn moved_bytes(&self) -> u64 {
+        self.stall.moved_bytes()
+    }
+
     /// Notes that the peer lets the connection wait while it holds `bytes`.
     ///
     /// Ready if the connection must close, because others need its memory more.

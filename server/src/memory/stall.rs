@@ -62,8 +62,10 @@ struct Sentence {
 #[derive(Debug)]
 pub(crate) struct Stall {
     place: Option<Place>,
-    /// Bytes that the peer has moved since the place was taken.
+    /// Bytes that the peer has moved since the beginning.
     moved_bytes: u64,
+    /// How many it had moved when the place was taken.
+    moved_before: u64,
     sentence: Option<Arc<Sentence>>,
 }
 
@@ -139,7 +141,7 @@ impl Stalls {
 
 impl Stall {
     pub(crate) fn new() -> Self {
-        Self { place: None, moved_bytes: 0, sentence: None }
+        Self { place: None, moved_bytes: 0, moved_before: 0, sentence: None }
     }
 
     /// Stalls with `bytes`, or goes on. Ready if the connection must close.
@@ -154,11 +156,11 @@ impl Stall {
         if sentence.is_closed.load(Relaxed) {
             return Poll::Ready(());
         }
-        if self.moved_bytes >= PROGRESS_BYTES {
+        if self.moved_bytes - self.moved_before >= PROGRESS_BYTES {
             self.end(stalls);
         }
         let place = *self.place.get_or_insert_with(|| {
-            self.moved_bytes = 0;
+            self.moved_before = self.moved_bytes;
             (Instant::now(), stalls.number())
         });
         let mut stalled = stalls.lock();
@@ -172,6 +174,11 @@ impl Stall {
     #[inline]
     pub(crate) fn moved(&mut self, bytes: u64) {
         self.moved_bytes += bytes;
+    }
+
+    #[inline]
+    pub(crate) fn moved_bytes(&self) -> u64 {
+        self.moved_bytes
     }
 
     /// Ends the stall: the connection holds nothing any more.

@@ -20,10 +20,7 @@ use tokio_rustls::{
 };
 
 use super::is_of_tls;
-use crate::{
-    socket,
-    transport::{Arrived, ReadReady},
-};
+use crate::{socket, transport::ReadReady};
 
 /// What rustls keeps of the output at most, as long as the peer takes none of it: one record.
 const UNSENT_BYTES_MAX: usize = 16 << 10;
@@ -239,10 +236,13 @@ impl ReadReady for TlsStream {
     }
 
     /// What is decrypted, and what is encrypted still. That is a little more than will be read.
-    fn arrived(&self) -> Option<Arrived> {
+    fn arrived(&self) -> Option<usize> {
         let below = ReadReady::arrived(self.socket())?;
-        let bytes = self.decrypted + self.socket.received().begun + below.bytes;
-        Some(Arrived { bytes, ..below })
+        Some(self.decrypted + self.socket.received().begun + below)
+    }
+
+    fn has_ended(&self) -> bool {
+        ReadReady::has_ended(self.socket())
     }
 
     fn has_begun(&self) -> bool {

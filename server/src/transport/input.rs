@@ -32,7 +32,7 @@ use bytes::{Buf, BufMut};
 use tokio::{io::ReadBuf, time::Instant};
 use tokio_util::io::poll_read_buf;
 
-use super::{Arrived, FrameError, ReadReady, Timeouts, Wait, Watch};
+use super::{FrameError, ReadReady, Timeouts, Wait, Watch};
 use crate::{
     frame::{self, HEADER_BYTES, Rest, Scan},
     memory::{Block, Claimant},
@@ -51,6 +51,10 @@ const LOOK_PAUSE_MAX: Duration = Duration::from_millis(640);
 
 /// While memory is scarce, some is taken for a frame when so much of it has arrived.
 const REST_BYTES: usize = 32 << 10;
+
+/// While memory is scarce, it is asked once in so many bytes whether a peer takes its replies: one
+/// that took the last of them takes a few more.
+const TRUSTED_BYTES: u64 = 32 << 10;
 
 /// From a peer that has sent so much, anything is enough if no more comes.
 ///
@@ -84,6 +88,8 @@ pub(crate) struct Input {
     was_long: bool,
     /// When it is to be looked at the peer again, because nothing was worth memory so far.
     look: Option<Look>,
+    /// The peer is known to take replies until it has moved so many bytes.
+    trusted_until: u64,
     watch: Watch,
 }
 
@@ -186,6 +192,7 @@ impl Input {
             has_input: false,
             was_long: false,
             look: None,
+            trusted_until: 0,
             watch: Watch::new(timeouts),
         }
     }
@@ -351,7 +358,7 @@ impl Input {
                     return self.poll_read_carry(stream, context, claimant.read_block_bytes());
                 }
             }
-            if self.is_scarce(claimant) && !stream.takes_output() {
+            if self.is_scarce(claimant) && !self.takes_output(&*stream, claimant) {
                 self.wait = Wait::Write;
                 self.look_again(0);
                 return Poll::Pending;
@@ -399,9 +406,8 @@ impl Input {
         };
         ready!(is_ready)?;
         let Some(announced) = announced else { return Poll::Ready(Ok(())) };
-        let is_scarce = self.is_scarce(claimant);
         let missing = HEADER_BYTES + announced - self.carry.len;
-        if is_scarce && !self.is_worth_memory(stream.arrived(), missing) {
+        if self.is_scarce(claimant) && !self.is_worth_memory(&*stream, missing) {
             return Poll::Pending;
         }
         Poll::Ready(Ok(()))
@@ -411,6 +417,19 @@ impl Input {
     /// is: others may come at any time.
     fn is_scarce(&self, claimant: &Claimant) -> bool {
         self.look.is_some() || claimant.is_pressed()
+    }
+
+    /// Whether the peer is not known to leave its replies unread.
+    fn takes_output<S: ReadReady + ?Sized>(&mut self, stream: &S, claimant: &Claimant) -> bool {
+        let moved = claimant.moved_bytes();
+        if moved < self.trusted_until {
+            return true;
+        }
+        let takes_output = stream.takes_output();
+        if takes_output {
+            self.trusted_until = moved + TRUSTED_BYTES;
+        }
+        takes_output
     }
 
     /// Whether a little is read without memory first.
@@ -427,13 +446,14 @@ impl Input {
 
     /// Whether enough of a frame has arrived to take memory for it while that is scarce, given how
     /// much is missing. If not, it is to be looked at again.
-    fn is_worth_memory(&mut self, arrived: Option<Arrived>, missing: usize) -> bool {
-        let Some(Arrived { bytes, is_all }) = arrived else { return true };
+    fn is_worth_memory<S: ReadReady + ?Sized>(&mut self, stream: &S, missing: usize) -> bool {
+        let Some(arrived) = stream.arrived() else { return true };
         let is_stuck = self.bytes_read >= LARGE_SEGMENT_BYTES
-            && self.look.is_some_and(|look| look.is_over() && look.arrived == bytes);
-        let is_worth_it = is_all || is_stuck || bytes >= missing.min(REST_BYTES);
+            && self.look.is_some_and(|look| look.is_over() && look.arrived == arrived);
+        // What costs a call of the system comes last: most frames are there.
+        let is_worth_it = arrived >= missing.min(REST_BYTES) || is_stuck || stream.has_ended();
         if !is_worth_it {
-            self.look_again(bytes);
+            self.look_again(arrived);
         }
         is_worth_it
     }

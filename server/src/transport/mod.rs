@@ -23,7 +23,7 @@ mod watch;
 pub use self::{
     error::FrameError,
     framed::{ArenaFramed, FrameReader, FrameWriter, FramedBuilder},
-    ready::{Arrived, Probe, ReadReady},
+    ready::{Probe, ReadReady},
     watch::Timeouts,
 };
 pub(crate) use self::{

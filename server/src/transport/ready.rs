@@ -28,11 +28,18 @@ pub trait ReadReady: AsyncRead {
     /// What the stream says. Then reading fails as well.
     fn poll_read_ready(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>>;
 
-    /// Returns what has arrived and is not read yet, if the stream can tell.
+    /// Returns how many bytes have arrived and are not read yet, if the stream can tell.
     ///
     /// While memory is scarce, none is taken for a frame of which little has arrived.
-    fn arrived(&self) -> Option<Arrived> {
+    fn arrived(&self) -> Option<usize> {
         None
+    }
+
+    /// Returns whether nothing more will come than what has arrived.
+    ///
+    /// Then that is worth memory, however little it is.
+    fn has_ended(&self) -> bool {
+        false
     }
 
     /// Returns whether the peer has begun to send something that can be read only when it is there
@@ -45,7 +52,8 @@ pub trait ReadReady: AsyncRead {
 
     /// Returns whether the peer is not known to leave unread what was written.
     ///
-    /// While memory is scarce, none is taken for requests of a peer that does not read its replies.
+    /// While memory is scarce, none is taken for requests of a peer that does not read its replies:
+    /// it is asked once in some tens of kilobytes.
     fn takes_output(&self) -> bool {
         true
     }
@@ -54,15 +62,6 @@ pub trait ReadReady: AsyncRead {
     fn is_hung_up(&self) -> bool {
         false
     }
-}
-
-/// What has arrived at a stream and is not read yet.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Arrived {
-    /// How much.
-    pub bytes: usize,
-    /// Whether nothing more will come.
-    pub is_all: bool,
 }
 
 /// A stream for both directions.
@@ -80,10 +79,13 @@ fn look(socket: impl AsFd, events: PollFlags) -> PollFlags {
     }
 }
 
-fn arrived(socket: impl AsFd) -> Option<Arrived> {
-    let bytes = usize::try_from(rustix::io::ioctl_fionread(&socket).ok()?).ok()?;
+fn arrived(socket: impl AsFd) -> Option<usize> {
+    usize::try_from(rustix::io::ioctl_fionread(socket).ok()?).ok()
+}
+
+fn has_ended(socket: impl AsFd) -> bool {
     let ends = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
-    Some(Arrived { bytes, is_all: look(socket, PollFlags::RDHUP).intersects(ends) })
+    look(socket, PollFlags::RDHUP).intersects(ends)
 }
 
 fn takes_output(socket: impl AsFd) -> bool {
@@ -106,9 +108,14 @@ macro_rules! sockets {
                 $as_socket.poll_read_ready(context)
             }
 
-            fn arrived(&self) -> Option<Arrived> {
+            fn arrived(&self) -> Option<usize> {
                 let $socket = self;
                 arrived($as_socket)
+            }
+
+            fn has_ended(&self) -> bool {
+                let $socket = self;
+                has_ended($as_socket)
             }
 
             fn takes_output(&self) -> bool {

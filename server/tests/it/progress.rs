@@ -3,16 +3,27 @@
 //! First the real programs under load, in the smallest configurations that work; then each rule by
 //! itself, on a server in this process whose memory can be watched.
 
-use std::{iter, time::Duration};
+use std::{
+    io, iter,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
 
-use arena_echo::{ArenaFramed, Config, Memory, Reject, Reply};
+use arena_echo::{ArenaFramed, Config, Memory, Probe, ReadReady, Reject, Reply};
 use bytes::Bytes;
 use loadgen::{Plan, Stop};
 use rustix::process::{Resource, getrlimit};
 use tokio::{
+    io::{AsyncRead, AsyncWriteExt, ReadBuf, duplex},
     net::{TcpListener, TcpStream},
     select,
-    time::sleep,
+    task::JoinHandle,
+    time::{sleep, timeout},
 };
 
 use crate::support::{
@@ -447,5 +458,79 @@ fn a_header_alone_takes_no_memory_whatever_it_announces() {
         assert_eq!(server.all_rejects(), []);
         drop((honest, clients));
         server.stop().await;
+    });
+}
+
+/// A stream of requests that says how often it is asked whether replies are taken.
+struct Asked {
+    requests: &'static [u8],
+    times: Arc<AtomicUsize>,
+    takes_output: Arc<AtomicBool>,
+}
+
+impl AsyncRead for Asked {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        target: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.requests).poll_read(context, target)
+    }
+}
+
+impl ReadReady for Asked {
+    fn poll_read_ready(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn takes_output(&self) -> bool {
+        self.times.fetch_add(1, Relaxed);
+        self.takes_output.load(Relaxed)
+    }
+}
+
+#[test]
+fn a_peer_is_asked_now_and_then_whether_it_takes_replies_while_memory_is_scarce() {
+    run(async {
+        const FRAMES: usize = 400;
+        let memory = Memory::fixed(8, 1024).expect("memory");
+        // Three of eight slots are blocked by who has begun a frame and sends no more.
+        let stalled: Vec<_> = (0..3)
+            .map(|_| {
+                let (mut theirs, ours) = duplex(1024);
+                let memory = memory.clone();
+                tokio::spawn(async move {
+                    let begun = frame(1000, 1);
+                    theirs.write_all(&begun[..600]).await.expect("a pipe with room");
+                    ArenaFramed::builder().new_read(Probe::new(ours), &memory).next().await
+                })
+            })
+            .collect();
+        until(|| memory.metrics().stalled_bytes >= 3 * 1024).await;
+
+        let (times, takes_output) = (Arc::default(), Arc::new(AtomicBool::new(true)));
+        let requests = frame(500, 2).repeat(FRAMES).leak();
+        let asked =
+            Asked { requests, times: Arc::clone(&times), takes_output: Arc::clone(&takes_output) };
+        let mut peer = ArenaFramed::builder().new_read(asked, &memory);
+        for _ in 0..FRAMES / 2 {
+            let request = peer.next().await.expect("a request").expect("a frame");
+            assert_eq!(request.len(), 500);
+        }
+        let asked = times.load(Relaxed);
+        assert!((3..=10).contains(&asked), "asked {asked} times in 100 kB");
+
+        takes_output.store(false, Relaxed);
+        let mut taken = 0;
+        while timeout(Duration::from_millis(200), peer.next()).await.is_ok() {
+            taken += 1;
+        }
+        assert!(taken <= 80, "{taken} requests of a peer that takes no replies");
+        takes_output.store(true, Relaxed);
+        let rest = FRAMES / 2 - taken;
+        for _ in 0..rest {
+            peer.next().await.expect("a request").expect("a frame");
+        }
+        stalled.iter().for_each(JoinHandle::abort);
     });
 }
