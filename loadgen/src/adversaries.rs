@@ -36,8 +36,9 @@ const GROUPS: u32 = 25;
 const READ_BYTES: usize = 64;
 /// How long their payloads are: short enough for any server.
 const PAYLOAD_BYTES: u32 = 1024;
-/// How much a slow reader sends at a time at most.
-const SENT_BYTES_MAX: usize = 1 << 20;
+const REQUEST_BYTES: usize = HEADER_BYTES + PAYLOAD_BYTES as usize;
+/// How many requests a slow reader sends at a time at most.
+const REQUESTS_AT_ONCE: usize = 64;
 
 /// How many of each kind there are.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -93,7 +94,7 @@ struct Adversary {
     state: State,
     /// How many turns it lets pass.
     turns_to_rest: u32,
-    /// How much of the current request has been sent.
+    /// Where in its requests it is, which are the same over and over.
     offset: usize,
     counts: AdversaryCounts,
 }
@@ -129,7 +130,7 @@ impl Adversaries {
             .into_iter()
             .flat_map(|(kind, count)| (0..count).map(move |index| Adversary::new(kind, index)))
             .collect();
-        let request = request();
+        let requests = request().repeat(REQUESTS_AT_ONCE);
         if begin.recv().is_ok() {
             let mut groups = (0..GROUPS as usize).cycle();
             let mut due_at = Instant::now();
@@ -138,7 +139,7 @@ impl Adversaries {
                 let group = all.iter_mut().enumerate().skip(first).step_by(GROUPS as usize);
                 for (index, adversary) in group {
                     let endpoint = &endpoints[index % endpoints.len()];
-                    adversary.take_turn(endpoint, poll.registry(), &request);
+                    adversary.take_turn(endpoint, poll.registry(), &requests);
                 }
                 // Who is late does not catch up: that would be a burst.
                 due_at = (due_at + TURN / GROUPS).max(Instant::now());
@@ -185,7 +186,7 @@ impl Adversary {
     }
 
     /// Does the next bad thing, unless it rests.
-    fn take_turn(&mut self, endpoint: &Endpoint, registry: &Registry, request: &[u8]) {
+    fn take_turn(&mut self, endpoint: &Endpoint, registry: &Registry, requests: &[u8]) {
         if let Some(turns_left) = self.turns_to_rest.checked_sub(1) {
             self.turns_to_rest = turns_left;
             return;
@@ -204,7 +205,7 @@ impl Adversary {
                 Ok(false) => State::Connecting(stream),
                 Err(_) => self.not_connected(),
             },
-            State::Open(stream) => match self.act(&stream, request) {
+            State::Open(stream) => match self.act(&stream, requests) {
                 Ok(false) => {
                     if self.kind != Kind::Resetter {
                         self.turns_to_rest = SLOW_TURNS - 1;
@@ -230,40 +231,32 @@ impl Adversary {
     }
 
     /// Uses an open connection. Returns whether to reset it.
-    fn act(&mut self, stream: &Stream, request: &[u8]) -> io::Result<bool> {
+    fn act(&mut self, stream: &Stream, requests: &[u8]) -> io::Result<bool> {
         match self.kind {
             Kind::SlowReader => {
-                let sent_max = self.counts.bytes_sent + SENT_BYTES_MAX as u64;
-                while self.counts.bytes_sent < sent_max
-                    && self.send(stream, &request[self.offset..], request.len())? > 0
-                {
-                }
+                self.send(stream, &requests[self.offset..], requests.len())?;
                 self.receive(stream, &mut [0; READ_BYTES])?;
                 Ok(false)
             }
             Kind::SlowSender => {
-                self.send(stream, &request[self.offset..=self.offset], request.len())?;
+                self.send(stream, &requests[self.offset..=self.offset], requests.len())?;
                 while self.receive(stream, &mut [0; 4096])? > 0 {}
                 Ok(false)
             }
             Kind::Resetter if self.offset > 0 => Ok(true),
             Kind::Resetter => {
-                self.send(stream, &request[..request.len() / 2], request.len())?;
+                self.send(stream, &requests[..REQUEST_BYTES / 2], requests.len())?;
                 Ok(false)
             }
         }
     }
 
-    fn send(
-        &mut self,
-        mut stream: &Stream,
-        bytes: &[u8],
-        request_bytes: usize,
-    ) -> io::Result<usize> {
+    /// Sends as much of `bytes` as the socket takes, of requests that repeat after `period` bytes.
+    fn send(&mut self, mut stream: &Stream, bytes: &[u8], period: usize) -> io::Result<()> {
         let sent = unless_blocked(stream.write(bytes))?;
-        self.offset = (self.offset + sent) % request_bytes;
+        self.offset = (self.offset + sent) % period;
         self.counts.bytes_sent += sent as u64;
-        Ok(sent)
+        Ok(())
     }
 
     fn receive(&mut self, mut stream: &Stream, bytes: &mut [u8]) -> io::Result<usize> {
@@ -298,7 +291,7 @@ fn rest(
 /// One request that is as good as any other, until someone stops in the middle of it.
 fn request() -> Vec<u8> {
     let mut request = PAYLOAD_BYTES.to_be_bytes().to_vec();
-    request.resize(HEADER_BYTES + PAYLOAD_BYTES as usize, 0xA5);
+    request.resize(REQUEST_BYTES, 0xA5);
     request
 }
 
