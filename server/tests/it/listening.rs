@@ -1,13 +1,18 @@
 //! Where the program listens: several addresses, sockets in the file system, and what the sockets
 //! are like.
 
-use std::{fs, os::unix::fs::FileTypeExt, os::unix::net::UnixListener, path::Path, process::Stdio};
+use std::{
+    fs, os::unix::fs::FileTypeExt, os::unix::net::UnixListener, path::Path, process::Stdio,
+    time::Duration,
+};
 
 use rustix::process::Signal;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::UnixStream,
+    net::{TcpStream, UnixStream},
     process::Command,
+    task::JoinSet,
+    time::timeout,
 };
 
 use crate::support::{
@@ -198,6 +203,29 @@ fn silent_connections_are_probed_unless_that_is_off() {
             let expected = if is_probed { "02" } else { "00" };
             until(|| timer(ports).as_deref() == Some(expected)).await;
             drop(client);
+            server.stop().await;
+        }
+    });
+}
+
+#[test]
+fn more_clients_than_the_backlog_wait_outside() {
+    run(async {
+        for (backlog, connected) in [(1, 2), (20, 6)] {
+            let server = Program::start(&format!("--backlog {backlog}")).await;
+            // Nothing is accepted while the process is stopped.
+            server.signal(Signal::STOP);
+            let mut clients = JoinSet::new();
+            for _ in 0..6 {
+                let connect = TcpStream::connect(server.address);
+                clients.spawn(timeout(Duration::from_millis(500), connect));
+            }
+            let outcomes = clients.join_all().await;
+            // The system lets one more wait than it is told.
+            let count = outcomes.iter().filter(|outcome| matches!(outcome, Ok(Ok(_)))).count();
+            assert_eq!(count, connected, "with --backlog {backlog}: {outcomes:?}");
+            server.signal(Signal::CONT);
+            drop(outcomes);
             server.stop().await;
         }
     });
