@@ -6,8 +6,9 @@
 //!                          12k             until it is as small as asked for
 //! ```
 //!
-//! A run counts only if the generator kept the schedule. One that did not is repeated: a moment in
-//! which the machine did something else must not end a search. If the generator falls behind each
+//! A run counts only if the generator kept the schedule, and on a machine that was not quiet only if
+//! it met the conditions all the same. One that does not count is repeated: a moment in which the
+//! machine did something else must not end a search. If the generator falls behind each
 //! time, nothing is known about the server at that rate, and what is found is a lower bound.
 
 use std::fmt;
@@ -48,6 +49,8 @@ pub struct Step {
     pub rate: f64,
     /// What came of it.
     pub outcome: StepOutcome,
+    /// What the run is worth by itself.
+    pub verdict: Verdict,
     /// Latency at p99, in nanoseconds. `None`: nothing was answered.
     pub p99: Option<u64>,
 }
@@ -59,7 +62,7 @@ pub enum StepOutcome {
     Met,
     /// They were not, or requests were not answered.
     Missed,
-    /// The generator did not keep the schedule.
+    /// The generator did not keep the schedule, or the machine was not quiet.
     Invalid,
 }
 
@@ -92,11 +95,12 @@ impl Search {
             let rate = bracket.next_rate();
             let plan = Plan { rate: Rate::Constant(rate), ..plan.clone() };
             let report = run::run(&plan, stop, &mut |_| {})?;
-            let outcome = StepOutcome::of(&report);
+            let is_met = report.slo.iter().all(|condition| condition.is_met);
+            let outcome = StepOutcome::of(report.verdict, is_met);
             let latency = &report.latency;
             let p99 = (latency.count() > 0).then(|| latency.percentiles().p99);
             if !report.was_stopped {
-                observe(&Step { rate, outcome, p99 });
+                observe(&Step { rate, outcome, verdict: report.verdict, p99 });
                 bracket.note(rate, outcome);
             }
             let is_over = report.was_stopped || bracket.is_narrow(self.precision);
@@ -117,10 +121,12 @@ fn rate_min(plan: &Plan) -> f64 {
 }
 
 impl StepOutcome {
-    fn of(report: &Report) -> Self {
-        match report.verdict {
-            Verdict::ClientLimited | Verdict::Disturbed => Self::Invalid,
-            Verdict::Ok if report.slo.iter().all(|outcome| outcome.is_met) => Self::Met,
+    fn of(verdict: Verdict, are_conditions_met: bool) -> Self {
+        match verdict {
+            Verdict::ClientLimited => Self::Invalid,
+            // Whatever took the CPUs away has not made the server faster.
+            Verdict::Ok | Verdict::Disturbed if are_conditions_met => Self::Met,
+            Verdict::Disturbed => Self::Invalid,
             _ => Self::Missed,
         }
     }
@@ -128,13 +134,13 @@ impl StepOutcome {
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let outcome = match self.outcome {
-            StepOutcome::Met => "met",
-            StepOutcome::Missed => "missed",
-            StepOutcome::Invalid => "the generator did not keep the schedule",
-        };
         let (rate, p99) = (units::rate(self.rate), self.p99.map_or("-".to_owned(), units::time));
-        write!(f, "{rate:>11} requests/s  p99 {p99:>8}  {outcome}")
+        write!(f, "{rate:>11} requests/s  p99 {p99:>8}  ")?;
+        match self.outcome {
+            StepOutcome::Met => f.write_str("met"),
+            StepOutcome::Missed => f.write_str("missed"),
+            StepOutcome::Invalid => write!(f, "does not count: {}", self.verdict.word()),
+        }
     }
 }
 
@@ -146,10 +152,10 @@ impl fmt::Display for Found {
             }
             (Some(rate), true) => {
                 write!(f, "found        {} requests/s, and maybe more: ", units::rate(rate))?;
-                f.write_str("beyond that the generator kept no schedule")
+                f.write_str("beyond that no run counts")
             }
             (None, false) => f.write_str("found        no rate meets the conditions"),
-            (None, true) => f.write_str("found        nothing: the generator kept no schedule"),
+            (None, true) => f.write_str("found        nothing: no run counts"),
         }
     }
 }
@@ -223,6 +229,15 @@ mod tests {
             steps += 1;
         }
         (bracket, steps)
+    }
+
+    #[test]
+    fn a_run_on_a_machine_that_was_not_quiet_proves_only_what_it_reached() {
+        assert_eq!(StepOutcome::of(Verdict::Disturbed, true), StepOutcome::Met);
+        assert_eq!(StepOutcome::of(Verdict::Disturbed, false), StepOutcome::Invalid);
+        assert_eq!(StepOutcome::of(Verdict::ClientLimited, true), StepOutcome::Invalid);
+        assert_eq!(StepOutcome::of(Verdict::Ok, false), StepOutcome::Missed);
+        assert_eq!(StepOutcome::of(Verdict::Overloaded, true), StepOutcome::Missed);
     }
 
     #[test]
