@@ -6,10 +6,10 @@
 //!                          12k             until it is as small as asked for
 //! ```
 //!
-//! A run counts only if the generator kept the schedule, and on a machine that was not quiet only if
-//! it met the conditions all the same. One that does not count is repeated: a moment in which the
-//! machine did something else must not end a search. If the generator falls behind each
-//! time, nothing is known about the server at that rate, and what is found is a lower bound.
+//! A run counts only if the generator kept the schedule, and on a machine that was not quiet only
+//! if it met the conditions all the same. One that does not count is repeated: a moment in which
+//! the machine did something else must not end a search. If none counts at a rate, nothing is known
+//! about the server there, and what is found is a lower bound.
 
 use std::fmt;
 
