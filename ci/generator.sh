@@ -3,7 +3,7 @@
 #
 #   ci/generator.sh [ROUNDS] [TIME]      11 rounds and a long run of ten minutes if nothing is said; "0m" for no long run
 #
-# Needs python3 and two CPUs that have nothing else to do: on a busy machine the figures say nothing. Takes twelve minutes.
+# Needs python3 and two CPUs that have nothing else to do: on a busy machine the figures say nothing. Takes a quarter of an hour.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source ci/field/build.sh
