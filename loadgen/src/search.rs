@@ -29,7 +29,7 @@ const RATE_MAX: f64 = 1e8;
 const RATE_MIN: f64 = 1.0;
 /// The same where time ends a run: with fewer requests than this there is hardly a percentile.
 const REQUESTS_MIN: f64 = 10.0;
-/// How often a run is made in which the generator does not keep the schedule.
+/// How often a run is made that does not count.
 const TRIES: u32 = 3;
 
 /// How to search.
@@ -71,7 +71,7 @@ pub enum StepOutcome {
 pub struct Found {
     /// The largest rate that met the conditions. `None`: none did.
     pub rate: Option<f64>,
-    /// Whether the generator ended the search: then the server may do more.
+    /// Whether runs that do not count ended the search: then the server may do more.
     pub is_lower_bound: bool,
     /// The run at that rate, or the last one if there is no such rate.
     pub report: Report,
@@ -168,9 +168,9 @@ struct Bracket {
     rate_min: f64,
     met: Option<f64>,
     missed: Option<f64>,
-    /// How often the generator has fallen behind at the next rate.
+    /// How many runs at the next rate did not count.
     invalid_tries: u32,
-    /// Whether the upper end is where the generator gave up.
+    /// Whether the upper end is where no run counted.
     is_invalid_above: bool,
 }
 

@@ -150,21 +150,20 @@ impl FromStr for Sizes {
                 Ok(Self::Uniform { min: size(min)?, max: size(max)? })
             }
             "lognormal" => {
-                let mut parts = rest.split(',');
-                let mut value = |name| {
-                    let text = parts.next()?;
-                    Some(text.trim().strip_prefix(name).map(size))
+                let parts: Vec<_> = rest.split(',').map(str::trim).collect();
+                let (p50, p99, max, example) = match parts[..] {
+                    [p50, p99] => (p50, p99, None, "lognormal:p50=512,p99=16k"),
+                    [p50, p99, max] => (p50, p99, Some(max), "lognormal:p50=512,p99=16k,max=1m"),
+                    _ => return Err(malformed("lognormal:p50=512,p99=16k")),
                 };
-                let (p50, p99, max) = (value("p50="), value("p99="), value("max="));
-                let (Some(Some(p50)), Some(Some(p99))) = (p50, p99) else {
-                    return Err(malformed("lognormal:p50=512,p99=16k"));
+                let value = |text: &str, name| {
+                    size(text.strip_prefix(name).ok_or_else(|| malformed(example))?)
                 };
-                let max = match max {
-                    Some(Some(max)) if parts.next().is_none() => max?,
-                    None => PAYLOAD_BYTES_MAX,
-                    _ => return Err(malformed("lognormal:p50=512,p99=16k,max=1m")),
-                };
-                Ok(Self::LogNormal { p50: p50?, p99: p99?, max })
+                Ok(Self::LogNormal {
+                    p50: value(p50, "p50=")?,
+                    p99: value(p99, "p99=")?,
+                    max: max.map_or(Ok(PAYLOAD_BYTES_MAX), |max| value(max, "max="))?,
+                })
             }
             "list" => {
                 let item = |text: &str| match text.split_once('*') {

@@ -8,7 +8,7 @@ use tokio::{io::AsyncReadExt, task::yield_now};
 
 use crate::support::{
     client::Client,
-    gate::{Gate, HOLD},
+    gate::{Gate, held},
     in_process::InProcess,
     program::Program,
     run,
@@ -319,8 +319,7 @@ fn small_frames_that_arrive_while_memory_is_scarce_fit_the_smallest_slot() {
         let gate = Gate::new();
         let server = InProcess::start_with(&small, gate.clone()).await;
         let mut holder = Client::connect(server.address).await;
-        let mut held = frame(64, 1);
-        held[4] = HOLD;
+        let held = held(64);
         holder.send(&held).await;
         server.until_memory_is_held().await;
         let mut first = Client::connect(server.address).await;

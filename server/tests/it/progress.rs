@@ -28,7 +28,7 @@ use tokio::{
 
 use crate::support::{
     client::Client,
-    gate::{Gate, HOLD},
+    gate::{Gate, held},
     in_process::InProcess,
     program::{self, Program},
     run,
@@ -127,13 +127,6 @@ fn two_slots() -> Config {
         memory_timeout: LONG,
         ..Config::fixed()
     }
-}
-
-/// A frame whose request is held by the gate.
-fn held(payload_bytes: usize) -> Vec<u8> {
-    let mut bytes = frame(payload_bytes, 0);
-    bytes[4] = HOLD;
-    bytes
 }
 
 /// A frame that no gate holds.
@@ -522,7 +515,7 @@ fn a_peer_is_asked_now_and_then_whether_it_takes_replies_while_memory_is_scarce(
 
         takes_output.store(false, Relaxed);
         let mut taken = 0;
-        while timeout(Duration::from_millis(200), peer.next()).await.is_ok() {
+        while let Ok(Some(_)) = timeout(Duration::from_millis(200), peer.next()).await {
             taken += 1;
         }
         assert!(taken <= 80, "{taken} requests of a peer that takes no replies");

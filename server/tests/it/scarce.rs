@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use arena_echo::{ArenaKind, Config};
+use arena_echo::Config;
 
 use tokio::select;
 
@@ -18,9 +18,7 @@ const LONG: Duration = Duration::from_secs(600);
 
 /// One slot for requests and one for replies: the least that a server accepts.
 fn two_slots() -> Config {
-    let slot_bytes = 64 << 10;
-    let arena = ArenaKind::Fixed { slot_bytes };
-    Config { arena, capacity_bytes: 2 * slot_bytes, stall_timeout: LONG, ..Config::fixed() }
+    Config { capacity_bytes: 2 * (64 << 10), stall_timeout: LONG, ..Config::fixed() }
 }
 
 #[test]

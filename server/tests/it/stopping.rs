@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::{
     client::Client,
-    gate::{Gate, HOLD},
+    gate::{Gate, held},
     in_process::InProcess,
     program::Program,
     run,
@@ -108,8 +108,7 @@ fn what_was_read_before_there_was_memory_is_answered() {
         let gate = Gate::new();
         let server = InProcess::start_with(&two_slots(), gate.clone()).await;
         let mut holder = Client::connect(server.address).await;
-        let mut held = frame(1000, 1);
-        held[4] = HOLD;
+        let held = held(1000);
         holder.send(&held).await;
         server.until_memory_is_held().await;
         let mut next = Client::connect(server.address).await;

@@ -26,7 +26,7 @@ use tokio_rustls::{
 
 use crate::support::{
     client::Client,
-    gate::{Gate, HOLD},
+    gate::{Gate, held},
     in_process::InProcess,
     program::{self, Program},
     run,
@@ -158,18 +158,9 @@ async fn echo(stream: &mut TlsStream<TcpStream>, frames: &[u8]) {
     assert!(received == frames, "the replies differ");
 }
 
-/// A frame whose request a gate holds.
-fn held() -> Vec<u8> {
-    let mut bytes = frame(100, 1);
-    bytes[4] = HOLD;
-    bytes
-}
-
 /// One slot for requests and one for replies.
 fn two_slots() -> Config {
-    let slot_bytes = 64 << 10;
-    let arena = ArenaKind::Fixed { slot_bytes };
-    Config { arena, capacity_bytes: 2 * slot_bytes, ..Config::fixed() }
+    Config { capacity_bytes: 2 * (64 << 10), ..Config::fixed() }
 }
 
 /// Frames of all kinds: none, a byte, around a record of TLS, larger than a read block.
@@ -252,7 +243,7 @@ fn a_frame_that_is_there_is_worth_memory_however_it_is_cut_into_records() {
                 stream.expect("a server with a certificate")
             };
             let mut holder = connect().await;
-            send(&mut holder, &held()).await;
+            send(&mut holder, &held(100)).await;
             server.until_memory_is_held().await;
             let mut next = connect().await;
             send(&mut next, &frame(100, 2)).await;
@@ -512,7 +503,7 @@ fn what_had_arrived_when_the_server_stops_is_answered() {
         let gate = Gate::new();
         let server = authority.in_process_with(&config, gate.clone()).await;
         let mut holder = authority.connect(tcp(server.address).await).await.expect("a server");
-        send(&mut holder, &held()).await;
+        send(&mut holder, &held(100)).await;
         server.until_memory_is_held().await;
 
         // More than a slot, which ends in the middle of the last record.

@@ -5,8 +5,17 @@ use std::sync::Arc;
 use arena_echo::{FrameError, Handler, Replies, Request};
 use tokio::sync::Semaphore;
 
+use super::traffic::frame;
+
 /// What a request begins with that is held.
-pub(crate) const HOLD: u8 = 200;
+const HOLD: u8 = 200;
+
+/// A frame whose request the gate holds.
+pub(crate) fn held(payload_bytes: usize) -> Vec<u8> {
+    let mut bytes = frame(payload_bytes, 0);
+    bytes[4] = HOLD;
+    bytes
+}
 
 /// Echoes a copy, of requests that begin with [`HOLD`] only when the gate is opened for them.
 #[derive(Clone, Debug)]
