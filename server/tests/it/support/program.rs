@@ -1,6 +1,7 @@
 //! The real program, as a child process.
 
 use std::{
+    fs::{self, DirEntry},
     net::SocketAddr,
     path::PathBuf,
     process::{ExitStatus, Stdio},
@@ -12,6 +13,8 @@ use tokio::{
     io::{AsyncBufReadExt, AsyncRead, BufReader, Lines},
     process::{Child, ChildStderr, ChildStdout, Command},
 };
+
+use crate::support::until;
 
 /// Where the build has put the program.
 pub(crate) const PATH: &str = env!("CARGO_BIN_EXE_arena-echo");
@@ -82,6 +85,23 @@ impl Program {
 
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(self.id(), signal).expect("a process that runs");
+    }
+
+    /// Stops the process, and waits until each of its threads stands still: the system sends the
+    /// signal to one of them, and the others may go on for a moment.
+    pub(crate) async fn pause(&self) {
+        self.signal(Signal::STOP);
+        let tasks = format!("/proc/{}/task", self.id().as_raw_pid());
+        let is_stopped = |task: DirEntry| {
+            let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            // The state follows the name, which is in parentheses.
+            stat.rsplit_once(") ").is_some_and(|(_, fields)| fields.starts_with('T'))
+        };
+        until(|| fs::read_dir(&tasks).expect("threads").flatten().all(is_stopped)).await;
+    }
+
+    pub(crate) fn resume(&self) {
+        self.signal(Signal::CONT);
     }
 
     /// Waits until the process ends, and returns how, and the rest of its log.
