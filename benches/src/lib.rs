@@ -189,3 +189,14 @@ pub fn time_in_threads(
     })
     .elapsed()
 }
+
+/// The middle one of figures, or the higher one of the two in the middle.
+///
+/// # Panics
+///
+/// If there are none.
+pub fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<_> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}

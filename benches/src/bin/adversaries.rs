@@ -28,6 +28,7 @@ use std::{
 };
 
 use arena_echo::{Config, Server};
+use benches::median;
 use loadgen::{Plan, Stop};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -288,10 +289,4 @@ async fn read_slowly(address: SocketAddr) {
         }
         sleep(AWAY).await;
     }
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<_> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }

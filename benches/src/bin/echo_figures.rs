@@ -21,6 +21,7 @@ use std::{
 };
 
 use arena_echo::{Config, Reply, Server};
+use benches::median;
 use bytes::Bytes;
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -178,12 +179,6 @@ fn pin(cpu: usize) -> Result<(), Box<dyn Error>> {
     let mut one = CpuSet::new();
     one.set(cpu);
     Ok(sched_setaffinity(None, &one)?)
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<_> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 /// Runs one of the servers until it is killed.

@@ -289,9 +289,3 @@ fn calibrate(run: &mut dyn FnMut(u64) -> f64) -> u64 {
         count *= if seconds > ROUND_SECONDS / 8.0 { 2 } else { 8 };
     }
 }
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<_> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
