@@ -19,43 +19,78 @@ use crate::shelf::{Shelf, Shelved};
 
 /// What takes longer is recorded as this long.
 pub(crate) const LONGEST: Duration = Duration::from_secs(3600);
+const LONGEST_NANOS: u64 = LONGEST.as_secs() * 1_000_000_000;
 const SIGNIFICANT_DIGITS: u8 = 3;
+/// So many digits need buckets that are a `2^10`th of what they hold, or narrower.
+const PRECISION_BITS: u32 = 10;
 
-/// A distribution that grows.
+/// A distribution that grows: a count for each bucket of an HdrHistogram.
+///
+/// Every request is recorded up to three times, so this is part of what a request costs. Minimum,
+/// maximum and mean are left to the histogram that is made of it.
 #[derive(Clone, Debug)]
 pub(crate) struct Recorder {
-    histogram: Histogram<u64>,
+    counts: Box<[u64]>,
+    /// The buckets that may not be empty are before this one.
+    end: usize,
 }
 
 impl Recorder {
     /// Makes an empty distribution. Allocates once: recording never does.
     pub(crate) fn new() -> Self {
-        Self { histogram: empty() }
+        Self { counts: vec![0; bucket(LONGEST_NANOS) + 1].into_boxed_slice(), end: 0 }
     }
 
     /// Records `count` requests that took the same time.
     #[inline]
     pub(crate) fn record(&mut self, nanos: u64, count: u64) {
-        self.histogram.saturating_record_n(nanos, count);
+        let bucket = bucket(nanos.min(LONGEST_NANOS));
+        self.counts[bucket] += count;
+        self.end = self.end.max(bucket + 1);
     }
 
     /// Adds all that `other` has recorded.
     pub(crate) fn add(&mut self, other: &Self) {
-        if !other.histogram.is_empty() {
-            self.histogram.add(&other.histogram).expect("both have the same bounds");
+        for (sum, count) in self.counts.iter_mut().zip(&other.counts[..other.end]) {
+            *sum += count;
         }
+        self.end = self.end.max(other.end);
     }
 
     pub(crate) fn clear(&mut self) {
-        if !self.histogram.is_empty() {
-            self.histogram.reset();
-        }
+        self.counts[..self.end].fill(0);
+        self.end = 0;
     }
 
     /// Keeps what is recorded.
     pub(crate) fn latency(&self) -> Latency {
-        Latency::from(&self.histogram)
+        Latency::from(&self.histogram())
     }
+
+    fn histogram(&self) -> Histogram<u64> {
+        let mut histogram = empty();
+        for (bucket, &count) in self.counts[..self.end].iter().enumerate() {
+            if count > 0 {
+                histogram.record_n(lowest_of(bucket), count).expect("within the bounds");
+            }
+        }
+        histogram
+    }
+}
+
+/// The number of the bucket of a time. Buckets are a nanosecond wide below `2^11`, and twice as
+/// wide from each further power of two on.
+#[inline]
+fn bucket(nanos: u64) -> usize {
+    let doublings = (u64::BITS - PRECISION_BITS - 1).saturating_sub(nanos.leading_zeros());
+    // At most the bits of a time, doubled as often as that.
+    ((doublings as usize) << PRECISION_BITS) + (nanos >> doublings) as usize
+}
+
+/// The shortest time of a bucket.
+fn lowest_of(bucket: usize) -> u64 {
+    let doublings = (bucket >> PRECISION_BITS).saturating_sub(1);
+    ((bucket - (doublings << PRECISION_BITS)) as u64) << doublings
 }
 
 /// The distribution of many times, in nanoseconds.
@@ -159,8 +194,8 @@ pub struct Percentiles {
 }
 
 fn empty() -> Histogram<u64> {
-    let longest = u64::try_from(LONGEST.as_nanos()).expect("an hour fits");
-    Histogram::new_with_bounds(1, longest, SIGNIFICANT_DIGITS).expect("the bounds are constants")
+    Histogram::new_with_bounds(1, LONGEST_NANOS, SIGNIFICANT_DIGITS)
+        .expect("the bounds are constants")
 }
 
 #[cfg(test)]
@@ -182,7 +217,7 @@ mod tests {
             recorder.record(micros * micros * 100, micros);
         }
         let latency = recorder.latency();
-        assert_eq!(latency.histogram(), recorder.histogram);
+        assert_eq!(latency.histogram(), recorder.histogram());
         assert_eq!(Latency::from(&latency.histogram()).percentiles(), latency.percentiles());
     }
 
@@ -192,7 +227,7 @@ mod tests {
         (1..=2_000).for_each(|micros| recorder.record(micros * 1_000, micros));
         let mut latency = recorder.latency();
         latency.shelve(&mut Shelf::new());
-        assert_eq!(latency.histogram(), recorder.histogram);
+        assert_eq!(latency.histogram(), recorder.histogram());
         assert_eq!(latency.count(), recorder.latency().count());
     }
 
@@ -238,7 +273,39 @@ mod tests {
     fn what_is_too_long_counts_as_the_longest() {
         let mut recorder = Recorder::new();
         recorder.record(u64::MAX, 1);
-        let longest = u64::try_from(LONGEST.as_nanos()).unwrap();
-        assert!(recorder.latency().percentiles().max.abs_diff(longest) <= longest / 1_000);
+        let max = recorder.latency().percentiles().max;
+        assert!(max.abs_diff(LONGEST_NANOS) <= LONGEST_NANOS / 1_000);
+    }
+
+    #[test]
+    fn buckets_are_those_of_the_standard_histogram() {
+        let mut around_powers: Vec<u64> = (0..42)
+            .flat_map(|power| {
+                [-1_i64, 0, 1, 513].map(|step| (1_u64 << power).saturating_add_signed(step))
+            })
+            .filter(|&nanos| nanos < LONGEST_NANOS)
+            .collect();
+        around_powers.extend((0..3_000).chain((0..1_000).map(|step| step * step * step * 3_599)));
+        for nanos in around_powers {
+            let histogram = empty();
+            let lowest = lowest_of(bucket(nanos));
+            assert_eq!(lowest, histogram.lowest_equivalent(nanos), "{nanos}");
+            assert_eq!(bucket(lowest), bucket(nanos), "{nanos}");
+        }
+    }
+
+    #[test]
+    fn a_recorder_says_what_the_standard_histogram_says() {
+        let (mut recorder, mut histogram) = (Recorder::new(), empty());
+        for number in 0..20_000_u64 {
+            let nanos = number * number * 17 % 5_000_000_000;
+            recorder.record(nanos, number % 3);
+            histogram.record_n(nanos, number % 3).unwrap();
+        }
+        let (latency, expected) = (recorder.latency(), Latency::from(&histogram));
+        assert_eq!(latency.percentiles(), expected.percentiles());
+        assert_eq!((latency.count(), latency.mean()), (expected.count(), expected.mean()));
+        recorder.clear();
+        assert_eq!(recorder.latency().count(), 0);
     }
 }

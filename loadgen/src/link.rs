@@ -512,23 +512,22 @@ impl Link {
         let (tally, now) = (&mut desk.tally, desk.now);
         let is_warming_up = desk.schedule.phase() == Phase::WarmUp;
         let is_open_loop = self.pace.is_some();
+        // What one write has sent took equally long: it is one record.
+        let mut written = Batch { due_at: 0, sent_at: now, count: 0, is_measured: false };
         self.connection.settle(completed, |batch| {
-            let times = if batch.is_measured {
-                tally.counts.requests += batch.count;
-                tally.last_echo_at = now;
-                &mut tally.times
-            } else {
-                tally.counts.warm_up_requests += batch.count;
-                if !is_warming_up {
-                    return;
-                }
-                &mut tally.warm_up_times
-            };
-            times.latency.record(now - batch.due_at, batch.count);
+            tally.count_answered(&batch, now);
+            if let Some(times) = tally.times_of(&batch, is_warming_up) {
+                times.latency.record(now - batch.due_at, batch.count);
+            }
             if is_open_loop {
-                times.service.record(now - batch.sent_at, batch.count);
+                if (written.sent_at, written.is_measured) != (batch.sent_at, batch.is_measured) {
+                    tally.record_service(&written, is_warming_up, now);
+                    written = Batch { count: 0, ..batch };
+                }
+                written.count += batch.count;
             }
         });
+        tally.record_service(&written, is_warming_up, now);
         if let Some(mismatch) = self.connection.mismatch(desk.source.payloads) {
             return self.lose(Loss::Mismatch(mismatch), desk);
         }

@@ -155,14 +155,18 @@ impl Timetable {
     }
 
     /// When a place is due.
+    #[inline]
     pub(crate) fn time_at(&self, place: f64) -> u64 {
-        let before_ramp = self.warm_up * self.from;
-        if self.from == self.to || place <= before_ramp {
+        if self.from == self.to || place <= self.warm_up * self.from {
             return whole_nanos(place / self.from);
         }
+        self.time_after_warm_up(place - self.warm_up * self.from)
+    }
+
+    /// When a place is due that comes so many after the last one of the warm-up.
+    fn time_after_warm_up(&self, places: f64) -> u64 {
         // The places of the ramp are `from * t + slope * t^2 / 2`, solved for `t` in the form that
         // does not subtract what is nearly equal.
-        let places = place - before_ramp;
         let slope = (self.to - self.from) / self.ramp;
         let root = (self.from * self.from + 2.0 * slope * places).max(0.0).sqrt();
         let time = 2.0 * places / (self.from + root);
@@ -224,6 +228,7 @@ impl Arrivals {
         self.find_next_due();
     }
 
+    #[inline]
     fn find_next_due(&mut self) {
         let connections = f64::from(self.connections);
         let place = match self.arrival {
@@ -253,10 +258,12 @@ fn mixed(number: u64) -> u64 {
     bits ^ (bits >> 31)
 }
 
+#[inline]
 fn whole_nanos(nanos: f64) -> u64 {
     #[expect(clippy::cast_possible_truncation, reason = "what is too large is never due")]
     #[expect(clippy::cast_sign_loss, reason = "times are not negative")]
-    let nanos = nanos.round() as u64;
+    // What `round` does with a number that is not negative, without a call.
+    let nanos = (nanos + 0.5) as u64;
     nanos
 }
 

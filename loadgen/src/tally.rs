@@ -254,6 +254,37 @@ impl Tally {
         self.first_error.get_or_insert_with(error);
     }
 
+    /// Counts requests that were answered.
+    #[inline]
+    pub(crate) fn count_answered(&mut self, batch: &Batch, now: u64) {
+        if batch.is_measured {
+            self.counts.requests += batch.count;
+            self.last_echo_at = now;
+        } else {
+            self.counts.warm_up_requests += batch.count;
+        }
+    }
+
+    /// Where the times of such requests belong, if they are kept: those of the warm-up are as long
+    /// as it lasts.
+    #[inline]
+    pub(crate) fn times_of(&mut self, batch: &Batch, is_warming_up: bool) -> Option<&mut Times> {
+        match batch.is_measured {
+            true => Some(&mut self.times),
+            false => is_warming_up.then_some(&mut self.warm_up_times),
+        }
+    }
+
+    /// Records how long requests took from when they were sent.
+    #[inline]
+    pub(crate) fn record_service(&mut self, batch: &Batch, is_warming_up: bool, now: u64) {
+        if batch.count > 0
+            && let Some(times) = self.times_of(batch, is_warming_up)
+        {
+            times.service.record(now - batch.sent_at, batch.count);
+        }
+    }
+
     /// Counts requests that will not be answered: of those of `batch` so many, as of `now`.
     pub(crate) fn give_up(&mut self, batch: &Batch, count: u64, now: u64) {
         if !batch.is_measured {
