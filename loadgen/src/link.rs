@@ -15,6 +15,7 @@ use std::{
     collections::BinaryHeap,
     io::{self, Read},
     mem,
+    ops::Range,
     time::Duration,
 };
 
@@ -27,7 +28,7 @@ use crate::{
     payload::Payloads,
     plan::ReconnectEvery,
     rate::Arrivals,
-    schedule::{Phase, Schedule},
+    schedule::{Admission, Phase, Schedule},
     stream::{Endpoint, Stream},
     tally::Tally,
     units,
@@ -41,6 +42,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LAST_PAUSE: Duration = Duration::from_secs(1);
 /// How often one socket is read before the others get their turn.
 const READS_PER_TURN: u32 = 16;
+/// The clock is looked at more often than this, unless the thread stands still: the process is
+/// stopped, or the system runs others.
+pub(crate) const STANDSTILL_MIN: Duration = Duration::from_millis(20);
 
 /// What all links of one thread share.
 #[derive(Debug)]
@@ -63,9 +67,32 @@ pub(crate) struct Desk<'run> {
     pub(crate) next_pass: u64,
     /// Requests of all links that have been queued and not echoed.
     pub(crate) in_flight: u64,
-    /// When anything last arrived.
-    pub(crate) last_arrival_at: u64,
+    /// Since when something is awaited and nothing arrives.
+    pub(crate) silent_since: u64,
+    /// From when until when the thread last stood still.
+    pub(crate) standstill: Range<u64>,
+    /// Nanoseconds of measuring in which it stood still.
+    pub(crate) stood_still: u64,
     pub(crate) read_buffer: Box<[u8]>,
+}
+
+impl Desk<'_> {
+    #[inline]
+    pub(crate) fn look_at_the_clock(&mut self) {
+        let before = mem::replace(&mut self.now, self.clock.now());
+        let passed = Duration::from_nanos(self.now.saturating_sub(before));
+        if passed >= STANDSTILL_MIN {
+            self.note_standstill(before);
+        }
+    }
+
+    #[cold]
+    fn note_standstill(&mut self, since: u64) {
+        self.standstill = since..self.now;
+        if self.schedule.phase() == Phase::Measuring {
+            self.stood_still += self.now - since;
+        }
+    }
 }
 
 /// Which links have a request to send, and when; the next one first.
@@ -98,6 +125,8 @@ pub(crate) struct Link {
     socket: Socket,
     /// Present in open loop.
     pace: Option<Pace>,
+    /// How many measured requests it may still send, if their number is limited.
+    left: Option<u64>,
     /// When the socket was opened, and how many requests had been queued before.
     opened_at: u64,
     queued_before: u64,
@@ -152,6 +181,7 @@ impl Link {
             connection: Connection::new(id),
             socket: Socket::Down { retry_at: opens_at },
             pace: None,
+            left: None,
             opened_at: 0,
             queued_before: 0,
             failures: 0,
@@ -165,6 +195,16 @@ impl Link {
 
     pub(crate) fn is_connecting(&self) -> bool {
         matches!(self.socket, Socket::Connecting { .. })
+    }
+
+    /// Sends so many measured requests at most.
+    pub(crate) fn limit(&mut self, requests: u64) {
+        self.left = Some(requests);
+    }
+
+    /// Whether something is awaited from the server: a reply, or a connection that it refused.
+    pub(crate) fn awaits_the_server(&self) -> bool {
+        self.connection.outstanding() > 0 || self.failures > 0
     }
 
     /// Whether every address has refused.
@@ -218,7 +258,7 @@ impl Link {
             }
             return turn;
         }
-        desk.now = desk.clock.now();
+        desk.look_at_the_clock();
         match self.is_connecting() {
             true => self.finish_connecting(desk),
             false => self.send(desk),
@@ -253,7 +293,7 @@ impl Link {
         if let Some(pace) = &mut self.pace {
             pace.is_on_agenda = false;
         }
-        desk.now = desk.clock.now();
+        desk.look_at_the_clock();
         self.send(desk);
     }
 
@@ -263,6 +303,7 @@ impl Link {
         let admitted = desk.schedule.admit(self.room(desk), desk.now);
         if admitted.count > 0 {
             let (count, is_measured) = (admitted.count, admitted.is_measured);
+            spend(&mut self.left, admitted);
             let now = desk.now;
             self.connection.queue(Batch { due_at: now, sent_at: now, count, is_measured });
             desk.in_flight += count;
@@ -292,7 +333,8 @@ impl Link {
             return;
         };
         let due_at = pace.next_due();
-        if !pace.is_blocked && !pace.is_on_agenda && desk.schedule.is_open_for(due_at) {
+        let is_open = self.left != Some(0) && desk.schedule.is_open_for(due_at);
+        if is_open && !pace.is_blocked && !pace.is_on_agenda {
             pace.is_on_agenda = true;
             agenda.entries.push(Reverse((due_at, self.token.0)));
         }
@@ -334,19 +376,26 @@ impl Link {
             let (count, is_measured) = (admitted.count, admitted.is_measured);
             self.connection.queue(Batch { due_at, sent_at: now, count, is_measured });
             desk.in_flight += count;
+            // Room that a standstill let nobody see is not to be blamed on the server.
+            let free_since = match desk.standstill.contains(&due_at) {
+                true => due_at,
+                false => pace.free_since,
+            };
             let tally = &mut desk.tally;
             let times = if is_measured { &mut tally.times } else { &mut tally.warm_up_times };
-            times.send_lag.record(now - due_at.max(pace.free_since), count);
-            if is_measured && pace.free_since > due_at {
-                tally.blocked.record(pace.free_since - due_at);
+            times.send_lag.record(now - due_at.max(free_since), count);
+            if is_measured && free_since > due_at {
+                tally.blocked.record(free_since - due_at);
             }
+            spend(&mut self.left, admitted);
         }
     }
 
     /// How many more requests this socket may have in flight.
     #[inline]
     fn room(&self, desk: &Desk<'_>) -> u64 {
-        let room = desk.pipeline - self.connection.outstanding();
+        let room =
+            (desk.pipeline - self.connection.outstanding()).min(self.left.unwrap_or(u64::MAX));
         match desk.reconnect_every {
             None => room,
             Some(limit) => room.min(self.left_on_socket(limit, desk.now)),
@@ -435,7 +484,7 @@ impl Link {
             pace.arrivals.advance();
         }
         let oldest = pace.next_due();
-        while desk.schedule.is_missing(pace.next_due()) {
+        while self.left != Some(0) && desk.schedule.is_missing(pace.next_due()) {
             desk.tally.counts.unsent += 1;
             pace.arrivals.advance();
         }
@@ -483,8 +532,8 @@ impl Link {
                     return Turn::Waits;
                 }
                 Ok(len) => {
-                    desk.now = desk.clock.now();
-                    desk.last_arrival_at = desk.now;
+                    desk.look_at_the_clock();
+                    desk.silent_since = desk.now;
                     self.take_in(len, desk);
                     if len < desk.read_buffer.len() && !may_be_closed {
                         return Turn::Waits;
@@ -637,6 +686,16 @@ impl Pace {
     #[inline]
     fn next_due(&self) -> u64 {
         self.begins_at.saturating_add(self.arrivals.next_due())
+    }
+}
+
+/// Takes measured requests off what a link may still send.
+#[inline]
+fn spend(left: &mut Option<u64>, admitted: Admission) {
+    if admitted.is_measured
+        && let Some(left) = left
+    {
+        *left -= admitted.count;
     }
 }
 

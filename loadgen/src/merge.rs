@@ -316,6 +316,7 @@ fn client(runs: &[Named], requests: u64) -> Client {
         cpu_us_per_request: cpu.map(|cpu| cpu / requests.max(1) as f64),
         busy_share: worst(|client| client.busy_share),
         spin_share: worst(|client| client.spin_share),
+        stood_still_share: worst(|client| client.stood_still_share),
         unread_share: worst(|client| client.unread_share),
         stolen_share: worst(|client| client.stolen_share),
     }

@@ -3,7 +3,7 @@
 //! [`Plan`] is a plain struct: fill in what differs from the defaults. [`Plan::check`] finds
 //! everything that is wrong with it at once, and names each part by the flag that sets it.
 
-use std::{fmt, num::NonZeroU64, str::FromStr, time::Duration};
+use std::{fmt, num::NonZeroU64, ops::Range, str::FromStr, time::Duration};
 
 use thiserror::Error;
 
@@ -319,6 +319,15 @@ impl fmt::Display for Problem {
     }
 }
 
+/// One of `parts` parts of `total` things, as even as they can be.
+pub(crate) fn part_of(total: u64, number: u32, parts: u32) -> Range<u64> {
+    let start = |number: u32| {
+        let start = u128::from(total) * u128::from(number) / u128::from(parts);
+        u64::try_from(start).expect("a part is no more than the whole")
+    };
+    start(number)..start(number + 1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -377,5 +386,19 @@ mod tests {
     #[test]
     fn there_are_never_more_threads_than_connections() {
         assert_eq!(Plan { connections: 3, threads: 8, ..plan() }.threads_used(), 3);
+    }
+
+    #[test]
+    fn parts_are_even_and_make_the_whole() {
+        for total in [1, 7, 10, u64::MAX] {
+            for count in [1, 3, 7] {
+                let parts: Vec<_> =
+                    (0..count).map(|number| part_of(total, number, count)).collect();
+                assert_eq!((parts[0].start, parts.last().unwrap().end), (0, total));
+                assert!(parts.windows(2).all(|pair| pair[0].end == pair[1].start));
+                let lengths = parts.iter().map(|part| part.end - part.start);
+                assert!(lengths.clone().max().unwrap() - lengths.min().unwrap() <= 1);
+            }
+        }
     }
 }

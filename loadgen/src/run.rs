@@ -28,7 +28,7 @@ use crate::{
     metrics_probe::{MetricsProbe, MetricsUrl, Sample},
     noise::NoiseFloor,
     payload::{HEADER_BYTES, Payloads},
-    plan::{Pin, Plan, PlanError},
+    plan::{Pin, Plan, PlanError, part_of},
     rate::{Rate, Timetable},
     report::{ClientUsage, Report, ServerUsage},
     schedule::Bounds,
@@ -320,15 +320,10 @@ impl Site<'_> {
         if warm_up.is_zero() {
             gathered.costs[0] = Some(self.cost(clock));
         }
-        for (line, thread) in lines.iter().zip(0..) {
-            let share = |requests| {
-                let share = share(requests, thread, self.plan.threads_used());
-                share.end - share.start
-            };
+        for line in lines {
             let bounds = Bounds {
                 warm_up_ends_at: measured_from,
                 load_ends_at: self.plan.duration.map(|time| clock.after(measured_from, time)),
-                remaining: self.plan.requests.map(share),
             };
             // A thread that is gone has told why: its news are next.
             let _ = line.go.send(Start { bounds, cuts, timetable });
@@ -410,6 +405,7 @@ impl Site<'_> {
             client_busy: client.busy_share.filter(|_| is_telling),
             server_busy: server.busy_share,
             client_spin: client.spin_share.filter(|_| is_telling),
+            client_stood_still: client.stood_still_share,
             lag_and_latency: lag_and_latency.filter(|_| is_telling),
             service_p50: (service.count() > 0).then(|| service.percentiles().p50),
             noise_floor: self.noise_floor,
@@ -524,18 +520,9 @@ fn cpus_for(plan: &Plan) -> (Option<Vec<usize>>, u32) {
 
 /// The connections of one thread.
 fn connections_of(thread: u32, plan: &Plan) -> Range<u32> {
-    let share = share(u64::from(plan.connections), thread, plan.threads_used());
+    let part = part_of(u64::from(plan.connections), thread, plan.threads_used());
     let narrow = |id| u32::try_from(id).expect("there are no more than connections");
-    narrow(share.start)..narrow(share.end)
-}
-
-/// One of `threads` parts of `total` things, as even as they can be.
-fn share(total: u64, thread: u32, threads: u32) -> Range<u64> {
-    let start = |thread: u32| {
-        let start = u128::from(total) * u128::from(thread) / u128::from(threads);
-        u64::try_from(start).expect("a part is no more than the whole")
-    };
-    start(thread)..start(thread + 1)
+    narrow(part.start)..narrow(part.end)
 }
 
 fn client_usage(efforts: &[Effort], costs: &[Option<Cost>; 2], sent: u64) -> ClientUsage {
@@ -558,6 +545,7 @@ fn client_usage(efforts: &[Effort], costs: &[Option<Cost>; 2], sent: u64) -> Cli
         cpu_us_per_request: cpu.and_then(|cpu| micros_per_request(cpu, sent)),
         busy_share: share(|effort| effort.cpu),
         spin_share: share(|effort| effort.spun),
+        stood_still_share: share(|effort| effort.stood_still),
     }
 }
 
@@ -585,23 +573,4 @@ fn server_usage(costs: &[Option<Cost>; 2], sent: u64) -> ServerUsage {
 
 fn micros_per_request(cpu: Duration, requests: u64) -> Option<f64> {
     (requests > 0).then(|| cpu.as_secs_f64() * 1e6 / requests as f64)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn parts_are_even_and_make_the_whole() {
-        for total in [1, 7, 10, u64::MAX] {
-            for threads in [1, 3, 7] {
-                let parts: Vec<_> =
-                    (0..threads).map(|thread| share(total, thread, threads)).collect();
-                assert_eq!((parts[0].start, parts.last().unwrap().end), (0, total));
-                assert!(parts.windows(2).all(|pair| pair[0].end == pair[1].start));
-                let lengths = parts.iter().map(|part| part.end - part.start);
-                assert!(lengths.clone().max().unwrap() - lengths.min().unwrap() <= 1);
-            }
-        }
-    }
 }

@@ -14,6 +14,8 @@
 pub(crate) struct Schedule {
     phase: Phase,
     bounds: Bounds,
+    /// How many measured requests this thread may still send, if their number is limited.
+    remaining: Option<u64>,
     /// When measuring began.
     measured_from: u64,
     /// When draining began.
@@ -26,8 +28,6 @@ pub(crate) struct Bounds {
     pub(crate) warm_up_ends_at: u64,
     /// When the load ends, unless the number of requests ends it.
     pub(crate) load_ends_at: Option<u64>,
-    /// How many measured requests this thread may still send.
-    pub(crate) remaining: Option<u64>,
 }
 
 /// What a thread is doing.
@@ -46,10 +46,11 @@ pub(crate) struct Admission {
 }
 
 impl Schedule {
-    pub(crate) fn new(bounds: Bounds) -> Self {
+    pub(crate) fn new(bounds: Bounds, remaining: Option<u64>) -> Self {
         Self {
             phase: Phase::WarmUp,
             bounds,
+            remaining,
             measured_from: bounds.warm_up_ends_at,
             loaded_until: 0,
         }
@@ -57,8 +58,8 @@ impl Schedule {
 
     /// Admits nothing: for the time before the load.
     pub(crate) fn closed() -> Self {
-        let bounds = Bounds { warm_up_ends_at: 0, load_ends_at: None, remaining: None };
-        Self { phase: Phase::Draining, ..Self::new(bounds) }
+        let bounds = Bounds { warm_up_ends_at: 0, load_ends_at: None };
+        Self { phase: Phase::Draining, ..Self::new(bounds, None) }
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -86,7 +87,7 @@ impl Schedule {
             self.phase = Phase::Measuring;
         }
         let is_over = self.bounds.load_ends_at.is_some_and(|end| now >= end);
-        if self.phase == Phase::Measuring && (is_over || self.bounds.remaining == Some(0)) {
+        if self.phase == Phase::Measuring && (is_over || self.remaining == Some(0)) {
             self.end(now);
         }
     }
@@ -105,7 +106,7 @@ impl Schedule {
         let is_measured = !self.is_warm_up(due_at);
         self.phase != Phase::Draining
             && self.is_due_in_time(due_at)
-            && !(is_measured && self.bounds.remaining == Some(0))
+            && !(is_measured && self.remaining == Some(0))
     }
 
     /// Admits a request that was due then, and says whether it is measured. For open loop: the
@@ -116,7 +117,7 @@ impl Schedule {
             return None;
         }
         let is_measured = !self.is_warm_up(due_at);
-        if let (true, Some(remaining)) = (is_measured, &mut self.bounds.remaining) {
+        if let (true, Some(remaining)) = (is_measured, &mut self.remaining) {
             *remaining -= 1;
         }
         Some(Admission { count: 1, is_measured })
@@ -137,7 +138,7 @@ impl Schedule {
     pub(crate) fn is_missing(&self, due_at: u64) -> bool {
         let is_measured = !self.is_warm_up(due_at);
         let is_due = self.is_due_in_time(due_at) && due_at < self.loaded_until;
-        is_measured && is_due && self.bounds.remaining != Some(0)
+        is_measured && is_due && self.remaining != Some(0)
     }
 
     /// Whether the load ended because its time was over, rather than its number.
@@ -153,7 +154,7 @@ impl Schedule {
             Phase::WarmUp => Admission { count: wanted, is_measured: false },
             Phase::Draining => Admission { count: 0, is_measured: false },
             Phase::Measuring => {
-                let count = match &mut self.bounds.remaining {
+                let count = match &mut self.remaining {
                     None => wanted,
                     Some(remaining) => {
                         let count = wanted.min(*remaining);
@@ -172,7 +173,7 @@ mod tests {
     use super::*;
 
     fn schedule(load_ends_at: Option<u64>, remaining: Option<u64>) -> Schedule {
-        Schedule::new(Bounds { warm_up_ends_at: 100, load_ends_at, remaining })
+        Schedule::new(Bounds { warm_up_ends_at: 100, load_ends_at }, remaining)
     }
 
     #[test]

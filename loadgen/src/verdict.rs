@@ -30,6 +30,8 @@ const ROUND_TRIPS_MIN: f64 = 1.5;
 const UNREAD_SHARE_MAX: f64 = 0.75;
 /// What share of the machine's time the hypervisor may give to others.
 const STOLEN_SHARE_MAX: f64 = 0.05;
+/// What share of the time the generator may stand still: more is all that p99 shows.
+const STOOD_STILL_SHARE_MAX: f64 = 0.01;
 
 /// The worth of a run in one word. The first that applies.
 #[non_exhaustive]
@@ -62,6 +64,8 @@ pub(crate) struct Evidence {
     pub(crate) server_busy: Option<f64>,
     /// What share of the time the generator spent looking at the clock, if known.
     pub(crate) client_spin: Option<f64>,
+    /// What share of the time the generator did not run at all, if known.
+    pub(crate) client_stood_still: Option<f64>,
     /// Open loop: send lag and latency at p99, in nanoseconds.
     pub(crate) lag_and_latency: Option<(u64, u64)>,
     /// Service time at p50, in nanoseconds.
@@ -82,6 +86,8 @@ impl Verdict {
         let unsent = counts.unsent as f64 / (counts.sent() + counts.unsent).max(1) as f64;
         let restless = evidence.restlessness();
         let stolen = evidence.stolen_share.filter(|share| *share > STOLEN_SHARE_MAX);
+        let stood_still =
+            evidence.client_stood_still.filter(|share| *share > STOOD_STILL_SHARE_MAX);
         let mut reasons = Vec::new();
         let verdict = if counts.mismatches.total() > 0 {
             Self::Mismatch
@@ -97,7 +103,7 @@ impl Verdict {
                 unsent * 100.0
             ));
             Self::Overloaded
-        } else if stolen.is_some() || restless.is_some() {
+        } else if stolen.is_some() || stood_still.is_some() || restless.is_some() {
             Self::Disturbed
         } else {
             Self::Ok
@@ -107,6 +113,12 @@ impl Verdict {
         if let Some(share) = stolen {
             reasons
                 .push(format!("the hypervisor gave {:.0} % of the CPUs to others", share * 100.0));
+        }
+        if let Some(share) = stood_still {
+            reasons.push(format!(
+                "the generator stood still for {:.0} % of the time: it was stopped, or others ran",
+                share * 100.0
+            ));
         }
         reasons.extend(evidence.littles_law.filter(|law| !law.holds()).map(|law| {
             format!(
@@ -256,6 +268,7 @@ mod tests {
         client_busy: None,
         server_busy: None,
         client_spin: None,
+        client_stood_still: None,
         lag_and_latency: None,
         service_p50: None,
         noise_floor: None,
@@ -385,6 +398,10 @@ mod tests {
         let (verdict, reasons) = Verdict::of(&good(), &stolen);
         assert_eq!(verdict, Verdict::Disturbed);
         assert!(reasons[0].contains("30 %"), "{reasons:?}");
+        let stood_still = Evidence { client_stood_still: Some(0.25), ..NOTHING };
+        let (verdict, reasons) = Verdict::of(&good(), &stood_still);
+        assert_eq!(verdict, Verdict::Disturbed);
+        assert!(reasons[0].contains("stood still for 25 %"), "{reasons:?}");
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::{
     interval::{Cuts, Piece},
     link::{Agenda, Desk, Link, Turn},
     payload::Payloads,
-    plan::Plan,
+    plan::{Plan, part_of},
     rate::{Arrivals, Timetable},
     schedule::{Bounds, Phase, Schedule},
     stop::{Stop, Urgency},
@@ -118,6 +118,8 @@ pub(crate) struct Effort {
     pub(crate) cpu: Duration,
     /// How much of the window it spent looking at the clock until the next request was due.
     pub(crate) spun: Duration,
+    /// How much of the window it did not run at all: it was stopped, or others ran.
+    pub(crate) stood_still: Duration,
 }
 
 #[derive(Debug)]
@@ -193,7 +195,9 @@ impl<'run> Worker<'run> {
             now,
             next_pass: now,
             in_flight: 0,
-            last_arrival_at: 0,
+            silent_since: 0,
+            standstill: 0..0,
+            stood_still: 0,
             read_buffer: vec![0; READ_BUFFER_BYTES].into_boxed_slice(),
         };
         Ok(Self {
@@ -243,9 +247,9 @@ impl<'run> Worker<'run> {
 
     fn load(&mut self, Start { bounds, cuts, timetable }: Start) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS_PER_POLL);
-        self.desk.schedule = Schedule::new(bounds);
+        self.desk.schedule = Schedule::new(bounds, self.deal_out());
         self.desk.now = self.desk.clock.now();
-        self.desk.last_arrival_at = self.desk.now;
+        self.desk.silent_since = self.desk.now;
         if let Some(timetable) = timetable {
             self.follow(timetable, cuts.load_begins_at);
         }
@@ -281,8 +285,23 @@ impl<'run> Worker<'run> {
         self.report(interval);
         let window = self.desk.schedule.measured_window();
         let spun = Duration::from_nanos(self.spun);
-        self.tell(News::Finished(Effort { window, cpu: meter.cpu(), spun }));
+        let stood_still = Duration::from_nanos(self.desk.stood_still);
+        self.tell(News::Finished(Effort { window, cpu: meter.cpu(), spun, stood_still }));
         Ok(())
+    }
+
+    /// Gives every link its part of the measured requests, if their number is limited: which
+    /// connection sends what does not depend on who is quicker. Returns the sum.
+    fn deal_out(&mut self) -> Option<u64> {
+        let requests = self.plan.requests?;
+        let ids = self.first_connection..;
+        let parts = self.links.iter_mut().zip(ids).map(|(link, id)| {
+            let part = part_of(requests, id, self.plan.connections);
+            let count = part.end - part.start;
+            link.limit(count);
+            count
+        });
+        Some(parts.sum())
     }
 
     /// Open loop: gives every link its times.
@@ -302,7 +321,7 @@ impl<'run> Worker<'run> {
             _ => {}
         }
         if events.is_empty() {
-            self.desk.now = self.desk.clock.now();
+            self.desk.look_at_the_clock();
             self.note_spin();
             // There is nothing to read.
             self.desk.next_pass = self.desk.now;
@@ -357,16 +376,16 @@ impl<'run> Worker<'run> {
     /// One pass over what is due. Whatever becomes due meanwhile, or is left, waits for the next,
     /// so that replies are read in between, however high the rate.
     fn keep_the_agenda(&mut self) {
-        let now = self.desk.clock.now();
+        self.desk.look_at_the_clock();
+        let now = self.desk.now;
         let until = self.desk.clock.after(now, PASS_MAX);
-        self.desk.now = now;
         while self.desk.now < until
             && let Some(agenda) = &mut self.desk.agenda
             && let Some(index) = agenda.take_due(now)
         {
             self.links[index].send_on_time(&mut self.desk);
         }
-        self.desk.now = self.desk.clock.now();
+        self.desk.look_at_the_clock();
         let reads = READS_MIN.max(Duration::from_nanos((self.desk.now - now) / 2));
         self.desk.next_pass = self.desk.clock.after(self.desk.now, reads);
     }
@@ -383,7 +402,7 @@ impl<'run> Worker<'run> {
         let Some(due_at) = desk.agenda.as_ref().and_then(Agenda::next_due) else {
             return Ok(patience);
         };
-        desk.now = desk.clock.now();
+        desk.look_at_the_clock();
         let until_due = Duration::from_nanos(due_at.saturating_sub(desk.now));
         let early = if self.may_spin { WAKE_EARLY } else { Duration::ZERO };
         let pause = until_due.saturating_sub(early);
@@ -403,7 +422,10 @@ impl<'run> Worker<'run> {
         if self.stop.urgency() != Urgency::None {
             desk.schedule.end(desk.now);
         }
-        let silence = Duration::from_nanos(desk.now.saturating_sub(desk.last_arrival_at));
+        if !self.links.iter().any(Link::awaits_the_server) {
+            desk.silent_since = desk.now;
+        }
+        let silence = Duration::from_nanos(desk.now.saturating_sub(desk.silent_since));
         if !desk.schedule.is_bounded_by_time() && silence >= self.silence_max {
             desk.tally.note(|| format!("nothing arrived for {} s", silence.as_secs()));
             desk.schedule.end(desk.now);
@@ -430,7 +452,7 @@ impl<'run> Worker<'run> {
         let since = match desk.schedule.is_bounded_by_time() || self.stop.urgency() != Urgency::None
         {
             true => since,
-            false => since.max(desk.last_arrival_at),
+            false => since.max(desk.silent_since),
         };
         desk.in_flight == 0
             || desk.now >= desk.clock.after(since, self.drain_timeout)

@@ -100,6 +100,8 @@ pub(crate) struct Client {
     pub(crate) busy_share: Option<f64>,
     #[serde(default)]
     pub(crate) spin_share: Option<f64>,
+    #[serde(default)]
+    pub(crate) stood_still_share: Option<f64>,
     pub(crate) unread_share: Option<f64>,
     pub(crate) stolen_share: Option<f64>,
 }
@@ -227,6 +229,7 @@ impl Document {
                 cpu_us_per_request: report.client.cpu_us_per_request,
                 busy_share: report.client.busy_share,
                 spin_share: report.client.spin_share,
+                stood_still_share: report.client.stood_still_share,
                 unread_share: report.client.unread_share,
                 stolen_share: report.client.stolen_share,
             },

@@ -92,6 +92,8 @@ pub struct ClientUsage {
     /// What share of the time they did so only to send the next request in time, in open loop: they
     /// looked at the clock and had nothing else to do.
     pub spin_share: Option<f64>,
+    /// What share of the time its threads did not run: they were stopped, or others ran for long.
+    pub stood_still_share: Option<f64>,
     /// What share of the bytes in flight lay unread in its sockets.
     pub unread_share: Option<f64>,
     /// What share of the machine's time the hypervisor gave to others.

@@ -2,13 +2,13 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering::SeqCst},
     },
     time::Duration,
 };
 
-use loadgen::{Plan, Stop, Verdict};
+use loadgen::{Plan, Rate, Stop, Verdict};
 
 use crate::servers::{self, echo, plan, run};
 
@@ -85,6 +85,25 @@ fn one_seed_sends_the_same_bytes_again() {
     for sizes in ["64", "10k", "lognormal:p50=100,p99=4k"] {
         assert_eq!(hash_of_run(1, sizes), hash_of_run(1, sizes), "{sizes}");
         assert_ne!(hash_of_run(1, sizes), hash_of_run(2, sizes), "{sizes}");
+    }
+}
+
+#[test]
+fn a_number_of_requests_is_dealt_out_to_the_connections() {
+    for rate in [Rate::Max, Rate::Constant(100_000.0)] {
+        let seen = Arc::new(Mutex::new([0; 3]));
+        let server = servers::replying({
+            let seen = Arc::clone(&seen);
+            move |connection, _, frame| {
+                seen.lock().unwrap()[connection] += 1;
+                frame
+            }
+        });
+        let load = Plan { rate, connections: 3, threads: 1, pipeline: 4, ..plan(server, 301) };
+        assert_eq!(run(&load).counts.requests, 301);
+        let mut seen = *seen.lock().unwrap();
+        seen.sort_unstable();
+        assert_eq!(seen, [100, 100, 101], "{rate}");
     }
 }
 

@@ -1,7 +1,8 @@
 //! Open loop: requests are due at their times, whatever the server does.
 
 use std::{
-    io::{self, Write},
+    fs,
+    io::{self, BufRead, BufReader, Write},
     os::unix::net::UnixListener,
     path::Path,
     process::{Child, Stdio},
@@ -12,8 +13,12 @@ use std::{
 
 use loadgen::{Address, Arrival, Plan, Rate, ReconnectEvery, Stop, Verdict};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
-use crate::servers::{self, echo, plan, read_frame, run};
+use crate::{
+    command_line::loadgen,
+    servers::{self, echo, plan, read_frame, run},
+};
 
 /// So many requests per second, in open loop, for this long.
 fn paced(target: std::net::SocketAddr, rate: f64, duration: Duration) -> Plan {
@@ -282,6 +287,50 @@ fn a_server_that_freezes_for_a_second_shows_in_p99() {
     assert!(report.send_lag.percentiles().p50 < 500_000_000, "{report:?}");
     assert!(report.blocked.max >= Duration::from_millis(900), "{report:?}");
     assert_eq!(report.counts.requests + report.counts.unsent, 4_000, "{report:?}");
+}
+
+#[test]
+fn a_number_of_requests_takes_as_long_as_its_rate_says() {
+    let server = servers::start(|_, stream| echo(stream));
+    // Longer than the silence after which a server that owes something is given up.
+    let load = Plan { rate: Rate::Constant(0.09), ..plan(server, 2) };
+    let report = run(&load);
+    assert_eq!((report.counts.requests, report.first_error), (2, None));
+}
+
+#[test]
+fn a_generator_that_stands_still_blames_itself() {
+    for rate in ["2000", "max"] {
+        let server = servers::start(|_, stream| echo(stream));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run.json");
+        let flags = format!("--plain -c 4 -t 1 -R {rate} -d 1500ms -w 0s -i 100ms {server} -o");
+        let mut child = loadgen(&flags)
+            .arg(&path)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut progress = BufReader::new(child.stderr.take().unwrap()).lines();
+        progress.next().unwrap().unwrap();
+        let id = Pid::from_child(&child);
+        kill_process(id, Signal::STOP).unwrap();
+        thread::sleep(HALF_A_SECOND);
+        kill_process(id, Signal::CONT).unwrap();
+        progress.for_each(drop);
+        child.wait().unwrap();
+
+        let report: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        let share = report["client"]["stood_still_share"].as_f64().unwrap();
+        assert!(share > 0.2, "{report}");
+        assert_ne!(report["verdict"], "ok", "{report}");
+        if rate != "max" {
+            // What was due meanwhile was late by the generator's fault, though there was no room
+            // for it: the replies that would have made some lay unread.
+            let lag = report["send_lag_ns"]["max"].as_u64().unwrap();
+            assert!(lag > 400_000_000, "{report}");
+        }
+    }
 }
 
 #[test]
