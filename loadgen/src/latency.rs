@@ -83,8 +83,9 @@ impl Recorder {
 #[inline]
 fn bucket(nanos: u64) -> usize {
     let doublings = (u64::BITS - PRECISION_BITS - 1).saturating_sub(nanos.leading_zeros());
-    // At most the bits of a time, doubled as often as that.
-    ((doublings as usize) << PRECISION_BITS) + (nanos >> doublings) as usize
+    #[expect(clippy::cast_possible_truncation, reason = "below twice the precision")]
+    let place = (nanos >> doublings) as usize;
+    ((doublings as usize) << PRECISION_BITS) + place
 }
 
 /// The shortest time of a bucket.

@@ -364,20 +364,27 @@ impl Link {
         if mem::take(&mut pace.is_blocked) {
             pace.free_since = now;
         }
+        // Mostly the first request settles what holds for all of them.
+        let first = pace.next_due();
+        let is_plain = desk.schedule.admits_all(first, now) && desk.standstill.end <= first;
         for _ in 0..room {
             let due_at = pace.next_due();
             if due_at > now {
                 return;
             }
-            let Some(admitted) = desk.schedule.admit_due(due_at) else {
-                return;
+            let admitted = match is_plain {
+                true => Admission { count: 1, is_measured: true },
+                false => match desk.schedule.admit_due(due_at) {
+                    Some(admitted) => admitted,
+                    None => return,
+                },
             };
             pace.arrivals.advance();
             let (count, is_measured) = (admitted.count, admitted.is_measured);
             self.connection.queue(Batch { due_at, sent_at: now, count, is_measured });
             desk.in_flight += count;
             // Room that a standstill let nobody see is not to be blamed on the server.
-            let free_since = match desk.standstill.contains(&due_at) {
+            let free_since = match !is_plain && desk.standstill.contains(&due_at) {
                 true => due_at,
                 false => pace.free_since,
             };
@@ -560,30 +567,26 @@ impl Link {
         desk.in_flight -= completed;
         let (tally, now) = (&mut desk.tally, desk.now);
         let is_warming_up = desk.schedule.phase() == Phase::WarmUp;
-        let is_open_loop = self.pace.is_some();
-        // What one write has sent took equally long: it is one record.
+        // What one write has sent is counted at once.
         let mut written = Batch { due_at: 0, sent_at: now, count: 0, is_measured: false };
         self.connection.settle(completed, |batch| {
-            tally.count_answered(&batch, now);
+            if (written.sent_at, written.is_measured) != (batch.sent_at, batch.is_measured) {
+                tally.count_answered(&written, is_warming_up, now);
+                written = Batch { count: 0, ..batch };
+            }
+            written.count += batch.count;
             if let Some(times) = tally.times_of(&batch, is_warming_up) {
                 times.latency.record(now - batch.due_at, batch.count);
             }
-            if is_open_loop {
-                if (written.sent_at, written.is_measured) != (batch.sent_at, batch.is_measured) {
-                    tally.record_service(&written, is_warming_up, now);
-                    written = Batch { count: 0, ..batch };
-                }
-                written.count += batch.count;
-            }
         });
-        tally.record_service(&written, is_warming_up, now);
+        tally.count_answered(&written, is_warming_up, now);
         if let Some(mismatch) = self.connection.mismatch(desk.source.payloads) {
             return self.lose(Loss::Mismatch(mismatch), desk);
         }
         if let Some(limit) = desk.reconnect_every {
             self.renew(limit, desk);
         }
-        match is_open_loop {
+        match self.pace.is_some() {
             true => self.use_room(desk),
             false => self.send(desk),
         }

@@ -137,6 +137,9 @@ pub(crate) struct Timetable {
     /// Requests per nanosecond: at first, and in the end.
     from: f64,
     to: f64,
+    /// Nanoseconds per request at first, and the last place at that rate.
+    gap: f64,
+    steady_until: f64,
     /// When the ramp begins, and how long it is.
     warm_up: f64,
     ramp: f64,
@@ -151,16 +154,19 @@ impl Timetable {
             Rate::Ramp { from, to } => (from, to),
         };
         let nanos = |time: Duration| time.as_nanos() as f64;
-        Some(Self { from: from / 1e9, to: to / 1e9, warm_up: nanos(warm_up), ramp: nanos(ramp) })
+        let (gap, warm_up, ramp) = (1e9 / from, nanos(warm_up), nanos(ramp));
+        let (from, to) = (from / 1e9, to / 1e9);
+        let steady_until = if from == to { f64::INFINITY } else { warm_up * from };
+        Some(Self { from, to, gap, steady_until, warm_up, ramp })
     }
 
     /// When a place is due.
     #[inline]
     pub(crate) fn time_at(&self, place: f64) -> u64 {
-        if self.from == self.to || place <= self.warm_up * self.from {
-            return whole_nanos(place / self.from);
+        match place <= self.steady_until {
+            true => whole_nanos(place * self.gap),
+            false => self.time_after_warm_up(place - self.steady_until),
         }
-        self.time_after_warm_up(place - self.warm_up * self.from)
     }
 
     /// When a place is due that comes so many after the last one of the warm-up.
@@ -184,12 +190,11 @@ pub(crate) struct Arrivals {
     timetable: Timetable,
     arrival: Arrival,
     connection: u32,
-    connections: u32,
+    connections: f64,
     seed: u64,
     /// The number of the next request among those of this connection.
     index: u64,
-    /// The sum of the gaps up to it, in places of this connection. Grows with `poisson` only.
-    gaps: f64,
+    place: f64,
     next_due: u64,
 }
 
@@ -205,13 +210,17 @@ impl Arrivals {
             timetable,
             arrival,
             connection,
-            connections,
+            connections: f64::from(connections),
             seed,
             index: 0,
-            gaps: 0.0,
+            place: 0.0,
             next_due: 0,
         };
-        arrivals.find_next_due();
+        arrivals.place = match arrival {
+            Arrival::Fixed => f64::from(connection),
+            Arrival::Poisson => arrivals.random_gap(),
+        };
+        arrivals.next_due = timetable.time_at(arrivals.place);
         arrivals
     }
 
@@ -225,20 +234,17 @@ impl Arrivals {
     #[inline]
     pub(crate) fn advance(&mut self) {
         self.index += 1;
-        self.find_next_due();
+        self.place += match self.arrival {
+            // Exact: places are whole numbers.
+            Arrival::Fixed => self.connections,
+            Arrival::Poisson => self.random_gap(),
+        };
+        self.next_due = self.timetable.time_at(self.place);
     }
 
-    #[inline]
-    fn find_next_due(&mut self) {
-        let connections = f64::from(self.connections);
-        let place = match self.arrival {
-            Arrival::Fixed => self.index as f64 * connections + f64::from(self.connection),
-            Arrival::Poisson => {
-                self.gaps += exponential(self.seed, self.connection, self.index);
-                self.gaps * connections
-            }
-        };
-        self.next_due = self.timetable.time_at(place);
+    /// How many places after the one before the next request is, if arrivals are random.
+    fn random_gap(&self) -> f64 {
+        exponential(self.seed, self.connection, self.index) * self.connections
     }
 }
 
@@ -260,11 +266,11 @@ fn mixed(number: u64) -> u64 {
 
 #[inline]
 fn whole_nanos(nanos: f64) -> u64 {
+    // What `round` does with a number that is not negative, without a call. By way of a signed
+    // number, which is one instruction.
     #[expect(clippy::cast_possible_truncation, reason = "what is too large is never due")]
-    #[expect(clippy::cast_sign_loss, reason = "times are not negative")]
-    // What `round` does with a number that is not negative, without a call.
-    let nanos = (nanos + 0.5) as u64;
-    nanos
+    let nanos = (nanos + 0.5) as i64;
+    nanos.unsigned_abs()
 }
 
 #[cfg(test)]

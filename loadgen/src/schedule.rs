@@ -123,6 +123,16 @@ impl Schedule {
         Some(Admission { count: 1, is_measured })
     }
 
+    /// Whether each request that is due in this time is admitted and measured, however many they
+    /// are.
+    #[inline]
+    pub(crate) fn admits_all(&self, from: u64, until: u64) -> bool {
+        self.phase == Phase::Measuring
+            && self.remaining.is_none()
+            && !self.is_warm_up(from)
+            && self.is_due_in_time(until)
+    }
+
     /// Whether a request that is due then belongs to the load.
     fn is_due_in_time(&self, due_at: u64) -> bool {
         self.bounds.load_ends_at.is_none_or(|end| due_at < end)
@@ -204,6 +214,21 @@ mod tests {
         assert_eq!(is_measured(schedule.admit_due(200)), None);
         assert_eq!(is_measured(schedule.admit_due(199)), Some(true));
         assert_eq!(is_measured(schedule.admit_due(199)), None);
+    }
+
+    #[test]
+    fn all_are_admitted_between_warm_up_and_end_unless_their_number_is_limited() {
+        let mut unlimited = schedule(Some(200), None);
+        assert!(!unlimited.admits_all(100, 150), "it has not begun");
+        unlimited.advance(100);
+        let times = [(99, 150), (100, 199), (150, 200)];
+        assert_eq!(
+            times.map(|(from, until)| unlimited.admits_all(from, until)),
+            [false, true, false]
+        );
+        let mut limited = schedule(Some(200), Some(7));
+        limited.advance(100);
+        assert!(!limited.admits_all(100, 199));
     }
 
     #[test]

@@ -104,7 +104,7 @@ pub(crate) struct Samples {
 pub(crate) struct Times {
     /// From when they were due until their echo was read.
     pub(crate) latency: Recorder,
-    /// From when they were sent. Empty in closed loop, where a request is due when it is sent.
+    /// From when they were sent. In closed loop that is when they are due.
     pub(crate) service: Recorder,
     /// How late they were sent, through the generator's fault. Empty in closed loop.
     pub(crate) send_lag: Recorder,
@@ -254,14 +254,20 @@ impl Tally {
         self.first_error.get_or_insert_with(error);
     }
 
-    /// Counts requests that were answered.
+    /// Counts requests that were answered, and records how long it took from when they were sent.
     #[inline]
-    pub(crate) fn count_answered(&mut self, batch: &Batch, now: u64) {
+    pub(crate) fn count_answered(&mut self, batch: &Batch, is_warming_up: bool, now: u64) {
+        if batch.count == 0 {
+            return;
+        }
         if batch.is_measured {
             self.counts.requests += batch.count;
             self.last_echo_at = now;
         } else {
             self.counts.warm_up_requests += batch.count;
+        }
+        if let Some(times) = self.times_of(batch, is_warming_up) {
+            times.service.record(now - batch.sent_at, batch.count);
         }
     }
 
@@ -272,16 +278,6 @@ impl Tally {
         match batch.is_measured {
             true => Some(&mut self.times),
             false => is_warming_up.then_some(&mut self.warm_up_times),
-        }
-    }
-
-    /// Records how long requests took from when they were sent.
-    #[inline]
-    pub(crate) fn record_service(&mut self, batch: &Batch, is_warming_up: bool, now: u64) {
-        if batch.count > 0
-            && let Some(times) = self.times_of(batch, is_warming_up)
-        {
-            times.service.record(now - batch.sent_at, batch.count);
         }
     }
 
