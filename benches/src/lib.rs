@@ -4,6 +4,7 @@
 //! program `figures`, which alternates both sides of a ratio in one run.
 
 use std::{
+    env,
     future::Future,
     hint::black_box,
     num::NonZeroUsize,
@@ -199,4 +200,17 @@ pub fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<_> = values.collect();
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
+}
+
+/// The only argument of a program that prints figures: the number of rounds.
+///
+/// # Errors
+///
+/// What is wrong with it.
+pub fn rounds_asked_for(default: usize) -> Result<usize, &'static str> {
+    match env::args().nth(1).map(|rounds| rounds.parse()) {
+        None => Ok(default),
+        Some(Ok(rounds)) if rounds > 0 => Ok(rounds),
+        Some(_) => Err("the only argument is the number of rounds, 1 or more"),
+    }
 }

@@ -10,7 +10,7 @@
 //!
 //! An argument is the number of rounds, 9 if there is none. Rows with threads use two of them.
 
-use std::{env, process::ExitCode, time::Instant};
+use std::{process::ExitCode, time::Instant};
 
 use arena::{BuddyArena, FixedArena};
 use benches::*;
@@ -38,11 +38,10 @@ struct Row<'a> {
 }
 
 fn main() -> ExitCode {
-    let rounds = match env::args().nth(1).map(|rounds| rounds.parse()) {
-        None => ROUNDS,
-        Some(Ok(rounds)) if rounds > 0 => rounds,
-        Some(_) => {
-            eprintln!("figures: the only argument is the number of rounds, 1 or more");
+    let rounds = match rounds_asked_for(ROUNDS) {
+        Ok(rounds) => rounds,
+        Err(error) => {
+            eprintln!("figures: {error}");
             return ExitCode::from(2);
         }
     };

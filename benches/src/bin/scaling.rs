@@ -11,7 +11,7 @@
 //!
 //! An argument is the number of rounds, 5 if there is none.
 
-use std::{env, process::ExitCode, thread};
+use std::{process::ExitCode, thread};
 
 use benches::*;
 
@@ -30,11 +30,10 @@ struct Side<'a> {
 }
 
 fn main() -> ExitCode {
-    let rounds = match env::args().nth(1).map(|rounds| rounds.parse()) {
-        None => ROUNDS,
-        Some(Ok(rounds)) if rounds > 0 => rounds,
-        Some(_) => {
-            eprintln!("scaling: the only argument is the number of rounds, 1 or more");
+    let rounds = match rounds_asked_for(ROUNDS) {
+        Ok(rounds) => rounds,
+        Err(error) => {
+            eprintln!("scaling: {error}");
             return ExitCode::from(2);
         }
     };
