@@ -1,4 +1,5 @@
 #![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr, reason = "they panic: see `console`")]
 //! A load generator for servers that echo length-prefixed frames: it checks every byte of every
 //! reply, and says what both sides cost.
 //!
@@ -104,6 +105,7 @@ mod server_probe;
 
 mod address;
 mod clock;
+mod console;
 mod stop;
 mod units;
 

@@ -87,10 +87,8 @@ impl Arguments {
         let runs: Vec<Named> = self.runs.iter().map(read).collect::<Result<_, String>>()?;
         let outputs = Output::open_all(&self.output)?;
         let sum = merge(&runs)?;
-        for output in outputs {
-            output.write(&sum)?;
-        }
-        Ok((text::write(&sum), sum.verdict.exit_code_where(sum.misses_a_condition())))
+        let exit_code = sum.verdict.exit_code_where(sum.misses_a_condition());
+        Ok((text::write(&sum), exit_code.max(Output::write_all(outputs, &sum))))
     }
 }
 

@@ -7,7 +7,7 @@ mod held;
 mod screen;
 
 use std::{
-    io::{self, IsTerminal, Write},
+    io::{self, IsTerminal},
     panic,
     sync::{
         Arc,
@@ -29,6 +29,7 @@ use ratatui::{
 };
 
 use crate::{
+    console,
     live::{
         held::HeldStderr,
         screen::{Screen, Setting},
@@ -73,7 +74,7 @@ impl Live {
         match View::start(Setting::of(plan), stop.clone()) {
             Ok(view) => Self::View(view),
             Err(error) => {
-                eprintln!("loadgen: no live view on this terminal: {error}");
+                console::complain(format_args!("no live view on this terminal: {error}"));
                 Self::Lines
             }
         }
@@ -81,10 +82,7 @@ impl Live {
 
     pub(crate) fn show(&mut self, progress: &Progress) {
         match self {
-            Self::Lines => {
-                // Progress that nobody can see is no reason to end the run.
-                let _ = writeln!(io::stderr(), "{}", text::progress(progress));
-            }
+            Self::Lines => console::say(text::progress(progress)),
             Self::View(view) => {
                 if let Some(news) = &view.news {
                     // A view that has ended shows nothing more; the run goes on.
@@ -125,7 +123,7 @@ impl Drop for View {
         }
         // Given back twice, the terminal would write over what came in between.
         if !self.is_over.swap(true, Relaxed) {
-            ratatui::restore();
+            give_back_terminal();
         }
         self.stderr = None;
     }
@@ -136,7 +134,14 @@ fn take_terminal() -> io::Result<DefaultTerminal> {
     enable_raw_mode()?;
     let terminal = execute!(io::stdout(), EnterAlternateScreen)
         .and_then(|()| Terminal::new(CrosstermBackend::new(io::stdout())));
-    terminal.inspect_err(|_| ratatui::restore())
+    terminal.inspect_err(|_| give_back_terminal())
+}
+
+/// Makes the terminal itself again.
+fn give_back_terminal() {
+    // A terminal that is gone needs nothing; and `ratatui::restore` would say so on standard error,
+    // which may be gone with it.
+    let _ = ratatui::try_restore();
 }
 
 /// Lets a panic be read: its message comes after the terminal is itself again.
@@ -147,7 +152,7 @@ fn give_back_on_panic(stderr: Option<&HeldStderr>, is_over: &Arc<AtomicBool>) ->
     panic::set_hook(Box::new(move |panic| {
         // Relaxed: the view may draw once more; nothing else depends on it.
         if !is_over.swap(true, Relaxed) {
-            ratatui::restore();
+            give_back_terminal();
         }
         if let Some(original) = &original {
             held::redirect_to(original);

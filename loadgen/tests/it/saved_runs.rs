@@ -4,6 +4,7 @@
 use std::{
     fs,
     net::SocketAddr,
+    os::unix::fs::symlink,
     path::PathBuf,
     process::{Command, Output},
 };
@@ -168,6 +169,21 @@ fn runs_that_do_not_fit_are_not_added_up_and_no_file_is_left() {
     fails_with(&merge(&later), "did not measure at the same time");
     fails_with(&merge(&file), "one and the same run");
     assert!(!sum.exists());
+}
+
+#[test]
+fn a_sum_and_a_comparison_that_no_disk_takes_are_printed_all_the_same() {
+    let (folder, file) = saved();
+    let other = changed(&file, |run| {
+        run["started_at_unix_s"] = (run["started_at_unix_s"].as_f64().unwrap() + 0.01).into();
+    });
+    let full = folder.path().join("full.json");
+    symlink("/dev/full", &full).unwrap();
+    for (command, words) in [("merge", "verdict"), ("compare", "One run each says little")] {
+        let output = loadgen(command).arg(&file).arg(&other).arg("-o").arg(&full).output().unwrap();
+        fails_with(&output, "full.json");
+        assert!(text(&output.stdout).contains(words), "{}", text(&output.stdout));
+    }
 }
 
 /// A run like the saved one, held against `baseline`.
