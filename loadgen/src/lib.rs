@@ -106,6 +106,7 @@ mod server_probe;
 mod address;
 mod clock;
 mod console;
+mod open_files;
 mod stop;
 mod units;
 

@@ -28,7 +28,6 @@ use crate::{
         text,
     },
     slo::{Reached, Slo},
-    tally::Errors,
     verdict::Verdict,
 };
 
@@ -156,10 +155,7 @@ fn merge(runs: &[Named]) -> Result<Document, String> {
         ..first.run.clone()
     };
     for Named { run, .. } in others {
-        let Errors { timeouts, lost, connect } = run.errors_by_kind;
-        merged.errors_by_kind.timeouts += timeouts;
-        merged.errors_by_kind.lost += lost;
-        merged.errors_by_kind.connect += connect;
+        merged.errors_by_kind += run.errors_by_kind;
         for (class, count) in &run.mismatches_by_class {
             *merged.mismatches_by_class.entry(class.clone()).or_default() += count;
         }

@@ -27,6 +27,7 @@ use crate::{
     interval::{Assembly, Cuts, Interval},
     metrics_probe::{MetricsProbe, MetricsUrl, Sample},
     noise::NoiseFloor,
+    open_files::{self, TooLow},
     payload::{HEADER_BYTES, Payloads},
     plan::{Pin, Plan, PlanError},
     rate::{Rate, Timetable},
@@ -59,6 +60,19 @@ pub enum RunError {
     /// The server that was to be started did not start.
     #[error(transparent)]
     Server(#[from] ServerCommandError),
+    /// The system does not let this process have so many connections.
+    #[error(
+        "--connections {connections} needs {needed} open files in all and this process may have \
+         {limit}; raise that limit (ulimit -n), or open fewer connections"
+    )]
+    TooManyConnections {
+        /// What was asked for.
+        connections: u32,
+        /// How many files that needs, with other clients and whatever else is open.
+        needed: u64,
+        /// How many there may be at most.
+        limit: u64,
+    },
     /// There is no such process, or it may not be read.
     #[error(
         "cannot read process {0} (--server-pid); give the PID of the server if it runs on this \
@@ -154,6 +168,12 @@ pub fn run(
     if let Some(pid) = plan.server_pid.filter(|&pid| ServerProbe::new(pid).usage().is_none()) {
         return Err(RunError::Process(pid));
     }
+    let files = open_files::needed_for(plan);
+    open_files::check(files).map_err(|TooLow { needed, limit }| RunError::TooManyConnections {
+        connections: plan.connections,
+        needed,
+        limit,
+    })?;
     // Before there is a server that could disturb it.
     let noise_floor = NoiseFloor::measure(&Clock::start());
     // Dropped on every way out, which stops the server.
@@ -161,6 +181,8 @@ pub fn run(
         [] => None,
         command => Some(ServerCommand::start(command, stop)?),
     };
+    // The server has the limit that it was given.
+    let _raised = open_files::raise(files);
     let announced = server.as_ref().map(|server| server.address().clone());
     let target = plan.target.clone().or(announced).expect("a checked plan has one of the two");
     let endpoints =

@@ -221,10 +221,7 @@ pub(super) fn counted(count: u64, parts: Vec<(String, u64)>) -> String {
 }
 
 fn kinds(document: &Document) -> Vec<(String, u64)> {
-    let errors = &document.errors_by_kind;
-    [("timed out", errors.timeouts), ("lost", errors.lost), ("refused", errors.connect)]
-        .map(|(name, count)| (name.to_owned(), count))
-        .into()
+    document.errors_by_kind.kinds().map(|(name, count)| (name.to_owned(), count)).into()
 }
 
 fn classes(document: &Document) -> Vec<(String, u64)> {

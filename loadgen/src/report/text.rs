@@ -177,11 +177,9 @@ fn failures(document: &Document) -> String {
         units::grouped(document.mismatches),
         units::grouped(document.unanswered)
     );
-    let kinds =
-        [("timed out", errors.timeouts), ("lost", errors.lost), ("refused", errors.connect)];
     let classes =
         document.mismatches_by_class.iter().map(|(class, count)| (class.as_str(), *count));
-    let details = kinds.into_iter().chain(classes).chain([
+    let details = errors.kinds().into_iter().chain(classes).chain([
         ("reconnects", document.reconnects),
         ("planned reconnects", document.adversaries.planned_reconnects),
     ]);

@@ -238,6 +238,39 @@ fn open_loop_keeps_its_three_times_apart_in_json() {
     assert!(report["verdict_reasons"].is_array());
 }
 
+/// The program under limits that the shell sets first.
+fn limited(limits: &str, arguments: &str) -> Output {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("{limits} && exec \"$0\" \"$@\"")]);
+    shell.arg(env!("CARGO_BIN_EXE_loadgen")).args(arguments.split_whitespace()).output().unwrap()
+}
+
+#[test]
+fn a_soft_limit_on_open_files_is_raised_for_the_run_and_not_for_its_server() {
+    let server = honest();
+    let arguments = format!("-c 100 -n 1000 {server}");
+    exits_with(0, &limited("ulimit -S -n 64", &arguments));
+    let script = format!("ulimit -S -n >&2; echo listening on {server}; exec sleep 60");
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "ulimit -S -n 64 && exec \"$0\" \"$@\""]);
+    shell.arg(env!("CARGO_BIN_EXE_loadgen")).args(["-c", "100", "-n", "1000", "--", "sh", "-c"]);
+    let output = shell.arg(script).output().unwrap();
+    exits_with(0, &output);
+    assert!(text(&output.stderr).lines().any(|line| line == "64"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn more_connections_than_files_may_be_open_are_refused_before_the_run() {
+    let server = servers::start(|_, _| unreachable!("nobody connects"));
+    let output = limited("ulimit -n 64", &format!("-c 100 -n 1000 {server}"));
+    exits_with(1, &output);
+    for words in ["--connections 100", "64", "ulimit -n"] {
+        assert!(text(&output.stderr).contains(words), "{}", text(&output.stderr));
+    }
+    let slow = limited("ulimit -n 64", &format!("-c 1 --slow-readers 100 -n 1 {server}"));
+    exits_with(1, &slow);
+}
+
 #[test]
 fn a_search_ends_with_the_best_rate_and_its_report() {
     // It answers 5 requests per second: however late a busy machine makes the generator, the server
