@@ -49,7 +49,8 @@
 //!    \-> doctor -> noise    |           \     |-> rate
 //!                           |            \    \-> schedule, tally, latency -> shelf
 //!                           |             \-> alarm
-//!                           |-> adversaries, server_command, server_probe, metrics_probe, noise
+//!                           |-> server_watch -> server_command, server_probe
+//!                           |-> adversaries, metrics_probe, noise
 //!                           \-> interval, verdict, slo, report
 //! cli -> live                       shows the intervals of a run as they end
 //! cli -> ab -> compare -> bootstrap ab runs what compare judges; both stand on resampled samples
@@ -102,6 +103,7 @@ mod metrics_probe;
 mod noise;
 mod server_command;
 mod server_probe;
+mod server_watch;
 
 mod address;
 mod clock;

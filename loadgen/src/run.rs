@@ -34,7 +34,8 @@ use crate::{
     report::{ClientUsage, Report, ServerUsage},
     schedule::Bounds,
     server_command::{ServerCommand, ServerCommandError},
-    server_probe::{MachineTime, ServerProbe, Usage},
+    server_probe::{MachineTime, ServerProbe},
+    server_watch::{Seen, ServerWatch},
     shelf::Shelf,
     stop::{Stop, Urgency},
     stream::Endpoint,
@@ -49,6 +50,9 @@ const PATIENCE: Duration = Duration::from_millis(20);
 const TELLING_TIME: Duration = Duration::from_millis(200);
 /// From fewer looks than this, what is in flight on average cannot be told.
 const SAMPLES_MIN: u64 = 50;
+/// Why it is not known what a server cost that was there all the time.
+const LOST_COST: &str = "the server's CPU time is unknown: one of its processes ended and took its \
+                         count along";
 
 /// Why there is nothing to report.
 #[non_exhaustive]
@@ -177,7 +181,7 @@ pub fn run(
     // Before there is a server that could disturb it.
     let noise_floor = NoiseFloor::measure(&Clock::start());
     // Dropped on every way out, which stops the server.
-    let server = match plan.command.as_slice() {
+    let mut server = match plan.command.as_slice() {
         [] => None,
         command => Some(ServerCommand::start(command, stop)?),
     };
@@ -187,7 +191,7 @@ pub fn run(
     let target = plan.target.clone().or(announced).expect("a checked plan has one of the two");
     let endpoints =
         target.resolve().map_err(|error| RunError::Lookup { target: target.clone(), error })?;
-    let pid = server.as_ref().map(ServerCommand::pid).or(plan.server_pid);
+    let group = server.as_ref().map(|server| ServerProbe::of_group(server.pid()));
     let payloads = Payloads::new(plan.seed, plan.connections, plan.sizes.clone());
     let announced = server.as_ref().and_then(ServerCommand::metrics).filter(|_| plan.finds_metrics);
     let site = Site {
@@ -196,10 +200,10 @@ pub fn run(
         metrics: plan.metrics.clone().or(announced.cloned()),
         payloads,
         endpoints,
-        probe: pid.map(ServerProbe::new),
+        probe: group.or(plan.server_pid.map(ServerProbe::new)),
         noise_floor,
     };
-    site.run(stop, observe)
+    site.run(server.as_mut(), stop, observe)
 }
 
 /// A plan whose server is known.
@@ -216,7 +220,7 @@ struct Site<'run> {
 
 /// What the threads have told so far.
 #[derive(Debug)]
-struct Gathered {
+struct Gathered<'run> {
     total: Tally,
     assembly: Assembly,
     intervals: Vec<Interval>,
@@ -225,21 +229,27 @@ struct Gathered {
     arena: Option<MetricsProbe>,
     loading: usize,
     efforts: Vec<Effort>,
+    server: ServerWatch<'run>,
     costs: [Option<Cost>; 2],
 }
 
 /// CPU time of both sides at one moment.
 #[derive(Clone, Debug)]
 struct Cost {
-    at: u64,
     client: Duration,
-    server: Option<Usage>,
+    server: Option<Seen>,
     machine: Option<MachineTime>,
 }
 
 impl Site<'_> {
-    fn run(&self, stop: &Stop, observe: &mut dyn FnMut(&Progress)) -> Result<Report, RunError> {
+    fn run(
+        &self,
+        server: Option<&mut ServerCommand>,
+        stop: &Stop,
+        observe: &mut dyn FnMut(&Progress),
+    ) -> Result<Report, RunError> {
         let plan = self.plan;
+        let server = ServerWatch::new(self.probe, server);
         let clock = Clock::start();
         thread::scope(|scope| {
             let (news, received) = mpsc::channel();
@@ -271,13 +281,13 @@ impl Site<'_> {
             drop(news);
             self.wait_for_connections(&received, lines.len(), stop)?;
             if plan.adversaries.is_empty() {
-                return self.conduct(&clock, &lines, &received, stop, observe);
+                return self.conduct(&clock, &lines, &received, server, stop, observe);
             }
             let (begin, begun) = mpsc::channel();
             let adversaries = scope.spawn(move || plan.adversaries.run(&self.endpoints, &begun));
             // It cannot fail: the other end waits for it.
             let _ = begin.send(());
-            let report = self.conduct(&clock, &lines, &received, stop, observe);
+            let report = self.conduct(&clock, &lines, &received, server, stop, observe);
             drop(begin);
             let adversaries = adversaries.join().expect("that thread does not panic")?;
             report.map(|report| Report { adversaries, ..report })
@@ -322,9 +332,11 @@ impl Site<'_> {
         clock: &Clock,
         lines: &[Lines],
         received: &Receiver<(usize, News)>,
+        mut server: ServerWatch<'_>,
         stop: &Stop,
         observe: &mut dyn FnMut(&Progress),
     ) -> Result<Report, RunError> {
+        let before = Cost::before(server.find(clock));
         let started_at = clock.now();
         let warm_up = self.plan.ramp_up.saturating_add(self.plan.warm_up);
         let measured_from = clock.after(started_at, warm_up);
@@ -333,15 +345,13 @@ impl Site<'_> {
         let wall_clock = SystemTime::now();
         let length = u64::try_from(self.plan.interval.as_nanos()).unwrap_or(u64::MAX);
         let cuts = Cuts { load_begins_at: started_at, measuring_begins_at: measured_from, length };
-        let mut gathered =
-            Gathered::new(Assembly::new(cuts, lines.len(), timetable.is_some()), lines.len());
+        let assembly = Assembly::new(cuts, lines.len(), timetable.is_some());
+        let mut gathered = Gathered::new(assembly, lines.len(), server);
         if let Some(url) = &self.metrics {
             let probe = MetricsProbe::start(url, self.plan.interval, *clock, started_at)?;
             gathered.arena = Some(probe);
         }
-        if warm_up.is_zero() {
-            gathered.costs[0] = Some(self.cost(clock));
-        }
+        gathered.costs[0] = Some(before).filter(|_| warm_up.is_zero());
         for (line, thread) in lines.iter().zip(0..) {
             let share = |requests| {
                 let share = share(requests, thread, self.plan.threads_used());
@@ -356,8 +366,9 @@ impl Site<'_> {
             let _ = line.go.send(Start { bounds, cuts, timetable });
         }
         while gathered.efforts.len() < lines.len() {
+            gathered.server.glance(clock);
             if gathered.costs[0].is_none() && clock.now() >= measured_from {
-                gathered.costs[0] = Some(self.cost(clock));
+                gathered.costs[0] = Some(Cost::before(gathered.server.usage(clock)));
             }
             match received.recv_timeout(gathered.patience(clock, measured_from)) {
                 Ok((_, News::Failed(error))) => {
@@ -371,7 +382,7 @@ impl Site<'_> {
                     // Requests that time ends are in flight for a moment; a number of them may be,
                     // for long.
                     if gathered.loading == 0 && self.plan.duration.is_some() {
-                        gathered.costs[1] = Some(self.cost(clock));
+                        gathered.costs[1] = Some(Cost::after(&mut gathered.server, clock));
                     }
                 }
                 Ok((thread, news)) => gathered.take_in(thread, news, lines, observe),
@@ -379,18 +390,13 @@ impl Site<'_> {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
-        gathered.costs[1].get_or_insert_with(|| self.cost(clock));
+        let server = &mut gathered.server;
+        gathered.costs[1].get_or_insert_with(|| Cost::after(server, clock));
         Ok(self.report(gathered, wall_clock, stop.urgency() != Urgency::None))
     }
 
-    fn cost(&self, clock: &Clock) -> Cost {
-        let server = self.probe.and_then(|probe| probe.usage());
-        let (client, machine) = (clock::process_cpu(), MachineTime::now());
-        Cost { at: clock.now(), client, server, machine }
-    }
-
     fn report(&self, gathered: Gathered, started_at: SystemTime, was_stopped: bool) -> Report {
-        let Gathered { total, intervals, arena, efforts, costs, .. } = gathered;
+        let Gathered { total, intervals, arena, efforts, costs, server: mut watch, .. } = gathered;
         let from = efforts.iter().map(|effort| effort.window.0).min().unwrap_or_default();
         let until = efforts.iter().map(|effort| effort.window.1).max().unwrap_or_default();
         let until = until.max(total.last_echo_at);
@@ -410,8 +416,11 @@ impl Site<'_> {
                 .then(|| total.samples.unread_bytes as f64 / in_flight_bytes),
             ..client_usage(&efforts, &costs, sent)
         };
-        let pid = self.probe.map(|probe| probe.pid());
-        let server = ServerUsage { pid, ..server_usage(&costs, sent) };
+        let server = ServerUsage {
+            pid: self.probe.map(ServerProbe::pid),
+            rss_peak_bytes: watch.rss_peak_bytes(),
+            ..server_usage(&costs, sent)
+        };
         let latency = total.times.latency.latency();
         // In closed loop a request is due when it is sent.
         let service = match self.plan.rate {
@@ -439,7 +448,12 @@ impl Site<'_> {
             stolen_share: client.stolen_share.filter(|_| is_telling),
             littles_law,
         };
-        let (verdict, reasons) = Verdict::of(&total.counts, &evidence);
+        let (verdict, mut reasons) = Verdict::of(&total.counts, &evidence);
+        if let Some(how) = watch.end() {
+            reasons.insert(0, format!("the server ended by itself ({how})"));
+        } else if is_cost_lost(&costs) {
+            reasons.push(LOST_COST.to_owned());
+        }
         let mut report = Report {
             started_at,
             plan: Plan { metrics: self.metrics.clone(), ..self.plan.clone() },
@@ -473,8 +487,21 @@ impl Site<'_> {
     }
 }
 
-impl Gathered {
-    fn new(assembly: Assembly, threads: usize) -> Self {
+impl Cost {
+    /// That before measuring, where the server was just looked at.
+    fn before(server: Option<Seen>) -> Self {
+        Self { client: clock::process_cpu(), server, machine: MachineTime::now() }
+    }
+
+    /// That after measuring. To look at the server is no part of it.
+    fn after(server: &mut ServerWatch<'_>, clock: &Clock) -> Self {
+        let (client, machine) = (clock::process_cpu(), MachineTime::now());
+        Self { client, server: server.find(clock), machine }
+    }
+}
+
+impl<'run> Gathered<'run> {
+    fn new(assembly: Assembly, threads: usize, server: ServerWatch<'run>) -> Self {
         Self {
             total: Tally::new(),
             assembly,
@@ -483,6 +510,7 @@ impl Gathered {
             arena: None,
             loading: threads,
             efforts: Vec::with_capacity(threads),
+            server,
             costs: [None, None],
         }
     }
@@ -583,26 +611,35 @@ fn client_usage(efforts: &[Effort], costs: &[Option<Cost>; 2], sent: u64) -> Cli
     }
 }
 
+/// What the server used between two looks at it, but for its memory.
 fn server_usage(costs: &[Option<Cost>; 2], sent: u64) -> ServerUsage {
-    let [Some(before), Some(after)] = costs else {
+    let Some((first, last)) = server_seen(costs) else {
         return ServerUsage::default();
     };
-    let rss_peak_bytes = after.server.as_ref().and_then(|usage| usage.rss_peak_bytes);
-    let (Some(first), Some(last)) = (&before.server, &after.server) else {
-        return ServerUsage { rss_peak_bytes, ..ServerUsage::default() };
-    };
-    let cpu = last.cpu_since(first);
-    let (voluntary, involuntary) = last.switches_since(first);
-    let time = Duration::from_nanos(after.at - before.at);
-    let possible = time.as_secs_f64() * f64::from(last.cpus);
+    let cpu = last.usage.cpu_since(&first.usage);
+    let switches = last.usage.switches_since(&first.usage);
+    let time = Duration::from_nanos(last.at - first.at);
+    let possible = time.as_secs_f64() * f64::from(last.usage.cpus);
+    let busy_share = cpu.map(|cpu| cpu.as_secs_f64() / possible);
     ServerUsage {
         pid: None,
-        cpu_us_per_request: micros_per_request(cpu, sent),
-        rss_peak_bytes,
-        busy_share: (time >= TELLING_TIME).then(|| cpu.as_secs_f64() / possible),
-        voluntary_switches: Some(voluntary),
-        involuntary_switches: Some(involuntary),
+        cpu_us_per_request: cpu.and_then(|cpu| micros_per_request(cpu, sent)),
+        rss_peak_bytes: None,
+        busy_share: busy_share.filter(|_| time >= TELLING_TIME),
+        voluntary_switches: switches.map(|(voluntary, _)| voluntary),
+        involuntary_switches: switches.map(|(_, involuntary)| involuntary),
     }
+}
+
+/// Whether the server was there all the time, and still nobody knows what it used.
+fn is_cost_lost(costs: &[Option<Cost>; 2]) -> bool {
+    server_seen(costs).is_some_and(|(first, last)| last.usage.cpu_since(&first.usage).is_none())
+}
+
+/// The server at both ends. `None` if it has not been seen since the first.
+fn server_seen(costs: &[Option<Cost>; 2]) -> Option<(&Seen, &Seen)> {
+    let [before, after] = costs.each_ref().map(|cost| cost.as_ref()?.server.as_ref());
+    before.zip(after).filter(|(before, after)| before.at < after.at)
 }
 
 fn micros_per_request(cpu: Duration, requests: u64) -> Option<f64> {

@@ -205,7 +205,7 @@ fn client(document: &Document) -> String {
 fn server(document: &Document) -> String {
     let server = document.server;
     let memory = server.rss_peak_bytes.map(|peak| format!(", peak memory {}", units::bytes(peak)));
-    if let (None, None) = (server.cpu_us_per_request, &memory) {
+    if let (None, None, None) = (server.pid, server.cpu_us_per_request, &memory) {
         return "unknown: give its --server-pid, or its command after `--`".to_owned();
     }
     let switches = facts::switches(server).map(|counts| format!(", context switches {counts}"));
