@@ -25,7 +25,7 @@ use std::{
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use signal_hook::{
-    consts::{SIGINT, SIGTERM},
+    consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM},
     iterator::Signals,
 };
 
@@ -620,11 +620,27 @@ fn any_seed() -> u64 {
     RandomState::new().hash_one(()) >> 32
 }
 
+/// Whatever asks a program to end, also a terminal that closes, ends the run with a report and its
+/// server with it.
 fn stop_on_signals(stop: &Stop) -> io::Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    // Who starts a program with these ignored, as nohup does, wants it to go on.
+    let others = [SIGHUP, SIGQUIT].into_iter().filter(|&signal| !is_ignored(signal));
+    let mut signals = Signals::new([SIGINT, SIGTERM].into_iter().chain(others))?;
     let stop = stop.clone();
     thread::spawn(move || signals.forever().for_each(|_| stop.request()));
     Ok(())
+}
+
+#[cfg(target_os = "linux")]
+fn is_ignored(signal: i32) -> bool {
+    let status = procfs::process::Process::myself().and_then(|process| process.status());
+    status.is_ok_and(|status| status.sigign & (1 << (signal - 1)) != 0)
+}
+
+/// Nothing is known on this system.
+#[cfg(not(target_os = "linux"))]
+fn is_ignored(_: i32) -> bool {
+    false
 }
 
 #[cfg(test)]

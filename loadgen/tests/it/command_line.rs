@@ -30,9 +30,14 @@ pub(crate) fn exits_with(code: i32, output: &Output) {
 
 /// Sends SIGINT as soon as `child` has shown progress, and reads what it still shows.
 pub(crate) fn interrupt_after_progress(child: &mut Child) {
+    signal_after_progress(child, Signal::INT);
+}
+
+/// The same with any signal.
+pub(crate) fn signal_after_progress(child: &mut Child, signal: Signal) {
     let mut progress = BufReader::new(child.stderr.take().unwrap()).lines();
     progress.next().unwrap().unwrap();
-    kill_process(Pid::from_child(child), Signal::INT).unwrap();
+    kill_process(Pid::from_child(child), signal).unwrap();
     progress.for_each(drop);
 }
 
@@ -191,6 +196,22 @@ fn ctrl_c_ends_a_run_with_a_report() {
     let report = text(&output.stdout);
     assert!(report.contains("stopped early"), "{report}");
     assert!(report.contains("p99.9"), "{report}");
+}
+
+#[test]
+fn a_run_that_ignores_the_end_of_its_terminal_goes_on() {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "trap '' HUP; exec \"$0\" -d 1h -w 0s -i 20ms \"$1\""]);
+    shell.args([env!("CARGO_BIN_EXE_loadgen"), &honest().to_string()]);
+    let mut child = shell.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut progress = BufReader::new(child.stderr.take().unwrap()).lines();
+    progress.next().unwrap().unwrap();
+    kill_process(Pid::from_child(&child), Signal::HUP).unwrap();
+    // A run that ends shows no more than a line or two.
+    assert_eq!(progress.by_ref().take(20).count(), 20);
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    progress.for_each(drop);
+    exits_with(0, &child.wait_with_output().unwrap());
 }
 
 #[test]

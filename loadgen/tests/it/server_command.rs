@@ -9,11 +9,14 @@ use std::{
     thread,
 };
 
-use rustix::fs::{CWD, FileType, Mode, mknodat};
+use rustix::{
+    fs::{CWD, FileType, Mode, mknodat},
+    process::Signal,
+};
 use serde_json::Value;
 
 use crate::{
-    command_line::{exits_with, interrupt_after_progress, loadgen, text},
+    command_line::{exits_with, loadgen, signal_after_progress, text},
     servers::{self, echo},
 };
 
@@ -56,20 +59,26 @@ fn a_command_is_stopped_after_a_failed_run_too() {
 }
 
 #[test]
-fn ctrl_c_stops_the_command_after_the_report() {
+fn whatever_ends_a_run_stops_the_command_after_the_report() {
     let server = servers::start(|_, stream| echo(stream));
-    let folder = tempfile::tempdir().unwrap();
-    let stopped = folder.path().join("stopped");
-    let mut child = announcing(loadgen("-d 1h -w 0s -i 20ms"), server, &stopped)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    interrupt_after_progress(&mut child);
-    let output = child.wait_with_output().unwrap();
-    exits_with(0, &output);
-    assert!(text(&output.stdout).contains("stopped early"), "{}", text(&output.stdout));
-    assert!(stopped.exists());
+    // Where these tests run with a signal ignored, as under nohup, the program ignores it too.
+    let ignored = procfs::process::Process::myself().unwrap().status().unwrap().sigign;
+    let is_heard = |signal: &Signal| ignored & (1 << (signal.as_raw() - 1)) == 0;
+    let others = [Signal::HUP, Signal::QUIT].into_iter().filter(is_heard);
+    for signal in [Signal::INT, Signal::TERM].into_iter().chain(others) {
+        let folder = tempfile::tempdir().unwrap();
+        let stopped = folder.path().join("stopped");
+        let mut child = announcing(loadgen("-d 1h -w 0s -i 20ms"), server, &stopped)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        signal_after_progress(&mut child, signal);
+        let output = child.wait_with_output().unwrap();
+        exits_with(0, &output);
+        assert!(text(&output.stdout).contains("stopped early"), "{}", text(&output.stdout));
+        assert!(stopped.exists());
+    }
 }
 
 /// The JSON of a run whose command ends in the middle of it in this way, as a line of its script.
