@@ -293,7 +293,7 @@ fn add<'a>(all: impl Iterator<Item = &'a Encoded>) -> Latency {
     let mut decoded = all.map(Encoded::decode);
     let mut sum = decoded.next().expect("there is something to add up");
     for histogram in decoded {
-        sum.add(histogram).expect("all runs use the same bounds");
+        sum.add(histogram).expect("histograms grow with what they are given");
     }
     Latency::from(&sum)
 }

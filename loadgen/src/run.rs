@@ -289,8 +289,8 @@ impl Site<'_> {
             let _ = begin.send(());
             let report = self.conduct(&clock, &lines, &received, server, stop, observe);
             drop(begin);
-            let adversaries = adversaries.join().expect("that thread does not panic")?;
-            report.map(|report| Report { adversaries, ..report })
+            let adversaries = adversaries.join().expect("that thread does not panic");
+            report.map(|report| with_adversaries(report, adversaries))
         })
     }
 
@@ -588,6 +588,17 @@ fn share(total: u64, thread: u32, threads: u32) -> Range<u64> {
     start(thread)..start(thread + 1)
 }
 
+/// Adds what the clients did that behave badly, or why nobody knows it.
+fn with_adversaries(mut report: Report, adversaries: io::Result<AdversaryReport>) -> Report {
+    match adversaries {
+        Ok(adversaries) => report.adversaries = adversaries,
+        Err(error) => report.reasons.push(format!(
+            "the slow and the resetting clients stopped, and what they did is unknown: {error}"
+        )),
+    }
+    report
+}
+
 fn client_usage(efforts: &[Effort], costs: &[Option<Cost>; 2], sent: u64) -> ClientUsage {
     let windows: u64 = efforts.iter().map(|effort| effort.window.1 - effort.window.0).sum();
     let share = |spent: fn(&Effort) -> Duration| {
@@ -648,7 +659,30 @@ fn micros_per_request(cpu: Duration, requests: u64) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
+
+    #[test]
+    fn adversaries_that_fail_leave_the_report_of_the_others() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let target = listener.local_addr().unwrap().into();
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = io::copy(&mut stream.try_clone().unwrap(), &mut stream);
+        });
+        let plan = Plan {
+            connections: 1,
+            requests: Some(10),
+            duration: None,
+            warm_up: Duration::ZERO,
+            ..Plan::for_target(target)
+        };
+        let report = run(&plan, &Stop::new(), &mut |_| {}).unwrap();
+        let report = with_adversaries(report, Err(io::Error::other("no more files")));
+        assert_eq!(report.counts.requests, 10);
+        assert!(report.reasons.iter().any(|reason| reason.contains("no more files")));
+    }
 
     #[test]
     fn parts_are_even_and_make_the_whole() {

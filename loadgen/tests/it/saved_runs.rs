@@ -126,6 +126,41 @@ fn a_run_of_another_schema_is_refused() {
 }
 
 #[test]
+fn a_run_that_began_at_no_time_is_refused() {
+    let (folder, file) = saved();
+    for began_at in [2.6e11, 1e19, -1.0] {
+        let other = changed(&file, |run| run["started_at_unix_s"] = began_at.into());
+        fails_with(&compare(&file, &other).output().unwrap(), "after 1970");
+        let page = folder.path().join("page.html");
+        let output = loadgen("report").arg(&other).arg("-o").arg(&page).output().unwrap();
+        fails_with(&output, "after 1970");
+    }
+}
+
+#[test]
+fn histograms_of_other_bounds_are_added_up_and_compared() {
+    let (folder, file) = saved();
+    let mut histogram = Histogram::<u64>::new_with_bounds(1, 1_000, 3).unwrap();
+    histogram.record_n(900, 20).unwrap();
+    let mut bytes = Vec::new();
+    V2DeflateSerializer::new().serialize(&histogram, &mut bytes).unwrap();
+    let narrow: Value = STANDARD.encode(bytes).into();
+    let other = changed(&file, |run| {
+        run["histograms"]["latency"] = narrow.clone();
+        let intervals = run["intervals"].as_array_mut().unwrap();
+        // Several intervals make a batch, whose first one is the narrow one.
+        *intervals = [&intervals[..]; 4].concat();
+        for interval in intervals.iter_mut().step_by(2) {
+            interval["histograms"]["latency"] = narrow.clone();
+        }
+    });
+    exits_with(0, &compare(&file, &other).output().unwrap());
+    let sum = folder.path().join("sum.json");
+    let output = loadgen("merge").args([&other, &file]).arg("-o").arg(sum).output().unwrap();
+    exits_with(0, &output);
+}
+
+#[test]
 fn runs_of_two_machines_become_one() {
     let server = honest();
     let folder = tempfile::tempdir().unwrap();
