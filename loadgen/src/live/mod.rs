@@ -8,6 +8,7 @@ mod screen;
 
 use std::{
     io::{self, IsTerminal},
+    os::fd::AsFd,
     panic,
     sync::{
         Arc,
@@ -27,6 +28,8 @@ use ratatui::{
         terminal::{EnterAlternateScreen, enable_raw_mode},
     },
 };
+
+use rustix::{process::getpgrp, termios::tcgetpgrp};
 
 use crate::{
     console,
@@ -68,7 +71,7 @@ impl Live {
     /// Shows a run of this plan. A key in the view raises `stop`.
     pub(crate) fn start(plan: &Plan, is_plain: bool, stop: &Stop) -> Self {
         let is_dumb = std::env::var_os("TERM").is_none_or(|terminal| terminal == "dumb");
-        if is_plain || is_dumb || !io::stdout().is_terminal() {
+        if is_plain || is_dumb || !io::stdout().is_terminal() || is_in_background() {
             return Self::Lines;
         }
         match View::start(Setting::of(plan), stop.clone()) {
@@ -127,6 +130,14 @@ impl Drop for View {
         }
         self.stderr = None;
     }
+}
+
+/// Whether another job has the terminal: who changes how it works then is stopped.
+fn is_in_background() -> bool {
+    let (stdin, stdout) = (io::stdin(), io::stdout());
+    // What is no terminal, or does not control this process, has no job.
+    let is_anothers = |terminal| tcgetpgrp(terminal).is_ok_and(|job| job != getpgrp());
+    [stdin.as_fd(), stdout.as_fd()].into_iter().any(is_anothers)
 }
 
 /// Takes the whole terminal, whose keys come at once and unseen.
