@@ -253,6 +253,11 @@ impl Times {
         self.send_lag.add(&other.send_lag);
     }
 
+    pub(crate) fn are_empty(&self) -> bool {
+        let all = [&self.latency, &self.service, &self.send_lag];
+        all.into_iter().all(|times| times.latency().count() == 0)
+    }
+
     fn clear(&mut self) {
         self.latency.clear();
         self.service.clear();
