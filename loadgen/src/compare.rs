@@ -201,7 +201,7 @@ impl Figure {
         match self {
             Self::Rate => format!("{}/s", units::rate(value)),
             Self::P50 | Self::P99 => units::time(units::whole(value)),
-            Self::ServerCpu => format!("{value:.3} us"),
+            Self::ServerCpu => units::micros(value),
         }
     }
 

@@ -120,7 +120,7 @@ fn clock_read(clock: &Clock) -> Duration {
 /// How long a thread stands still that does nothing but look at the clock.
 fn pauses(clock: &Clock) -> Latency {
     let mut pauses = Recorder::new();
-    let pause_min = nanos(PAUSE_MIN);
+    let pause_min = units::nanos(PAUSE_MIN);
     let end = clock.after(clock.now(), LOOK_OUT);
     let mut last = clock.now();
     while last < end {
@@ -142,10 +142,6 @@ fn sleep_lateness(clock: &Clock) -> Latency {
         lateness.record(clock.now().saturating_sub(due_at), 1);
     }
     lateness.latency()
-}
-
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

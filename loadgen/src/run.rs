@@ -40,6 +40,7 @@ use crate::{
     stop::{Stop, Urgency},
     stream::Endpoint,
     tally::{LittlesLaw, Tally},
+    units,
     verdict::{Evidence, Verdict},
     worker::{self, Effort, Job, Lines, News, Start},
 };
@@ -343,7 +344,7 @@ impl Site<'_> {
         let duration = self.plan.duration.unwrap_or(Duration::MAX);
         let timetable = Timetable::new(self.plan.rate, warm_up, duration);
         let wall_clock = SystemTime::now();
-        let length = u64::try_from(self.plan.interval.as_nanos()).unwrap_or(u64::MAX);
+        let length = units::nanos(self.plan.interval);
         let cuts = Cuts { load_begins_at: started_at, measuring_begins_at: measured_from, length };
         let assembly = Assembly::new(cuts, lines.len(), timetable.is_some());
         let mut gathered = Gathered::new(assembly, lines.len(), server);

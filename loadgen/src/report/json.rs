@@ -3,12 +3,7 @@
 //! A [`Document`] is a run that was saved. Every other file is written from one, so `report`,
 //! `compare` and `merge` need nothing but the JSON.
 
-use std::{
-    collections::BTreeMap,
-    fs, io,
-    path::Path,
-    time::{Duration, UNIX_EPOCH},
-};
+use std::{collections::BTreeMap, fs, io, path::Path, time::UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -24,6 +19,7 @@ use crate::{
     rate::Rate,
     slo::SloOutcome,
     tally::{Counts, Errors, LittlesLaw},
+    units,
     verdict::Verdict,
 };
 
@@ -265,11 +261,11 @@ impl Document {
             unanswered_age_ns: report.unanswered_ages.percentiles(),
             unsent,
             sent_share: sent_share(report.plan.rate == Rate::Max, counts.sent(), unsent),
-            unsent_age_ns: Age { max: nanos(report.unsent_age_max) },
+            unsent_age_ns: Age { max: units::nanos(report.unsent_age_max) },
             blocked: BlockedTime {
                 requests: report.blocked.requests,
                 total_s: report.blocked.total.as_secs_f64(),
-                max_ns: nanos(report.blocked.max),
+                max_ns: units::nanos(report.blocked.max),
             },
             reconnects: counts.reconnects,
             warm_up: WarmUp {
@@ -500,10 +496,6 @@ fn in_words(value: &Value) -> String {
     }
 }
 
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
 fn key(class: Mismatch) -> String {
     match serde_json::to_value(class) {
         Ok(Value::String(key)) => key,
@@ -513,6 +505,8 @@ fn key(class: Mismatch) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::shelf::Shelf;
 

@@ -215,7 +215,7 @@ fn server(document: &Document) -> String {
 
 fn usage(cpu_us_per_request: Option<f64>, busy: Option<String>) -> String {
     let cpu = match cpu_us_per_request {
-        Some(cpu) => format!("CPU {cpu:.3} us per request"),
+        Some(cpu) => format!("CPU {} per request", units::micros(cpu)),
         None => "CPU unknown".to_owned(),
     };
     let busy = busy.map(|busy| format!(", busy {busy}"));
