@@ -113,6 +113,12 @@ impl Adversaries {
         *self == Self::default()
     }
 
+    /// How many there are of all kinds together.
+    pub(crate) fn count(self) -> u64 {
+        let Self { slow_readers, slow_senders, resets } = self;
+        [slow_readers, slow_senders, resets].map(u64::from).iter().sum()
+    }
+
     /// Waits for the first message, and then acts until the channel closes.
     pub(crate) fn run(
         self,

@@ -14,8 +14,7 @@
 
 use std::{
     hash::{BuildHasher, RandomState},
-    io::{self, Write},
-    mem,
+    io, mem,
     num::NonZero,
     path::PathBuf,
     process::ExitCode,
@@ -26,7 +25,7 @@ use std::{
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use signal_hook::{
-    consts::{SIGINT, SIGTERM},
+    consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM},
     iterator::Signals,
 };
 
@@ -35,6 +34,7 @@ use crate::{
     adversaries::Adversaries,
     compare::{self, Baseline},
     completions::{Completions, ManPage},
+    console::{self, COULD_NOT_RUN},
     doctor,
     live::Live,
     merge,
@@ -55,7 +55,6 @@ use crate::{
     units,
 };
 
-const COULD_NOT_RUN: u8 = 1;
 const USAGE: u8 = 2;
 
 /// How long each of the many runs of `ab` lasts, unless it is said.
@@ -150,13 +149,10 @@ impl Action {
             Self::Doctor => doctor::main(),
             Self::Compare(arguments) => print(arguments.carry_out()),
             Self::Ab(arguments) => arguments.carry_out(),
-            Self::Merge(arguments) => arguments.carry_out().map_or_else(
-                |error| print(Err(error)),
-                |(text, exit_code)| print(Ok(text)).max(exit_code),
-            ),
-            Self::Report(arguments) => print(arguments.carry_out().map(|()| String::new())),
-            Self::Completions(shell) => print(Ok(shell.text(Cli::command()))),
-            Self::Man(page) => print(page.text(Cli::command())),
+            Self::Merge(arguments) => print(arguments.carry_out()),
+            Self::Report(arguments) => print(arguments.carry_out()),
+            Self::Completions(shell) => console::print(&shell.text(Cli::command())),
+            Self::Man(page) => print(page.text(Cli::command()).map(|text| (text, 0))),
         }
     }
 }
@@ -306,9 +302,9 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and version are such errors too; clap knows their exit code and where they go.
-            let _ = error.print();
-            return if error.use_stderr() { USAGE.into() } else { ExitCode::SUCCESS };
+            // Help and version are such errors too; clap knows where they go.
+            let printed = error.print();
+            return if error.use_stderr() { USAGE } else { console::outcome_of(printed) }.into();
         }
     };
     let action = cli.action.unwrap_or_else(|| Action::Run(Box::new(cli.run)));
@@ -316,10 +312,8 @@ pub fn main() -> ExitCode {
 }
 
 fn refuse(problems: Vec<Problem>) -> u8 {
-    for problem in problems {
-        eprintln!("loadgen: {problem}");
-    }
-    eprintln!("Try `loadgen --help`.");
+    problems.iter().for_each(console::complain);
+    console::say("Try `loadgen --help`.");
     USAGE
 }
 
@@ -356,10 +350,7 @@ impl SearchArguments {
 impl AbArguments {
     fn carry_out(self) -> u8 {
         match self.run.judge_ab(&self.sides) {
-            Ok((contest, outputs)) => match compete(&contest, &outputs) {
-                Ok((text, exit_code)) => print(Ok(text)).max(exit_code),
-                Err(error) => print(Err(error)),
-            },
+            Ok((contest, outputs)) => print(compete(&contest, &outputs)),
             Err(problems) => refuse(problems),
         }
     }
@@ -371,11 +362,11 @@ fn compete(contest: &Contest, outputs: &[PathBuf]) -> Result<(String, u8), Strin
     let outputs = Output::open_all(outputs)?;
     let stop = Stop::new();
     stop_on_signals(&stop).map_err(|error| format!("cannot catch signals: {error}"))?;
-    let mut tell = |line: &str| eprintln!("{line}");
+    let mut tell = |line: &str| console::say(line);
     let outcome = contest.carry_out(&stop, &mut tell).map_err(|error| error.to_string())?;
     let comparison = outcome.comparison(contest.names());
-    outputs.into_iter().try_for_each(|output| output.write(&comparison))?;
-    Ok((comparison.to_text(), outcome.exit_code()))
+    let exit_code = outcome.exit_code().max(Output::write_all(outputs, &comparison));
+    Ok((comparison.to_text(), exit_code))
 }
 
 /// What a correct command line asks for.
@@ -560,7 +551,7 @@ impl Order {
             let mut live = Live::start(&order.plan, order.is_plain, stop);
             let report = run::run(&order.plan, stop, &mut |progress| live.show(progress));
             drop(live);
-            report.map_err(|error| error.to_string())
+            Ok((String::new(), report.map_err(|error| error.to_string())?))
         })
     }
 
@@ -568,65 +559,52 @@ impl Order {
     fn search(self, search: &Search) -> u8 {
         self.say_notes();
         self.report_on(|order, stop| {
-            let found = search.run(&order.plan, stop, &mut |step| eprintln!("{step}"));
+            let found = search.run(&order.plan, stop, &mut |step| console::say(step));
             let found = found.map_err(|error| error.to_string())?;
-            // A reader that has gone is no reason to lose the exit code.
-            let _ = writeln!(io::stdout(), "{found}");
-            Ok(found.report)
+            Ok((format!("{found}\n"), found.report))
         })
     }
 
     fn say_notes(&self) {
-        for note in &self.notes {
-            eprintln!("loadgen: {note}");
-        }
+        self.notes.iter().for_each(console::complain);
     }
 
-    /// Makes a report, writes it where it was asked for, and turns it into an exit code.
-    fn report_on(&self, make: impl FnOnce(&Self, &Stop) -> Result<Report, String>) -> u8 {
+    /// Makes a report with words to come before it, writes it where it was asked for, and turns it
+    /// into an exit code.
+    fn report_on(&self, make: impl FnOnce(&Self, &Stop) -> Result<(String, Report), String>) -> u8 {
         // Before the run: a file that cannot be written must not cost its result.
         let outcome = Output::open_all(&self.outputs).and_then(|outputs| {
             let stop = Stop::new();
             stop_on_signals(&stop).map_err(|error| format!("cannot catch signals: {error}"))?;
             Ok((outputs, make(self, &stop)?))
         });
-        let (outputs, report) = match outcome {
+        let (outputs, (mut text, report)) = match outcome {
             Ok(results) => results,
             Err(error) => {
-                eprintln!("loadgen: {error}");
+                console::complain(error);
                 return COULD_NOT_RUN;
             }
         };
-        let mut exit_code = report.verdict.exit_code_with(&report.slo);
         let document = Document::of(&report);
-        for output in outputs {
-            if let Err(error) = output.write(&document) {
-                eprintln!("loadgen: {error}");
-                exit_code = exit_code.max(COULD_NOT_RUN);
-            }
-        }
-        let mut text = text::write(&document);
+        // Wrong replies come before a regression, which comes before what is missing.
+        let mut exit_code = report.verdict.exit_code_with(&report.slo);
+        exit_code = exit_code.max(Output::write_all(outputs, &document));
+        text += &text::write(&document);
         if let Some(baseline) = &self.baseline {
             let (comparison, code) = baseline.judge(&document);
             text += &comparison;
-            // Wrong replies come before a regression, which comes before missing replies.
             exit_code = exit_code.max(code);
         }
-        let _ = io::stdout().write_all(text.as_bytes());
-        exit_code
+        exit_code.max(console::print(&text))
     }
 }
 
-/// Prints what there is to say, and returns the exit code.
-fn print(outcome: Result<String, String>) -> u8 {
+/// Prints what there is to say, and returns the gravest exit code.
+fn print(outcome: Result<(String, u8), String>) -> u8 {
     match outcome {
-        Ok(text) => {
-            // A reader that has gone has read what it wanted.
-            let _ = io::stdout().write_all(text.as_bytes());
-            0
-        }
+        Ok((text, exit_code)) => console::print(&text).max(exit_code),
         Err(error) => {
-            eprintln!("loadgen: {error}");
+            console::complain(error);
             COULD_NOT_RUN
         }
     }
@@ -642,11 +620,27 @@ fn any_seed() -> u64 {
     RandomState::new().hash_one(()) >> 32
 }
 
+/// Whatever asks a program to end, also a terminal that closes, ends the run with a report and its
+/// server with it.
 fn stop_on_signals(stop: &Stop) -> io::Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    // Who starts a program with these ignored, as nohup does, wants it to go on.
+    let others = [SIGHUP, SIGQUIT].into_iter().filter(|&signal| !is_ignored(signal));
+    let mut signals = Signals::new([SIGINT, SIGTERM].into_iter().chain(others))?;
     let stop = stop.clone();
     thread::spawn(move || signals.forever().for_each(|_| stop.request()));
     Ok(())
+}
+
+#[cfg(target_os = "linux")]
+fn is_ignored(signal: i32) -> bool {
+    let status = procfs::process::Process::myself().and_then(|process| process.status());
+    status.is_ok_and(|status| status.sigign & (1 << (signal - 1)) != 0)
+}
+
+/// Nothing is known on this system.
+#[cfg(not(target_os = "linux"))]
+fn is_ignored(_: i32) -> bool {
+    false
 }
 
 #[cfg(test)]

@@ -91,12 +91,13 @@ pub(crate) enum Finding {
 }
 
 impl Arguments {
-    pub(crate) fn carry_out(&self) -> Result<String, String> {
+    /// Returns the comparison in words, and the exit code.
+    pub(crate) fn carry_out(&self) -> Result<(String, u8), String> {
         let (a, b) = (Document::read(&self.a)?, Document::read(&self.b)?);
         let outputs = Output::open_all(&self.output)?;
         let comparison = compare_runs(&a, &b);
-        outputs.into_iter().try_for_each(|output| output.write(&comparison))?;
-        Ok(comparison.to_text())
+        let exit_code = Output::write_all(outputs, &comparison);
+        Ok((comparison.to_text(), exit_code))
     }
 }
 
@@ -200,7 +201,7 @@ impl Figure {
         match self {
             Self::Rate => format!("{}/s", units::rate(value)),
             Self::P50 | Self::P99 => units::time(units::whole(value)),
-            Self::ServerCpu => format!("{value:.3} us"),
+            Self::ServerCpu => units::micros(value),
         }
     }
 

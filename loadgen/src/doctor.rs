@@ -4,8 +4,7 @@
 //! moment and says so itself: see [`noise`].
 
 use std::{
-    io::{self, Write},
-    thread,
+    io, thread,
     time::{Duration, Instant},
 };
 
@@ -13,6 +12,7 @@ use rustix::thread::sched_getaffinity;
 
 use crate::{
     clock::Clock,
+    console::{self, COULD_NOT_RUN},
     latency::{Latency, Recorder},
     noise::{self, WAKE_UP_PAUSE},
     server_probe::MachineTime,
@@ -45,14 +45,10 @@ struct Findings {
 /// Measures and prints. Returns the exit code.
 pub(crate) fn main() -> u8 {
     match Findings::gather() {
-        Ok(findings) => {
-            // A reader that has gone is no reason to fail.
-            let _ = io::stdout().write_all(findings.to_text().as_bytes());
-            0
-        }
+        Ok(findings) => console::print(&findings.to_text()),
         Err(error) => {
-            eprintln!("loadgen: cannot examine this machine: {error}");
-            1
+            console::complain(format_args!("cannot examine this machine: {error}"));
+            COULD_NOT_RUN
         }
     }
 }
@@ -124,7 +120,7 @@ fn clock_read(clock: &Clock) -> Duration {
 /// How long a thread stands still that does nothing but look at the clock.
 fn pauses(clock: &Clock) -> Latency {
     let mut pauses = Recorder::new();
-    let pause_min = nanos(PAUSE_MIN);
+    let pause_min = units::nanos(PAUSE_MIN);
     let end = clock.after(clock.now(), LOOK_OUT);
     let mut last = clock.now();
     while last < end {
@@ -146,10 +142,6 @@ fn sleep_lateness(clock: &Clock) -> Latency {
         lateness.record(clock.now().saturating_sub(due_at), 1);
     }
     lateness.latency()
-}
-
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

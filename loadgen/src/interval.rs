@@ -15,6 +15,7 @@
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
+    mem,
     time::Duration,
 };
 
@@ -63,6 +64,13 @@ impl Interval {
 }
 
 impl Interval {
+    /// Whether nothing happened, in no time.
+    fn is_nothing(&self) -> bool {
+        let counts = self.requests + self.errors + self.mismatches;
+        let times = [&self.latency, &self.service, &self.send_lag];
+        self.length.is_zero() && counts == 0 && times.iter().all(|times| times.count() == 0)
+    }
+
     /// Keeps its distributions there from now on.
     pub(crate) fn shelve(&mut self, shelf: &mut Shelf) {
         for latency in [&mut self.latency, &mut self.service, &mut self.send_lag] {
@@ -155,17 +163,7 @@ impl Assembly {
     pub(crate) fn add(&mut self, thread: usize, piece: Piece) {
         let Piece { number, until, tally } = piece;
         self.threads[thread] = Some(number + 1);
-        match self.pending.entry(number) {
-            Entry::Vacant(place) => {
-                place.insert(Pending { until, tally, owner: thread });
-            }
-            Entry::Occupied(mut pending) => {
-                let pending = pending.get_mut();
-                pending.tally.add(&tally);
-                pending.until = pending.until.max(until);
-                self.spares.push((thread, tally));
-            }
-        }
+        self.put(number, Pending { until, tally, owner: thread });
     }
 
     /// Takes the tallies that are no longer needed, empty, each with the thread that it is from.
@@ -183,18 +181,32 @@ impl Assembly {
 
     /// Takes the oldest interval to which no thread can add any more.
     pub(crate) fn next(&mut self) -> Option<Interval> {
-        let (&number, _) = self.pending.first_key_value()?;
-        if self.threads.iter().flatten().any(|&reached| reached <= number) {
-            return None;
+        loop {
+            let (&number, _) = self.pending.first_key_value()?;
+            if self.threads.iter().flatten().any(|&reached| reached <= number) {
+                return None;
+            }
+            let mut pending = self.pending.remove(&number)?;
+            let is_warm_up = self.cuts.start_of(number) < self.cuts.measuring_begins_at;
+            if is_warm_up {
+                self.put_off_what_is_measured(&mut pending);
+            }
+            let interval = self.interval(&pending, is_warm_up);
+            self.spares.push((pending.owner, pending.tally));
+            // The last one of a thread may begin where it ends.
+            if !interval.is_nothing() {
+                return Some(interval);
+            }
         }
-        let Pending { until, tally, owner } = self.pending.remove(&number)?;
+    }
+
+    fn interval(&mut self, Pending { until, tally, .. }: &Pending, is_warm_up: bool) -> Interval {
         let start = self.told_until;
-        self.told_until = until.max(start);
-        let is_warm_up = self.cuts.start_of(number) < self.cuts.measuring_begins_at;
+        self.told_until = start.max(*until);
         let times = if is_warm_up { &tally.warm_up_times } else { &tally.times };
         let latency = times.latency.latency();
         let service = if self.is_open_loop { times.service.latency() } else { latency.clone() };
-        let interval = Interval {
+        Interval {
             start: Duration::from_nanos(start - self.cuts.load_begins_at),
             length: Duration::from_nanos(self.told_until - start),
             is_warm_up,
@@ -205,9 +217,37 @@ impl Assembly {
             latency,
             service,
             send_lag: times.send_lag.latency(),
-        };
-        self.spares.push((owner, tally));
-        Some(interval)
+        }
+    }
+
+    /// Moves what was measured to the first interval that is. A thread comes to a cut a little
+    /// late, and goes on meanwhile; after a warm-up it may even be done before.
+    fn put_off_what_is_measured(&mut self, pending: &mut Pending) {
+        let tally = &mut pending.tally;
+        if tally.counts.requests == 0 && tally.times.are_empty() {
+            return;
+        }
+        let mut measured = Box::new(Tally::new());
+        measured.counts.requests = mem::take(&mut tally.counts.requests);
+        mem::swap(&mut measured.times, &mut tally.times);
+        let until = pending.until;
+        pending.until = until.min(self.cuts.measuring_begins_at);
+        let first = self.cuts.number_at(self.cuts.measuring_begins_at);
+        self.put(first, Pending { until, tally: measured, owner: pending.owner });
+    }
+
+    fn put(&mut self, number: u64, Pending { until, tally, owner }: Pending) {
+        match self.pending.entry(number) {
+            Entry::Vacant(place) => {
+                place.insert(Pending { until, tally, owner });
+            }
+            Entry::Occupied(mut pending) => {
+                let pending = pending.get_mut();
+                pending.tally.add(&tally);
+                pending.until = pending.until.max(until);
+                self.spares.push((owner, tally));
+            }
+        }
     }
 }
 
@@ -255,6 +295,56 @@ mod tests {
         let first = assembly.next().unwrap();
         assert_eq!((first.requests, first.length), (8, Duration::from_nanos(100)));
         assert!(assembly.next().is_none());
+    }
+
+    #[test]
+    fn what_is_measured_before_a_thread_comes_to_the_cut_is_in_the_first_measured_interval() {
+        let mut assembly = Assembly::new(cuts(100), 1, true);
+        let mut late = piece(0, 2);
+        late.until = 1_130;
+        late.tally.counts.warm_up_requests = 5;
+        late.tally.times.send_lag.record(7, 3);
+        assembly.add(0, late);
+        let warm_up = assembly.next().unwrap();
+        assert!(warm_up.is_warm_up);
+        assert_eq!((warm_up.requests, warm_up.length), (5, Duration::from_nanos(100)));
+        assert_eq!(warm_up.send_lag.count(), 0);
+        let mut next = piece(1, 4);
+        next.tally.times.send_lag.record(9, 1);
+        assembly.add(0, next);
+        let measured = assembly.next().unwrap();
+        assert!(!measured.is_warm_up);
+        assert_eq!((measured.start, measured.requests), (Duration::from_nanos(100), 6));
+        assert_eq!((measured.send_lag.count(), measured.send_lag.percentiles().max), (4, 9));
+    }
+
+    #[test]
+    fn a_load_that_is_over_before_the_cut_has_a_measured_interval() {
+        let mut assembly = Assembly::new(cuts(100), 1, false);
+        let mut only = piece(0, 2);
+        only.until = 1_130;
+        only.tally.times.latency.record(20, 2);
+        assembly.add(0, only);
+        assembly.finish(0);
+        assert!(assembly.next().unwrap().is_warm_up);
+        let measured = assembly.next().unwrap();
+        assert_eq!((measured.requests, measured.latency.count()), (2, 2));
+        assert_eq!(measured.length, Duration::from_nanos(30));
+        assert!(assembly.next().is_none());
+    }
+
+    #[test]
+    fn an_interval_without_length_and_content_is_none() {
+        let mut assembly = Assembly::new(cuts(0), 1, false);
+        for requests in [3, 0] {
+            let mut piece = piece(0, requests);
+            piece.number = u64::from(requests == 0);
+            assembly.add(0, piece);
+        }
+        assembly.finish(0);
+        assert_eq!(assembly.next().unwrap().requests, 3);
+        assert!(assembly.next().is_none());
+        assert_eq!(assembly.spares().count(), 2);
     }
 
     #[test]

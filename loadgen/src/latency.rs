@@ -7,7 +7,7 @@
 //!
 //! Percentiles are never averaged. Values are exact to three significant digits, up to [`LONGEST`].
 
-use std::{fmt, time::Duration};
+use std::{fmt, io, time::Duration};
 
 use hdrhistogram::{
     Histogram,
@@ -126,13 +126,26 @@ impl Latency {
     /// The whole distribution, unpacked. This allocates all its buckets: keep one at a time.
     ///
     /// All have the same bounds, so that they can be added.
+    ///
+    /// # Panics
+    ///
+    /// Panics if it lies in a temporary file, as that of an interval may, which cannot be read.
     #[must_use]
     pub fn histogram(&self) -> Histogram<u64> {
         if self.count == 0 {
             return empty();
         }
-        let packed = self.packed.get();
+        let packed = self.packed.get().expect("the temporary file can be read");
         Deserializer::new().deserialize(&mut &packed[..]).expect("what is packed can be unpacked")
+    }
+
+    /// The same in memory, wherever it lies.
+    ///
+    /// # Errors
+    ///
+    /// That of the system, if it cannot be read.
+    pub(crate) fn recalled(&self) -> io::Result<Self> {
+        Ok(Self { packed: Shelved::Here(self.packed.get()?), ..self.clone() })
     }
 
     /// Keeps the distribution there from now on, and only what is said of it here.
@@ -238,7 +251,7 @@ mod tests {
         for number in 0..100_000_u64 {
             recorder.record(20_000 + number * number / 1_000, 1);
         }
-        assert!(recorder.latency().packed.get().len() < 6 * 1024);
+        assert!(recorder.latency().packed.get().unwrap().len() < 6 * 1024);
     }
 
     #[test]

@@ -1,4 +1,5 @@
 #![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr, reason = "they panic: see `console`")]
 //! A load generator for servers that echo length-prefixed frames: it checks every byte of every
 //! reply, and says what both sides cost.
 //!
@@ -48,7 +49,8 @@
 //!    \-> doctor -> noise    |           \     |-> rate
 //!                           |            \    \-> schedule, tally, latency -> shelf
 //!                           |             \-> alarm
-//!                           |-> adversaries, server_command, server_probe, metrics_probe, noise
+//!                           |-> server_watch -> server_command, server_probe
+//!                           |-> adversaries, metrics_probe, noise
 //!                           \-> interval, verdict, slo, report
 //! cli -> live                       shows the intervals of a run as they end
 //! cli -> ab -> compare -> bootstrap ab runs what compare judges; both stand on resampled samples
@@ -101,9 +103,12 @@ mod metrics_probe;
 mod noise;
 mod server_command;
 mod server_probe;
+mod server_watch;
 
 mod address;
 mod clock;
+mod console;
+mod open_files;
 mod stop;
 mod units;
 

@@ -628,7 +628,7 @@ impl Link {
         self.write_off(&loss, desk);
         match &loss {
             Loss::Closed | Loss::Broken(_) => desk.tally.counts.errors.lost += 1,
-            Loss::NotMade(_) => desk.tally.counts.errors.connect += 1,
+            Loss::NotMade(error) => desk.tally.counts.errors.not_connected(error),
             Loss::Mismatch(mismatch) => desk.tally.counts.mismatches.count(*mismatch),
             Loss::TimedOut => {}
         }

@@ -28,7 +28,6 @@ use crate::{
         text,
     },
     slo::{Reached, Slo},
-    tally::Errors,
     verdict::Verdict,
 };
 
@@ -87,10 +86,8 @@ impl Arguments {
         let runs: Vec<Named> = self.runs.iter().map(read).collect::<Result<_, String>>()?;
         let outputs = Output::open_all(&self.output)?;
         let sum = merge(&runs)?;
-        for output in outputs {
-            output.write(&sum)?;
-        }
-        Ok((text::write(&sum), sum.verdict.exit_code_where(sum.misses_a_condition())))
+        let exit_code = sum.verdict.exit_code_where(sum.misses_a_condition());
+        Ok((text::write(&sum), exit_code.max(Output::write_all(outputs, &sum))))
     }
 }
 
@@ -158,10 +155,7 @@ fn merge(runs: &[Named]) -> Result<Document, String> {
         ..first.run.clone()
     };
     for Named { run, .. } in others {
-        let Errors { timeouts, lost, connect } = run.errors_by_kind;
-        merged.errors_by_kind.timeouts += timeouts;
-        merged.errors_by_kind.lost += lost;
-        merged.errors_by_kind.connect += connect;
+        merged.errors_by_kind += run.errors_by_kind;
         for (class, count) in &run.mismatches_by_class {
             *merged.mismatches_by_class.entry(class.clone()).or_default() += count;
         }
@@ -299,7 +293,7 @@ fn add<'a>(all: impl Iterator<Item = &'a Encoded>) -> Latency {
     let mut decoded = all.map(Encoded::decode);
     let mut sum = decoded.next().expect("there is something to add up");
     for histogram in decoded {
-        sum.add(histogram).expect("all runs use the same bounds");
+        sum.add(histogram).expect("histograms grow with what they are given");
     }
     Latency::from(&sum)
 }

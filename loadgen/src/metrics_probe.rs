@@ -17,7 +17,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{address::reachable, clock::Clock, units};
+use crate::{address::reachable, clock::Clock, console, units};
 
 /// How often the page is read, whatever the interval of progress.
 const PERIOD_MIN: Duration = Duration::from_millis(100);
@@ -203,9 +203,9 @@ fn read_repeatedly(
             Ok(sample) => lock(state).samples.push(Sample { at_s: now_s(), ..sample }),
             Err(error) if !has_complained => {
                 has_complained = true;
-                eprintln!(
-                    "loadgen: cannot read {url} (--metrics): {error}; the run goes on without"
-                );
+                console::complain(format_args!(
+                    "cannot read {url} (--metrics): {error}; the run goes on without"
+                ));
             }
             Err(_) => {}
         }

@@ -27,17 +27,20 @@ use crate::{
     interval::{Assembly, Cuts, Interval},
     metrics_probe::{MetricsProbe, MetricsUrl, Sample},
     noise::NoiseFloor,
+    open_files::{self, TooLow},
     payload::{HEADER_BYTES, Payloads},
     plan::{Pin, Plan, PlanError, part_of},
     rate::{Rate, Timetable},
     report::{ClientUsage, Report, ServerUsage},
     schedule::Bounds,
     server_command::{ServerCommand, ServerCommandError},
-    server_probe::{MachineTime, ServerProbe, Usage},
+    server_probe::{MachineTime, ServerProbe},
+    server_watch::{Seen, ServerWatch},
     shelf::Shelf,
     stop::{Stop, Urgency},
     stream::Endpoint,
     tally::{LittlesLaw, Tally},
+    units,
     verdict::{Evidence, Verdict},
     worker::{self, Effort, Job, Lines, News, Start},
 };
@@ -48,6 +51,9 @@ const PATIENCE: Duration = Duration::from_millis(20);
 const TELLING_TIME: Duration = Duration::from_millis(200);
 /// From fewer looks than this, what is in flight on average cannot be told.
 const SAMPLES_MIN: u64 = 50;
+/// Why it is not known what a server cost that was there all the time.
+const LOST_COST: &str = "the server's CPU time is unknown: one of its processes ended and took its \
+                         count along";
 
 /// Why there is nothing to report.
 #[non_exhaustive]
@@ -59,6 +65,19 @@ pub enum RunError {
     /// The server that was to be started did not start.
     #[error(transparent)]
     Server(#[from] ServerCommandError),
+    /// The system does not let this process have so many connections.
+    #[error(
+        "--connections {connections} needs {needed} open files in all and this process may have \
+         {limit}; raise that limit (ulimit -n), or open fewer connections"
+    )]
+    TooManyConnections {
+        /// What was asked for.
+        connections: u32,
+        /// How many files that needs, with other clients and whatever else is open.
+        needed: u64,
+        /// How many there may be at most.
+        limit: u64,
+    },
     /// There is no such process, or it may not be read.
     #[error(
         "cannot read process {0} (--server-pid); give the PID of the server if it runs on this \
@@ -154,18 +173,26 @@ pub fn run(
     if let Some(pid) = plan.server_pid.filter(|&pid| ServerProbe::new(pid).usage().is_none()) {
         return Err(RunError::Process(pid));
     }
+    let files = open_files::needed_for(plan);
+    open_files::check(files).map_err(|TooLow { needed, limit }| RunError::TooManyConnections {
+        connections: plan.connections,
+        needed,
+        limit,
+    })?;
     // Before there is a server that could disturb it.
     let noise_floor = NoiseFloor::measure(&Clock::start());
     // Dropped on every way out, which stops the server.
-    let server = match plan.command.as_slice() {
+    let mut server = match plan.command.as_slice() {
         [] => None,
         command => Some(ServerCommand::start(command, stop)?),
     };
+    // The server has the limit that it was given.
+    let _raised = open_files::raise(files);
     let announced = server.as_ref().map(|server| server.address().clone());
     let target = plan.target.clone().or(announced).expect("a checked plan has one of the two");
     let endpoints =
         target.resolve().map_err(|error| RunError::Lookup { target: target.clone(), error })?;
-    let pid = server.as_ref().map(ServerCommand::pid).or(plan.server_pid);
+    let group = server.as_ref().map(|server| ServerProbe::of_group(server.pid()));
     let payloads = Payloads::new(plan.seed, plan.connections, plan.sizes.clone());
     let announced = server.as_ref().and_then(ServerCommand::metrics).filter(|_| plan.finds_metrics);
     let site = Site {
@@ -174,10 +201,10 @@ pub fn run(
         metrics: plan.metrics.clone().or(announced.cloned()),
         payloads,
         endpoints,
-        probe: pid.map(ServerProbe::new),
+        probe: group.or(plan.server_pid.map(ServerProbe::new)),
         noise_floor,
     };
-    site.run(stop, observe)
+    site.run(server.as_mut(), stop, observe)
 }
 
 /// A plan whose server is known.
@@ -194,7 +221,7 @@ struct Site<'run> {
 
 /// What the threads have told so far.
 #[derive(Debug)]
-struct Gathered {
+struct Gathered<'run> {
     total: Tally,
     assembly: Assembly,
     intervals: Vec<Interval>,
@@ -203,21 +230,27 @@ struct Gathered {
     arena: Option<MetricsProbe>,
     loading: usize,
     efforts: Vec<Effort>,
+    server: ServerWatch<'run>,
     costs: [Option<Cost>; 2],
 }
 
 /// CPU time of both sides at one moment.
 #[derive(Clone, Debug)]
 struct Cost {
-    at: u64,
     client: Duration,
-    server: Option<Usage>,
+    server: Option<Seen>,
     machine: Option<MachineTime>,
 }
 
 impl Site<'_> {
-    fn run(&self, stop: &Stop, observe: &mut dyn FnMut(&Progress)) -> Result<Report, RunError> {
+    fn run(
+        &self,
+        server: Option<&mut ServerCommand>,
+        stop: &Stop,
+        observe: &mut dyn FnMut(&Progress),
+    ) -> Result<Report, RunError> {
         let plan = self.plan;
+        let server = ServerWatch::new(self.probe, server);
         let clock = Clock::start();
         thread::scope(|scope| {
             let (news, received) = mpsc::channel();
@@ -249,16 +282,16 @@ impl Site<'_> {
             drop(news);
             self.wait_for_connections(&received, lines.len(), stop)?;
             if plan.adversaries.is_empty() {
-                return self.conduct(&clock, &lines, &received, stop, observe);
+                return self.conduct(&clock, &lines, &received, server, stop, observe);
             }
             let (begin, begun) = mpsc::channel();
             let adversaries = scope.spawn(move || plan.adversaries.run(&self.endpoints, &begun));
             // It cannot fail: the other end waits for it.
             let _ = begin.send(());
-            let report = self.conduct(&clock, &lines, &received, stop, observe);
+            let report = self.conduct(&clock, &lines, &received, server, stop, observe);
             drop(begin);
-            let adversaries = adversaries.join().expect("that thread does not panic")?;
-            report.map(|report| Report { adversaries, ..report })
+            let adversaries = adversaries.join().expect("that thread does not panic");
+            report.map(|report| with_adversaries(report, adversaries))
         })
     }
 
@@ -300,26 +333,26 @@ impl Site<'_> {
         clock: &Clock,
         lines: &[Lines],
         received: &Receiver<(usize, News)>,
+        mut server: ServerWatch<'_>,
         stop: &Stop,
         observe: &mut dyn FnMut(&Progress),
     ) -> Result<Report, RunError> {
+        let before = Cost::before(server.find(clock));
         let started_at = clock.now();
         let warm_up = self.plan.ramp_up.saturating_add(self.plan.warm_up);
         let measured_from = clock.after(started_at, warm_up);
         let duration = self.plan.duration.unwrap_or(Duration::MAX);
         let timetable = Timetable::new(self.plan.rate, warm_up, duration);
         let wall_clock = SystemTime::now();
-        let length = u64::try_from(self.plan.interval.as_nanos()).unwrap_or(u64::MAX);
+        let length = units::nanos(self.plan.interval);
         let cuts = Cuts { load_begins_at: started_at, measuring_begins_at: measured_from, length };
-        let mut gathered =
-            Gathered::new(Assembly::new(cuts, lines.len(), timetable.is_some()), lines.len());
+        let assembly = Assembly::new(cuts, lines.len(), timetable.is_some());
+        let mut gathered = Gathered::new(assembly, lines.len(), server);
         if let Some(url) = &self.metrics {
             let probe = MetricsProbe::start(url, self.plan.interval, *clock, started_at)?;
             gathered.arena = Some(probe);
         }
-        if warm_up.is_zero() {
-            gathered.costs[0] = Some(self.cost(clock));
-        }
+        gathered.costs[0] = Some(before).filter(|_| warm_up.is_zero());
         for line in lines {
             let bounds = Bounds {
                 warm_up_ends_at: measured_from,
@@ -329,8 +362,9 @@ impl Site<'_> {
             let _ = line.go.send(Start { bounds, cuts, timetable });
         }
         while gathered.efforts.len() < lines.len() {
+            gathered.server.glance(clock);
             if gathered.costs[0].is_none() && clock.now() >= measured_from {
-                gathered.costs[0] = Some(self.cost(clock));
+                gathered.costs[0] = Some(Cost::before(gathered.server.usage(clock)));
             }
             match received.recv_timeout(gathered.patience(clock, measured_from)) {
                 Ok((_, News::Failed(error))) => {
@@ -344,7 +378,7 @@ impl Site<'_> {
                     // Requests that time ends are in flight for a moment; a number of them may be,
                     // for long.
                     if gathered.loading == 0 && self.plan.duration.is_some() {
-                        gathered.costs[1] = Some(self.cost(clock));
+                        gathered.costs[1] = Some(Cost::after(&mut gathered.server, clock));
                     }
                 }
                 Ok((thread, news)) => gathered.take_in(thread, news, lines, observe),
@@ -352,18 +386,13 @@ impl Site<'_> {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
-        gathered.costs[1].get_or_insert_with(|| self.cost(clock));
+        let server = &mut gathered.server;
+        gathered.costs[1].get_or_insert_with(|| Cost::after(server, clock));
         Ok(self.report(gathered, wall_clock, stop.urgency() != Urgency::None))
     }
 
-    fn cost(&self, clock: &Clock) -> Cost {
-        let server = self.probe.and_then(|probe| probe.usage());
-        let (client, machine) = (clock::process_cpu(), MachineTime::now());
-        Cost { at: clock.now(), client, server, machine }
-    }
-
     fn report(&self, gathered: Gathered, started_at: SystemTime, was_stopped: bool) -> Report {
-        let Gathered { total, intervals, arena, efforts, costs, .. } = gathered;
+        let Gathered { total, intervals, arena, efforts, costs, server: mut watch, .. } = gathered;
         let from = efforts.iter().map(|effort| effort.window.0).min().unwrap_or_default();
         let until = efforts.iter().map(|effort| effort.window.1).max().unwrap_or_default();
         let until = until.max(total.last_echo_at);
@@ -383,8 +412,11 @@ impl Site<'_> {
                 .then(|| total.samples.unread_bytes as f64 / in_flight_bytes),
             ..client_usage(&efforts, &costs, sent)
         };
-        let pid = self.probe.map(|probe| probe.pid());
-        let server = ServerUsage { pid, ..server_usage(&costs, sent) };
+        let server = ServerUsage {
+            pid: self.probe.map(ServerProbe::pid),
+            rss_peak_bytes: watch.rss_peak_bytes(),
+            ..server_usage(&costs, sent)
+        };
         let latency = total.times.latency.latency();
         // In closed loop a request is due when it is sent.
         let service = match self.plan.rate {
@@ -413,7 +445,12 @@ impl Site<'_> {
             stolen_share: client.stolen_share.filter(|_| is_telling),
             littles_law,
         };
-        let (verdict, reasons) = Verdict::of(&total.counts, &evidence);
+        let (verdict, mut reasons) = Verdict::of(&total.counts, &evidence);
+        if let Some(how) = watch.end() {
+            reasons.insert(0, format!("the server ended by itself ({how})"));
+        } else if is_cost_lost(&costs) {
+            reasons.push(LOST_COST.to_owned());
+        }
         let mut report = Report {
             started_at,
             plan: Plan { metrics: self.metrics.clone(), ..self.plan.clone() },
@@ -447,8 +484,21 @@ impl Site<'_> {
     }
 }
 
-impl Gathered {
-    fn new(assembly: Assembly, threads: usize) -> Self {
+impl Cost {
+    /// That before measuring, where the server was just looked at.
+    fn before(server: Option<Seen>) -> Self {
+        Self { client: clock::process_cpu(), server, machine: MachineTime::now() }
+    }
+
+    /// That after measuring. To look at the server is no part of it.
+    fn after(server: &mut ServerWatch<'_>, clock: &Clock) -> Self {
+        let (client, machine) = (clock::process_cpu(), MachineTime::now());
+        Self { client, server: server.find(clock), machine }
+    }
+}
+
+impl<'run> Gathered<'run> {
+    fn new(assembly: Assembly, threads: usize, server: ServerWatch<'run>) -> Self {
         Self {
             total: Tally::new(),
             assembly,
@@ -457,6 +507,7 @@ impl Gathered {
             arena: None,
             loading: threads,
             efforts: Vec::with_capacity(threads),
+            server,
             costs: [None, None],
         }
     }
@@ -525,6 +576,17 @@ fn connections_of(thread: u32, plan: &Plan) -> Range<u32> {
     narrow(part.start)..narrow(part.end)
 }
 
+/// Adds what the clients did that behave badly, or why nobody knows it.
+fn with_adversaries(mut report: Report, adversaries: io::Result<AdversaryReport>) -> Report {
+    match adversaries {
+        Ok(adversaries) => report.adversaries = adversaries,
+        Err(error) => report.reasons.push(format!(
+            "the slow and the resetting clients stopped, and what they did is unknown: {error}"
+        )),
+    }
+    report
+}
+
 fn client_usage(efforts: &[Effort], costs: &[Option<Cost>; 2], sent: u64) -> ClientUsage {
     let windows: u64 = efforts.iter().map(|effort| effort.window.1 - effort.window.0).sum();
     let share = |spent: fn(&Effort) -> Duration| {
@@ -549,28 +611,65 @@ fn client_usage(efforts: &[Effort], costs: &[Option<Cost>; 2], sent: u64) -> Cli
     }
 }
 
+/// What the server used between two looks at it, but for its memory.
 fn server_usage(costs: &[Option<Cost>; 2], sent: u64) -> ServerUsage {
-    let [Some(before), Some(after)] = costs else {
+    let Some((first, last)) = server_seen(costs) else {
         return ServerUsage::default();
     };
-    let rss_peak_bytes = after.server.as_ref().and_then(|usage| usage.rss_peak_bytes);
-    let (Some(first), Some(last)) = (&before.server, &after.server) else {
-        return ServerUsage { rss_peak_bytes, ..ServerUsage::default() };
-    };
-    let cpu = last.cpu_since(first);
-    let (voluntary, involuntary) = last.switches_since(first);
-    let time = Duration::from_nanos(after.at - before.at);
-    let possible = time.as_secs_f64() * f64::from(last.cpus);
+    let cpu = last.usage.cpu_since(&first.usage);
+    let switches = last.usage.switches_since(&first.usage);
+    let time = Duration::from_nanos(last.at - first.at);
+    let possible = time.as_secs_f64() * f64::from(last.usage.cpus);
+    let busy_share = cpu.map(|cpu| cpu.as_secs_f64() / possible);
     ServerUsage {
         pid: None,
-        cpu_us_per_request: micros_per_request(cpu, sent),
-        rss_peak_bytes,
-        busy_share: (time >= TELLING_TIME).then(|| cpu.as_secs_f64() / possible),
-        voluntary_switches: Some(voluntary),
-        involuntary_switches: Some(involuntary),
+        cpu_us_per_request: cpu.and_then(|cpu| micros_per_request(cpu, sent)),
+        rss_peak_bytes: None,
+        busy_share: busy_share.filter(|_| time >= TELLING_TIME),
+        voluntary_switches: switches.map(|(voluntary, _)| voluntary),
+        involuntary_switches: switches.map(|(_, involuntary)| involuntary),
     }
+}
+
+/// Whether the server was there all the time, and still nobody knows what it used.
+fn is_cost_lost(costs: &[Option<Cost>; 2]) -> bool {
+    server_seen(costs).is_some_and(|(first, last)| last.usage.cpu_since(&first.usage).is_none())
+}
+
+/// The server at both ends. `None` if it has not been seen since the first.
+fn server_seen(costs: &[Option<Cost>; 2]) -> Option<(&Seen, &Seen)> {
+    let [before, after] = costs.each_ref().map(|cost| cost.as_ref()?.server.as_ref());
+    before.zip(after).filter(|(before, after)| before.at < after.at)
 }
 
 fn micros_per_request(cpu: Duration, requests: u64) -> Option<f64> {
     (requests > 0).then(|| cpu.as_secs_f64() * 1e6 / requests as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn adversaries_that_fail_leave_the_report_of_the_others() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let target = listener.local_addr().unwrap().into();
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = io::copy(&mut stream.try_clone().unwrap(), &mut stream);
+        });
+        let plan = Plan {
+            connections: 1,
+            requests: Some(10),
+            duration: None,
+            warm_up: Duration::ZERO,
+            ..Plan::for_target(target)
+        };
+        let report = run(&plan, &Stop::new(), &mut |_| {}).unwrap();
+        let report = with_adversaries(report, Err(io::Error::other("no more files")));
+        assert_eq!(report.counts.requests, 10);
+        assert!(report.reasons.iter().any(|reason| reason.contains("no more files")));
+    }
 }

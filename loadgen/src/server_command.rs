@@ -8,14 +8,14 @@
 
 use std::{
     io::{self, BufRead, BufReader},
-    os::unix::process::CommandExt,
+    os::unix::process::{CommandExt, ExitStatusExt},
     process::{Child, ChildStdout, Command, ExitStatus, Stdio},
     sync::mpsc::{self, Receiver, RecvTimeoutError},
     thread,
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 use thiserror::Error;
 
 use crate::{
@@ -42,6 +42,8 @@ pub(crate) struct ServerCommand {
     address: Address,
     /// Where it tells of itself.
     metrics: Option<MetricsUrl>,
+    /// Whether nothing of it is left: its number may be another's by now.
+    has_ended: bool,
 }
 
 /// What a server says of itself once it listens.
@@ -114,7 +116,8 @@ impl ServerCommand {
         let lines = announcements(child.stdout.take().expect("it is piped"));
         let unset = Address::Tcp { host: String::new(), port: 0 };
         // From here on every way out stops the child.
-        let mut server = Self { child, stop: stop.clone(), address: unset, metrics: None };
+        let mut server =
+            Self { child, stop: stop.clone(), address: unset, metrics: None, has_ended: false };
         let said = server.wait_until_listening(program, &lines)?;
         server.address = said
             .address
@@ -136,6 +139,17 @@ impl ServerCommand {
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// How it ended, in words, if it did so by itself and nothing that it started runs on.
+    pub(crate) fn end(&mut self) -> Option<String> {
+        let status = self.child.try_wait().ok()??;
+        self.has_ended |= test_kill_process_group(Pid::from_child(&self.child)).is_err();
+        self.has_ended.then(|| match (status.signal(), status.code()) {
+            (Some(signal), _) => format!("signal {signal}"),
+            (None, Some(code)) => format!("exit status {code}"),
+            (None, None) => status.to_string(),
+        })
     }
 
     fn wait_until_listening(
@@ -187,6 +201,9 @@ impl ServerCommand {
 
 impl Drop for ServerCommand {
     fn drop(&mut self) {
+        if self.has_ended {
+            return;
+        }
         self.signal(Signal::TERM);
         if self.wait(STOP_TIMEOUT).is_none() {
             self.signal(Signal::KILL);

@@ -4,7 +4,7 @@
 //! Where there is no room for one, as in a container without a folder for temporary files, bytes
 //! stay in memory.
 
-use std::{fs::File, os::unix::fs::FileExt, sync::Arc};
+use std::{fs::File, io, os::unix::fs::FileExt, sync::Arc};
 
 /// Where bytes can be put. A clone is another handle to the same.
 #[derive(Clone, Debug)]
@@ -42,21 +42,27 @@ impl Shelf {
         self.end += length as u64;
         *shelved = Shelved::InFile { file: Arc::clone(file), start, length };
     }
+
+    /// Loses all that was put there, as a disk may.
+    #[cfg(test)]
+    pub(crate) fn lose(&self) {
+        self.file.as_ref().unwrap().set_len(0).unwrap();
+    }
 }
 
 impl Shelved {
     /// Returns a copy of the bytes.
     ///
-    /// # Panics
+    /// # Errors
     ///
-    /// Panics if the disk does not return what it took.
-    pub(crate) fn get(&self) -> Box<[u8]> {
+    /// That of the system, if the disk does not return what it took.
+    pub(crate) fn get(&self) -> io::Result<Box<[u8]>> {
         match self {
-            Self::Here(bytes) => bytes.clone(),
+            Self::Here(bytes) => Ok(bytes.clone()),
             Self::InFile { file, start, length } => {
                 let mut bytes = vec![0; *length];
-                file.read_exact_at(&mut bytes, *start).expect("the temporary file can be read");
-                bytes.into_boxed_slice()
+                file.read_exact_at(&mut bytes, *start)?;
+                Ok(bytes.into_boxed_slice())
             }
         }
     }
@@ -80,7 +86,16 @@ mod tests {
         let mut shelved: Vec<_> = bytes.iter().cloned().map(Shelved::Here).collect();
         shelved.iter_mut().for_each(|shelved| shelf.put(shelved));
         assert!(matches!(shelved[8], Shelved::InFile { start: 2800, length: 800, .. }));
-        assert!(shelved.iter().map(Shelved::get).eq(bytes));
+        assert!(shelved.iter().map(|shelved| shelved.get().unwrap()).eq(bytes));
+    }
+
+    #[test]
+    fn what_the_disk_has_lost_is_an_error() {
+        let mut shelf = Shelf::new();
+        let mut shelved = Shelved::Here([1, 2, 3].into());
+        shelf.put(&mut shelved);
+        shelf.lose();
+        assert!(shelved.get().is_err());
     }
 
     #[test]
@@ -91,7 +106,7 @@ mod tests {
             let mut shelf = Shelf { file, end: 0 };
             shelf.put(&mut shelved);
             assert!(matches!(shelved, Shelved::Here(_)) && shelf.file.is_none());
-            assert_eq!(*shelved.get(), [1, 2, 3]);
+            assert_eq!(*shelved.get().unwrap(), [1, 2, 3]);
         }
     }
 }

@@ -13,7 +13,7 @@
 //! hold, but nothing that is wrong goes unseen: what was sent then and not answered has a count of
 //! its own.
 
-use std::{ops::AddAssign, time::Duration};
+use std::{io, ops::AddAssign, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -52,6 +52,9 @@ pub struct Errors {
     pub lost: u64,
     /// Attempts to connect that failed.
     pub connect: u64,
+    /// How many of those the server's machine refused, because nobody listens there.
+    #[serde(default)]
+    pub refused: u64,
 }
 
 /// Mismatches by class.
@@ -147,6 +150,22 @@ impl Errors {
     pub fn total(&self) -> u64 {
         self.timeouts + self.lost + self.connect
     }
+
+    /// Each kind in words, with its count.
+    pub(crate) fn kinds(&self) -> [(&'static str, u64); 4] {
+        [
+            ("timed out", self.timeouts),
+            ("lost", self.lost),
+            ("refused", self.refused),
+            ("not connected", self.connect.saturating_sub(self.refused)),
+        ]
+    }
+
+    /// Counts an attempt to connect that failed.
+    pub(crate) fn not_connected(&mut self, error: &io::Error) {
+        self.connect += 1;
+        self.refused += u64::from(error.kind() == io::ErrorKind::ConnectionRefused);
+    }
 }
 
 impl Mismatches {
@@ -179,14 +198,21 @@ impl AddAssign<&Self> for Counts {
         self.warm_up_unanswered += other.warm_up_unanswered;
         self.unanswered += other.unanswered;
         self.unsent += other.unsent;
-        self.errors.timeouts += other.errors.timeouts;
-        self.errors.lost += other.errors.lost;
-        self.errors.connect += other.errors.connect;
+        self.errors += other.errors;
         for (sum, count) in self.mismatches.0.iter_mut().zip(other.mismatches.0) {
             *sum += count;
         }
         self.reconnects += other.reconnects;
         self.planned_reconnects += other.planned_reconnects;
+    }
+}
+
+impl AddAssign for Errors {
+    fn add_assign(&mut self, other: Self) {
+        self.timeouts += other.timeouts;
+        self.lost += other.lost;
+        self.connect += other.connect;
+        self.refused += other.refused;
     }
 }
 
@@ -225,6 +251,11 @@ impl Times {
         self.latency.add(&other.latency);
         self.service.add(&other.service);
         self.send_lag.add(&other.send_lag);
+    }
+
+    pub(crate) fn are_empty(&self) -> bool {
+        let all = [&self.latency, &self.service, &self.send_lag];
+        all.into_iter().all(|times| times.latency().count() == 0)
     }
 
     fn clear(&mut self) {
@@ -336,11 +367,23 @@ mod tests {
     }
 
     #[test]
+    fn only_who_is_refused_was_refused() {
+        let mut errors = Errors::default();
+        errors.not_connected(&io::ErrorKind::ConnectionRefused.into());
+        errors
+            .not_connected(&io::Error::from_raw_os_error(rustix::io::Errno::MFILE.raw_os_error()));
+        errors.not_connected(&io::ErrorKind::TimedOut.into());
+        assert_eq!((errors.connect, errors.total()), (3, 3));
+        let kinds = [("timed out", 0), ("lost", 0), ("refused", 1), ("not connected", 2)];
+        assert_eq!(errors.kinds(), kinds);
+    }
+
+    #[test]
     fn adding_tallies_adds_every_count() {
         let mut one = Tally::new();
         one.counts.requests = 3;
         one.counts.warm_up_unanswered = 5;
-        one.counts.errors = Errors { timeouts: 1, lost: 2, connect: 4 };
+        one.counts.errors = Errors { timeouts: 1, lost: 2, connect: 4, refused: 3 };
         one.counts.mismatches.count(Mismatch::Stale);
         one.times.latency.record(1_000, 3);
         one.note(|| "first".to_owned());
@@ -350,6 +393,7 @@ mod tests {
         assert_eq!(sum.counts.requests, 6);
         assert_eq!(sum.counts.warm_up_unanswered, 10);
         assert_eq!(sum.counts.errors.total(), 14);
+        assert_eq!(sum.counts.errors.refused, 6);
         assert_eq!(sum.counts.mismatches.of(Mismatch::Stale), 2);
         assert_eq!(sum.counts.mismatches.total(), 2);
         assert_eq!(sum.times.latency.latency().count(), 6);

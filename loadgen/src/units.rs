@@ -105,7 +105,17 @@ pub(crate) fn time_of_nanos(nanos: f64) -> String {
 
 /// The same of a [`Duration`].
 pub(crate) fn time_of(time: Duration) -> String {
-    self::time(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
+    self::time(nanos(time))
+}
+
+/// A [`Duration`] in nanoseconds, or the most that there can be.
+pub(crate) fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Writes microseconds that are CPU time of one request.
+pub(crate) fn micros(micros: f64) -> String {
+    format!("{micros:.3} us")
 }
 
 /// Writes a number of bytes in the unit that suits: `512 B`, `64.0 KiB`, `1.50 MiB`.

@@ -7,7 +7,8 @@ mod held;
 mod screen;
 
 use std::{
-    io::{self, IsTerminal, Write},
+    io::{self, IsTerminal},
+    os::fd::AsFd,
     panic,
     sync::{
         Arc,
@@ -28,7 +29,10 @@ use ratatui::{
     },
 };
 
+use rustix::{process::getpgrp, termios::tcgetpgrp};
+
 use crate::{
+    console,
     live::{
         held::HeldStderr,
         screen::{Screen, Setting},
@@ -67,13 +71,13 @@ impl Live {
     /// Shows a run of this plan. A key in the view raises `stop`.
     pub(crate) fn start(plan: &Plan, is_plain: bool, stop: &Stop) -> Self {
         let is_dumb = std::env::var_os("TERM").is_none_or(|terminal| terminal == "dumb");
-        if is_plain || is_dumb || !io::stdout().is_terminal() {
+        if is_plain || is_dumb || !io::stdout().is_terminal() || is_in_background() {
             return Self::Lines;
         }
         match View::start(Setting::of(plan), stop.clone()) {
             Ok(view) => Self::View(view),
             Err(error) => {
-                eprintln!("loadgen: no live view on this terminal: {error}");
+                console::complain(format_args!("no live view on this terminal: {error}"));
                 Self::Lines
             }
         }
@@ -81,10 +85,7 @@ impl Live {
 
     pub(crate) fn show(&mut self, progress: &Progress) {
         match self {
-            Self::Lines => {
-                // Progress that nobody can see is no reason to end the run.
-                let _ = writeln!(io::stderr(), "{}", text::progress(progress));
-            }
+            Self::Lines => console::say(text::progress(progress)),
             Self::View(view) => {
                 if let Some(news) = &view.news {
                     // A view that has ended shows nothing more; the run goes on.
@@ -125,10 +126,18 @@ impl Drop for View {
         }
         // Given back twice, the terminal would write over what came in between.
         if !self.is_over.swap(true, Relaxed) {
-            ratatui::restore();
+            give_back_terminal();
         }
         self.stderr = None;
     }
+}
+
+/// Whether another job has the terminal: who changes how it works then is stopped.
+fn is_in_background() -> bool {
+    let (stdin, stdout) = (io::stdin(), io::stdout());
+    // What is no terminal, or does not control this process, has no job.
+    let is_anothers = |terminal| tcgetpgrp(terminal).is_ok_and(|job| job != getpgrp());
+    [stdin.as_fd(), stdout.as_fd()].into_iter().any(is_anothers)
 }
 
 /// Takes the whole terminal, whose keys come at once and unseen.
@@ -136,7 +145,14 @@ fn take_terminal() -> io::Result<DefaultTerminal> {
     enable_raw_mode()?;
     let terminal = execute!(io::stdout(), EnterAlternateScreen)
         .and_then(|()| Terminal::new(CrosstermBackend::new(io::stdout())));
-    terminal.inspect_err(|_| ratatui::restore())
+    terminal.inspect_err(|_| give_back_terminal())
+}
+
+/// Makes the terminal itself again.
+fn give_back_terminal() {
+    // A terminal that is gone needs nothing; and `ratatui::restore` would say so on standard error,
+    // which may be gone with it.
+    let _ = ratatui::try_restore();
 }
 
 /// Lets a panic be read: its message comes after the terminal is itself again.
@@ -147,7 +163,7 @@ fn give_back_on_panic(stderr: Option<&HeldStderr>, is_over: &Arc<AtomicBool>) ->
     panic::set_hook(Box::new(move |panic| {
         // Relaxed: the view may draw once more; nothing else depends on it.
         if !is_over.swap(true, Relaxed) {
-            ratatui::restore();
+            give_back_terminal();
         }
         if let Some(original) = &original {
             held::redirect_to(original);

@@ -53,6 +53,7 @@ struct Percentile {
 #[derive(Debug)]
 pub(crate) struct Setting {
     target: String,
+    /// How long it takes until measuring begins.
     warm_up_s: f64,
     /// How long the whole load lasts, if time ends it.
     load_s: Option<f64>,
@@ -88,7 +89,8 @@ impl Setting {
             (Some(target), _) => target.to_string(),
             (None, command) => command.join(" "),
         };
-        let warm_up_s = plan.warm_up.as_secs_f64();
+        // Measuring begins after both.
+        let warm_up_s = plan.ramp_up.as_secs_f64() + plan.warm_up.as_secs_f64();
         Self {
             target,
             warm_up_s,
@@ -436,6 +438,17 @@ mod tests {
         ] {
             assert!(picture.contains(words), "{words} is not in:\n{picture}");
         }
+    }
+
+    #[test]
+    fn connections_that_join_one_by_one_come_before_what_is_measured() {
+        let mut plan = Plan::for_target("server.test:9000".parse().unwrap());
+        plan.ramp_up = Duration::from_secs(30);
+        let mut screen = Screen::new(Setting::of(&plan), None);
+        screen.add(&progress(20, 0));
+        assert!(drawn(&screen, 100, 30).contains("warming up, 21 s of 42 s"));
+        screen.add(&progress(35, 0));
+        assert!(drawn(&screen, 100, 30).contains("measuring, 36 s of 42 s"));
     }
 
     #[test]

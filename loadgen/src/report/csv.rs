@@ -47,10 +47,17 @@ fn line(interval: &SavedInterval, sample: Option<&Sample>) -> String {
         interval.mismatches.to_string(),
         interval.in_flight.to_string(),
     ];
-    let has_answers = interval.latency_ns.max > 0;
-    for percentiles in [interval.latency_ns, interval.service_ns, interval.send_lag_ns] {
+    let encoded = &interval.histograms;
+    for (percentiles, encoded) in [
+        (interval.latency_ns, &encoded.latency),
+        (interval.service_ns, &encoded.service),
+        (interval.send_lag_ns, &encoded.send_lag),
+    ] {
         let Percentiles { p50, p90, p99, p99_9, max } = percentiles;
-        let known = |nanos: u64| if has_answers { nanos.to_string() } else { String::new() };
+        // Each may hold something where the others are empty: requests are sent in one interval and
+        // answered in another, and in closed loop none is late.
+        let is_known = max > 0 || !encoded.is_empty();
+        let known = |nanos: u64| if is_known { nanos.to_string() } else { String::new() };
         fields.extend([p50, p90, p99, p99_9, max].map(known));
     }
     let sample = sample.copied().unwrap_or_default();
@@ -63,4 +70,45 @@ fn line(interval: &SavedInterval, sample: Option<&Sample>) -> String {
     ];
     fields.extend(figures.map(|figure| figure.map_or(String::new(), |value| value.to_string())));
     fields.join(",") + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        latency::Latency,
+        report::json::{Histograms, samples},
+    };
+
+    /// The fields of the only measured interval that stand below these names.
+    fn fields(document: &Document, prefix: &str) -> Vec<String> {
+        let text = write(document);
+        let mut lines = text.lines();
+        let names = lines.next().unwrap().split(',');
+        let row = lines.last().unwrap().split(',');
+        let below = names.zip(row).filter(|(name, _)| name.starts_with(prefix));
+        below.map(|(_, field)| field.to_owned()).collect()
+    }
+
+    #[test]
+    fn in_closed_loop_there_is_no_send_lag() {
+        let run = samples::run(&[10], 20_000);
+        assert_eq!(fields(&run, "send_lag_"), [""; 5]);
+        assert!(fields(&run, "latency_").iter().all(|field| !field.is_empty()));
+    }
+
+    #[test]
+    fn send_lag_is_known_where_requests_were_sent_and_none_was_answered() {
+        for lag in [0, 700] {
+            let mut run = samples::run(&[0], 20_000);
+            let mut histogram = Latency::default().histogram();
+            histogram.record(lag).unwrap();
+            let (lags, nothing) = (Latency::from(&histogram), Latency::default());
+            let interval = run.intervals.last_mut().unwrap();
+            interval.send_lag_ns = lags.percentiles();
+            interval.histograms = Histograms::of(&nothing, &nothing, &lags);
+            assert_eq!(fields(&run, "send_lag_"), [lag.to_string().as_str(); 5]);
+            assert_eq!(fields(&run, "latency_"), [""; 5]);
+        }
+    }
 }

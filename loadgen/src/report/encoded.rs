@@ -19,11 +19,11 @@ use crate::latency::Latency;
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 pub(crate) struct Encoded(String);
 
+/// In closed loop nothing is late: every interval has one that is empty.
+static EMPTY: LazyLock<Encoded> = LazyLock::new(|| Encoded::of(&Latency::default().histogram()));
+
 impl Encoded {
     pub(crate) fn of_latency(latency: &Latency) -> Self {
-        /// In closed loop nothing is late: every interval has one that is empty.
-        static EMPTY: LazyLock<Encoded> =
-            LazyLock::new(|| Encoded::of(&Latency::default().histogram()));
         match latency.count() {
             0 => EMPTY.clone(),
             _ => Self::of(&latency.histogram()),
@@ -36,6 +36,10 @@ impl Encoded {
             .serialize(histogram, &mut bytes)
             .expect("a vector takes everything");
         Self(STANDARD.encode(bytes))
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        *self == *EMPTY || self.decode().is_empty()
     }
 
     pub(crate) fn decode(&self) -> Histogram<u64> {
@@ -54,9 +58,12 @@ impl<'de> Deserialize<'de> for Encoded {
 fn decode(text: &str) -> Result<Histogram<u64>, String> {
     let bytes =
         STANDARD.decode(text).map_err(|error| format!("a histogram is damaged: {error}"))?;
-    Deserializer::new()
+    let mut histogram = Deserializer::new()
         .deserialize(&mut bytes.as_slice())
-        .map_err(|error| format!("a histogram is damaged: {error}"))
+        .map_err(|error| format!("a histogram is damaged: {error}"))?;
+    // Other tools may have written some that hold longer times than others: a sum holds them all.
+    histogram.auto(true);
+    Ok(histogram)
 }
 
 #[cfg(test)]
@@ -76,7 +83,20 @@ mod tests {
     fn nothing_is_encoded_as_nothing() {
         let nothing = Latency::default();
         assert_eq!(Encoded::of_latency(&nothing), Encoded::of(&nothing.histogram()));
-        assert!(Encoded::of_latency(&nothing).decode().is_empty());
+        assert!(Encoded::of_latency(&nothing).is_empty());
+    }
+
+    #[test]
+    fn a_sum_takes_longer_times_than_its_first_part() {
+        let encoded = |longest, value| {
+            let mut histogram = Histogram::new_with_bounds(1, longest, 3).unwrap();
+            histogram.record(value).unwrap();
+            Encoded::of(&histogram)
+        };
+        let mut sum = encoded(1_000, 900).decode();
+        sum.add(encoded(3_600_000_000_000, 1_000_000_000).decode()).unwrap();
+        assert_eq!(sum.len(), 2);
+        assert!(sum.max() >= 1_000_000_000);
     }
 
     #[test]

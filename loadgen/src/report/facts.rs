@@ -35,9 +35,9 @@ pub(super) fn figures(document: &Document) -> Vec<(&'static str, String)> {
     add("slow readers", adversaries(kinds.slow_readers));
     add("slow senders", adversaries(kinds.slow_senders));
     add("resetting clients", adversaries(kinds.resets));
-    add("client CPU per request", document.client.cpu_us_per_request.map(micros));
+    add("client CPU per request", document.client.cpu_us_per_request.map(units::micros));
     add("client busy", busy(document.client));
-    add("server CPU per request", document.server.cpu_us_per_request.map(micros));
+    add("server CPU per request", document.server.cpu_us_per_request.map(units::micros));
     add("server busy", document.server.busy_share.map(percent));
     add("server peak memory", document.server.rss_peak_bytes.map(units::bytes));
     add("server context switches", switches(document.server));
@@ -221,10 +221,7 @@ pub(super) fn counted(count: u64, parts: Vec<(String, u64)>) -> String {
 }
 
 fn kinds(document: &Document) -> Vec<(String, u64)> {
-    let errors = &document.errors_by_kind;
-    [("timed out", errors.timeouts), ("lost", errors.lost), ("refused", errors.connect)]
-        .map(|(name, count)| (name.to_owned(), count))
-        .into()
+    document.errors_by_kind.kinds().map(|(name, count)| (name.to_owned(), count)).into()
 }
 
 fn classes(document: &Document) -> Vec<(String, u64)> {
@@ -248,10 +245,6 @@ pub(super) fn adversaries(counts: AdversaryCounts) -> Option<String> {
 pub(super) fn switches(server: Server) -> Option<String> {
     let (voluntary, forced) = (server.voluntary_switches?, server.involuntary_switches?);
     Some(format!("{} ({} forced)", units::grouped(voluntary + forced), units::grouped(forced)))
-}
-
-fn micros(micros: f64) -> String {
-    format!("{micros:.3} us")
 }
 
 pub(super) fn percent(share: f64) -> String {

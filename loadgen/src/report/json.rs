@@ -3,12 +3,7 @@
 //! A [`Document`] is a run that was saved. Every other file is written from one, so `report`,
 //! `compare` and `merge` need nothing but the JSON.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::Path,
-    time::{Duration, UNIX_EPOCH},
-};
+use std::{collections::BTreeMap, fs, io, path::Path, time::UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -24,11 +19,15 @@ use crate::{
     rate::Rate,
     slo::SloOutcome,
     tally::{Counts, Errors, LittlesLaw},
+    units,
     verdict::Verdict,
 };
 
 /// Grows when a name changes its meaning or goes away, not when one is added.
 const SCHEMA: u32 = 1;
+
+/// From here on, in seconds since 1970, years have more digits than a date has room for.
+const YEAR_10000: f64 = 253_402_300_800.0;
 
 /// What stands between the rates of runs that were added up.
 pub(crate) const RATES_JOINT: &str = " + ";
@@ -204,6 +203,18 @@ impl Document {
         let counts = &report.counts;
         let Counts { requests, unanswered, unsent, errors, mismatches, .. } = *counts;
         let since_1970 = report.started_at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let (intervals, losses): (Vec<_>, Vec<_>) =
+            report.intervals.iter().map(SavedInterval::of).unzip();
+        let losses: Vec<io::Error> = losses.into_iter().flatten().collect();
+        let mut verdict_reasons = report.reasons.clone();
+        verdict_reasons.extend(losses.first().map(|error| {
+            format!(
+                "the distributions of {} of {} intervals are lost, a temporary file cannot be \
+                 read: {error}",
+                losses.len(),
+                intervals.len()
+            )
+        }));
         Self {
             schema: SCHEMA,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -211,7 +222,7 @@ impl Document {
             target: report.target.to_string(),
             started_at_unix_s: since_1970.as_secs_f64(),
             verdict: report.verdict,
-            verdict_reasons: report.reasons.clone(),
+            verdict_reasons,
             slo: report.slo.iter().map(Condition::of).collect(),
             stopped: report.was_stopped,
             requests,
@@ -253,11 +264,11 @@ impl Document {
             unanswered_age_ns: report.unanswered_ages.percentiles(),
             unsent,
             sent_share: sent_share(report.plan.rate == Rate::Max, counts.sent(), unsent),
-            unsent_age_ns: Age { max: nanos(report.unsent_age_max) },
+            unsent_age_ns: Age { max: units::nanos(report.unsent_age_max) },
             blocked: BlockedTime {
                 requests: report.blocked.requests,
                 total_s: report.blocked.total.as_secs_f64(),
-                max_ns: nanos(report.blocked.max),
+                max_ns: units::nanos(report.blocked.max),
             },
             reconnects: counts.reconnects,
             warm_up: WarmUp {
@@ -273,7 +284,7 @@ impl Document {
             config: Config::of(&report.plan),
             histograms: Histograms::of(&report.latency, &report.service, &report.send_lag),
             unanswered_age_histogram: Encoded::of_latency(&report.unanswered_ages),
-            intervals: report.intervals.iter().map(SavedInterval::of).collect(),
+            intervals,
             arena: report.arena.clone(),
         }
     }
@@ -291,7 +302,12 @@ impl Document {
         let document: Self = serde_json::from_str(&text).map_err(|error| {
             format!("{name} is not a run that loadgen has saved with `-o FILE.json`: {error}")
         })?;
+        let began_at = document.started_at_unix_s;
         match document.schema {
+            SCHEMA if !(0.0..YEAR_10000).contains(&began_at) => Err(format!(
+                "{name} is not a run that loadgen has saved with `-o FILE.json`: it began {began_at} s \
+                 after 1970"
+            )),
             SCHEMA => Ok(document),
             schema => Err(format!(
                 "{name} has schema {schema}, and this loadgen reads schema {SCHEMA}: use the \
@@ -359,9 +375,15 @@ impl Histograms {
 }
 
 impl SavedInterval {
-    fn of(interval: &Interval) -> Self {
+    /// The interval, and why its distributions are lost, if they are. Their percentiles are not.
+    fn of(interval: &Interval) -> (Self, Option<io::Error>) {
         let Interval { latency, service, send_lag, .. } = interval;
-        Self {
+        let recall = || Ok([latency.recalled()?, service.recalled()?, send_lag.recalled()?]);
+        let ([all_latency, all_service, all_send_lag], loss) = match recall() {
+            Ok(recalled) => (recalled, None),
+            Err(error) => (Default::default(), Some(error)),
+        };
+        let saved = Self {
             start_s: interval.start.as_secs_f64(),
             length_s: interval.length.as_secs_f64(),
             is_warm_up: interval.is_warm_up,
@@ -372,8 +394,9 @@ impl SavedInterval {
             latency_ns: latency.percentiles(),
             service_ns: service.percentiles(),
             send_lag_ns: send_lag.percentiles(),
-            histograms: Histograms::of(latency, service, send_lag),
-        }
+            histograms: Histograms::of(&all_latency, &all_service, &all_send_lag),
+        };
+        (saved, loss)
     }
 
     pub(crate) fn rate(&self) -> f64 {
@@ -476,14 +499,47 @@ fn in_words(value: &Value) -> String {
     }
 }
 
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
 fn key(class: Mismatch) -> String {
     match serde_json::to_value(class) {
         Ok(Value::String(key)) => key,
         other => unreachable!("a class is written as a string, not as {other:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::shelf::Shelf;
+
+    #[test]
+    fn an_interval_whose_distributions_are_lost_keeps_its_percentiles() {
+        let mut histogram = Latency::default().histogram();
+        histogram.record_n(20_000, 10).unwrap();
+        let latency = Latency::from(&histogram);
+        let mut interval = Interval {
+            start: Duration::ZERO,
+            length: Duration::from_secs(1),
+            is_warm_up: false,
+            requests: 10,
+            errors: 0,
+            mismatches: 0,
+            in_flight: 0,
+            service: latency.clone(),
+            send_lag: Latency::default(),
+            latency,
+        };
+        let mut shelf = Shelf::new();
+        interval.shelve(&mut shelf);
+        let (saved, loss) = SavedInterval::of(&interval);
+        assert!(loss.is_none());
+        assert_eq!(saved.histograms.latency.decode(), histogram);
+        shelf.lose();
+        let (saved, loss) = SavedInterval::of(&interval);
+        assert!(loss.is_some());
+        assert!(saved.histograms.latency.is_empty());
+        assert_eq!(saved.latency_ns, interval.latency.percentiles());
     }
 }
 

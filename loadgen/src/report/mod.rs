@@ -100,18 +100,20 @@ pub struct ClientUsage {
     pub stolen_share: Option<f64>,
 }
 
-/// What the server's process used while it was measured.
+/// What the server's process used while it was measured. Of a server that the run has started, all
+/// processes of its group count together.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ServerUsage {
     /// The process.
     pub pid: Option<u32>,
     /// CPU time of the whole process, in microseconds per request sent.
     pub cpu_us_per_request: Option<f64>,
-    /// The largest resident set since the process started.
+    /// The largest resident set since the process started. Pages that several processes share count
+    /// in each.
     pub rss_peak_bytes: Option<u64>,
     /// What share of the CPU time that it could have had.
     pub busy_share: Option<f64>,
-    /// How often its threads left a CPU because they had nothing to do.
+    /// How often its threads left a CPU because they had nothing to do. Unknown if a thread ended.
     pub voluntary_switches: Option<u64>,
     /// How often they had to make room for others.
     pub involuntary_switches: Option<u64>,

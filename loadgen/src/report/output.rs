@@ -9,6 +9,7 @@ use std::{
 use clap::Args;
 
 use super::{csv, hlog, html, json::Document, markdown};
+use crate::console::{self, COULD_NOT_RUN};
 
 /// How something is written in one form.
 pub(crate) type Form<T> = fn(&T) -> String;
@@ -57,15 +58,19 @@ pub(crate) struct Arguments {
 }
 
 impl Arguments {
-    pub(crate) fn carry_out(&self) -> Result<(), String> {
+    /// Returns what to print, which is nothing, and the exit code.
+    pub(crate) fn carry_out(&self) -> Result<(String, u8), String> {
         let run = Document::read(&self.run)?;
         let outputs = Output::open_all(&self.output)?;
-        outputs.into_iter().try_for_each(|output| output.write(&run))
+        Ok((String::new(), Output::write_all(outputs, &run)))
     }
 }
 
 /// A file for a report, opened before there is one. Dropped without, it disappears again if it was
 /// not there.
+///
+/// The report is written to a file beside it, which takes its place once it is complete. So a disk
+/// that is full costs neither what was there before nor leaves half of a report.
 #[derive(Debug)]
 pub(crate) struct Output<T> {
     path: PathBuf,
@@ -88,11 +93,49 @@ impl<T: Forms> Output<T> {
         Ok(Self { path: path.to_owned(), file, form, is_new })
     }
 
-    pub(crate) fn write(mut self, content: &T) -> Result<(), String> {
+    /// Writes to all of them, and complains where that fails. Returns the exit code.
+    pub(crate) fn write_all(outputs: Vec<Self>, content: &T) -> u8 {
+        let mut exit_code = 0;
+        for output in outputs {
+            if let Err(error) = output.write(content) {
+                console::complain(error);
+                exit_code = COULD_NOT_RUN;
+            }
+        }
+        exit_code
+    }
+
+    fn write(mut self, content: &T) -> Result<(), String> {
         let text = (self.form)(content);
-        let written = self.file.set_len(0).and_then(|()| self.file.write_all(text.as_bytes()));
+        let written = self.replace(text.as_bytes());
         self.is_new &= written.is_err();
         written.map_err(|error| describe(&self.path, &error))
+    }
+
+    fn replace(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let before = self.file.metadata()?;
+        if !before.is_file() {
+            // A device or a pipe: it has nothing that could be replaced.
+            return self.file.write_all(bytes);
+        }
+        // A link stays: what it leads to is replaced.
+        let path = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new("."));
+        match tempfile::Builder::new().prefix(".loadgen-").tempfile_in(folder) {
+            Err(error) if is_lack_of_room(&error) => return Err(error),
+            Err(_) => {}
+            Ok(mut beside) => {
+                beside.write_all(bytes)?;
+                beside.as_file().set_permissions(before.permissions())?;
+                if beside.persist(path).is_ok() {
+                    return Ok(());
+                }
+            }
+        }
+        // The folder takes no other file, or this one is mounted: it can still be written itself.
+        self.file.set_len(0)?;
+        self.file.write_all(bytes)
     }
 }
 
@@ -105,13 +148,20 @@ impl<T> Drop for Output<T> {
     }
 }
 
+fn is_lack_of_room(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 fn describe(path: &Path, error: &io::Error) -> String {
     format!("cannot write {} (--output): {error}; choose another file", path.display())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
     use super::*;
+    use crate::report::json::samples;
 
     #[test]
     fn an_output_that_is_never_written_leaves_no_file() {
@@ -122,6 +172,21 @@ mod tests {
         fs::write(&path, "old").unwrap();
         drop(Output::<Document>::open(&path).unwrap());
         assert_eq!(fs::read_to_string(&path).unwrap(), "old");
+    }
+
+    #[test]
+    fn a_report_replaces_what_a_link_leads_to_and_keeps_its_permissions() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, link) = (folder.path().join("run.json"), folder.path().join("link.json"));
+        fs::write(&path, "old").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        symlink(&path, &link).unwrap();
+        let output = Output::open(&link).unwrap();
+        output.write(&samples::run(&[1], 20_000)).unwrap();
+        assert!(link.is_symlink());
+        assert!(fs::read_to_string(&path).unwrap().starts_with('{'));
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
     }
 
     #[test]

@@ -177,11 +177,9 @@ fn failures(document: &Document) -> String {
         units::grouped(document.mismatches),
         units::grouped(document.unanswered)
     );
-    let kinds =
-        [("timed out", errors.timeouts), ("lost", errors.lost), ("refused", errors.connect)];
     let classes =
         document.mismatches_by_class.iter().map(|(class, count)| (class.as_str(), *count));
-    let details = kinds.into_iter().chain(classes).chain([
+    let details = errors.kinds().into_iter().chain(classes).chain([
         ("reconnects", document.reconnects),
         ("planned reconnects", document.adversaries.planned_reconnects),
     ]);
@@ -207,7 +205,7 @@ fn client(document: &Document) -> String {
 fn server(document: &Document) -> String {
     let server = document.server;
     let memory = server.rss_peak_bytes.map(|peak| format!(", peak memory {}", units::bytes(peak)));
-    if let (None, None) = (server.cpu_us_per_request, &memory) {
+    if let (None, None, None) = (server.pid, server.cpu_us_per_request, &memory) {
         return "unknown: give its --server-pid, or its command after `--`".to_owned();
     }
     let switches = facts::switches(server).map(|counts| format!(", context switches {counts}"));
@@ -217,7 +215,7 @@ fn server(document: &Document) -> String {
 
 fn usage(cpu_us_per_request: Option<f64>, busy: Option<String>) -> String {
     let cpu = match cpu_us_per_request {
-        Some(cpu) => format!("CPU {cpu:.3} us per request"),
+        Some(cpu) => format!("CPU {} per request", units::micros(cpu)),
         None => "CPU unknown".to_owned(),
     };
     let busy = busy.map(|busy| format!(", busy {busy}"));

@@ -30,9 +30,14 @@ pub(crate) fn exits_with(code: i32, output: &Output) {
 
 /// Sends SIGINT as soon as `child` has shown progress, and reads what it still shows.
 pub(crate) fn interrupt_after_progress(child: &mut Child) {
+    signal_after_progress(child, Signal::INT);
+}
+
+/// The same with any signal.
+pub(crate) fn signal_after_progress(child: &mut Child, signal: Signal) {
     let mut progress = BufReader::new(child.stderr.take().unwrap()).lines();
     progress.next().unwrap().unwrap();
-    kill_process(Pid::from_child(child), Signal::INT).unwrap();
+    kill_process(Pid::from_child(child), signal).unwrap();
     progress.for_each(drop);
 }
 
@@ -194,6 +199,22 @@ fn ctrl_c_ends_a_run_with_a_report() {
 }
 
 #[test]
+fn a_run_that_ignores_the_end_of_its_terminal_goes_on() {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "trap '' HUP; exec \"$0\" -d 1h -w 0s -i 20ms \"$1\""]);
+    shell.args([env!("CARGO_BIN_EXE_loadgen"), &honest().to_string()]);
+    let mut child = shell.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut progress = BufReader::new(child.stderr.take().unwrap()).lines();
+    progress.next().unwrap().unwrap();
+    kill_process(Pid::from_child(&child), Signal::HUP).unwrap();
+    // A run that ends shows no more than a line or two.
+    assert_eq!(progress.by_ref().take(20).count(), 20);
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    progress.for_each(drop);
+    exits_with(0, &child.wait_with_output().unwrap());
+}
+
+#[test]
 fn a_missed_condition_exits_with_3_and_a_met_one_with_0() {
     let server = honest();
     let met = loadgen(&format!("-n 100 --slo p99<1h,errors==0,rate>1 {server}")).output().unwrap();
@@ -236,6 +257,39 @@ fn open_loop_keeps_its_three_times_apart_in_json() {
     assert_eq!(report["config"]["arrival"], "poisson");
     assert!(report["littles_law"]["in_flight_mean"].is_number(), "{report}");
     assert!(report["verdict_reasons"].is_array());
+}
+
+/// The program under limits that the shell sets first.
+fn limited(limits: &str, arguments: &str) -> Output {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("{limits} && exec \"$0\" \"$@\"")]);
+    shell.arg(env!("CARGO_BIN_EXE_loadgen")).args(arguments.split_whitespace()).output().unwrap()
+}
+
+#[test]
+fn a_soft_limit_on_open_files_is_raised_for_the_run_and_not_for_its_server() {
+    let server = honest();
+    let arguments = format!("-c 100 -n 1000 {server}");
+    exits_with(0, &limited("ulimit -S -n 64", &arguments));
+    let script = format!("ulimit -S -n >&2; echo listening on {server}; exec sleep 60");
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "ulimit -S -n 64 && exec \"$0\" \"$@\""]);
+    shell.arg(env!("CARGO_BIN_EXE_loadgen")).args(["-c", "100", "-n", "1000", "--", "sh", "-c"]);
+    let output = shell.arg(script).output().unwrap();
+    exits_with(0, &output);
+    assert!(text(&output.stderr).lines().any(|line| line == "64"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn more_connections_than_files_may_be_open_are_refused_before_the_run() {
+    let server = servers::start(|_, _| unreachable!("nobody connects"));
+    let output = limited("ulimit -n 64", &format!("-c 100 -n 1000 {server}"));
+    exits_with(1, &output);
+    for words in ["--connections 100", "64", "ulimit -n"] {
+        assert!(text(&output.stderr).contains(words), "{}", text(&output.stderr));
+    }
+    let slow = limited("ulimit -n 64", &format!("-c 1 --slow-readers 100 -n 1 {server}"));
+    exits_with(1, &slow);
 }
 
 #[test]

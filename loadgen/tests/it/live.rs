@@ -48,6 +48,14 @@ impl OnTerminal {
         Self { child, keyboard_and_screen: ours.into(), seen: String::new() }
     }
 
+    /// Starts it as a job in the background of a shell that has the terminal.
+    fn start_in_background(arguments: &str) -> Self {
+        let mut command = Command::new("setsid");
+        command.args(["--ctty", "--wait", "sh", "-mc", "\"$0\" $1 & wait"]);
+        command.args([env!("CARGO_BIN_EXE_loadgen"), arguments]);
+        Self::start(command)
+    }
+
     /// Reads the screen until these words are on it.
     fn wait_for(&mut self, words: &str) {
         let mut bytes = [0; 4096];
@@ -127,5 +135,15 @@ fn plain_progress_is_lines_on_a_terminal_too() {
     program.wait_for("verdict");
     assert!(program.child.wait().unwrap().success());
     assert!(!program.seen.contains('\x1b'), "{:?}", program.seen);
+    assert!(program.seen.contains("requests/s"), "{}", program.seen);
+}
+
+#[test]
+fn a_job_in_the_background_shows_lines_and_is_not_stopped() {
+    let arguments = format!("-d 200ms -w 0s -i 50ms {}", honest());
+    let mut program = OnTerminal::start_in_background(&arguments);
+    program.wait_for("verdict");
+    assert!(program.child.wait().unwrap().success());
+    assert!(!program.seen.contains(ENTER), "{:?}", program.seen);
     assert!(program.seen.contains("requests/s"), "{}", program.seen);
 }

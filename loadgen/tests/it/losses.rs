@@ -103,6 +103,8 @@ fn a_server_that_stops_listening_cannot_hold_a_run_beyond_its_time() {
     assert_eq!(report.counts.requests, 1);
     assert_eq!(report.counts.errors.lost, 1);
     assert!(report.counts.errors.connect > 0);
+    assert_eq!(report.counts.errors.refused, report.counts.errors.connect);
+    assert!(report.to_text().contains("refused: "), "{}", report.to_text());
     assert_eq!(report.counts.reconnects, 0);
 }
 

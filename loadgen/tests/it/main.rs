@@ -5,6 +5,7 @@ mod adversaries;
 mod command_line;
 mod counts;
 mod forms;
+mod full_disks;
 mod lies;
 mod live;
 mod losses;

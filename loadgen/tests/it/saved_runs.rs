@@ -4,6 +4,7 @@
 use std::{
     fs,
     net::SocketAddr,
+    os::unix::fs::symlink,
     path::PathBuf,
     process::{Command, Output},
 };
@@ -125,6 +126,41 @@ fn a_run_of_another_schema_is_refused() {
 }
 
 #[test]
+fn a_run_that_began_at_no_time_is_refused() {
+    let (folder, file) = saved();
+    for began_at in [2.6e11, 1e19, -1.0] {
+        let other = changed(&file, |run| run["started_at_unix_s"] = began_at.into());
+        fails_with(&compare(&file, &other).output().unwrap(), "after 1970");
+        let page = folder.path().join("page.html");
+        let output = loadgen("report").arg(&other).arg("-o").arg(&page).output().unwrap();
+        fails_with(&output, "after 1970");
+    }
+}
+
+#[test]
+fn histograms_of_other_bounds_are_added_up_and_compared() {
+    let (folder, file) = saved();
+    let mut histogram = Histogram::<u64>::new_with_bounds(1, 1_000, 3).unwrap();
+    histogram.record_n(900, 20).unwrap();
+    let mut bytes = Vec::new();
+    V2DeflateSerializer::new().serialize(&histogram, &mut bytes).unwrap();
+    let narrow: Value = STANDARD.encode(bytes).into();
+    let other = changed(&file, |run| {
+        run["histograms"]["latency"] = narrow.clone();
+        let intervals = run["intervals"].as_array_mut().unwrap();
+        // Several intervals make a batch, whose first one is the narrow one.
+        *intervals = [&intervals[..]; 4].concat();
+        for interval in intervals.iter_mut().step_by(2) {
+            interval["histograms"]["latency"] = narrow.clone();
+        }
+    });
+    exits_with(0, &compare(&file, &other).output().unwrap());
+    let sum = folder.path().join("sum.json");
+    let output = loadgen("merge").args([&other, &file]).arg("-o").arg(sum).output().unwrap();
+    exits_with(0, &output);
+}
+
+#[test]
 fn runs_of_two_machines_become_one() {
     let server = honest();
     let folder = tempfile::tempdir().unwrap();
@@ -140,11 +176,15 @@ fn runs_of_two_machines_become_one() {
     for mut run in runs {
         assert!(run.wait().unwrap().success());
     }
+    // However late a busy machine starts one of them: by their clocks they run at the same time.
+    let read =
+        |file: &PathBuf| -> Value { serde_json::from_slice(&fs::read(file).unwrap()).unwrap() };
+    let (first, mut second) = (read(&files[0]), read(&files[1]));
+    second["started_at_unix_s"] = (first["started_at_unix_s"].as_f64().unwrap() + 0.01).into();
+    fs::write(&files[1], second.to_string()).unwrap();
     let sum = folder.path().join("sum.json");
     let output = loadgen("merge").args(&files).arg("-o").arg(&sum).output().unwrap();
     exits_with(0, &output);
-    let read =
-        |file: &PathBuf| -> Value { serde_json::from_slice(&fs::read(file).unwrap()).unwrap() };
     let (parts, sum) = (files.each_ref().map(read), read(&sum));
     let count = |run: &Value| run["requests"].as_u64().unwrap();
     assert_eq!(count(&sum), count(&parts[0]) + count(&parts[1]));
@@ -168,6 +208,21 @@ fn runs_that_do_not_fit_are_not_added_up_and_no_file_is_left() {
     fails_with(&merge(&later), "did not measure at the same time");
     fails_with(&merge(&file), "one and the same run");
     assert!(!sum.exists());
+}
+
+#[test]
+fn a_sum_and_a_comparison_that_no_disk_takes_are_printed_all_the_same() {
+    let (folder, file) = saved();
+    let other = changed(&file, |run| {
+        run["started_at_unix_s"] = (run["started_at_unix_s"].as_f64().unwrap() + 0.01).into();
+    });
+    let full = folder.path().join("full.json");
+    symlink("/dev/full", &full).unwrap();
+    for (command, words) in [("merge", "verdict"), ("compare", "One run each says little")] {
+        let output = loadgen(command).arg(&file).arg(&other).arg("-o").arg(&full).output().unwrap();
+        fails_with(&output, "full.json");
+        assert!(text(&output.stdout).contains(words), "{}", text(&output.stdout));
+    }
 }
 
 /// A run like the saved one, held against `baseline`.

@@ -261,7 +261,7 @@
       value: (share) => share * end,
       name: asSeconds,
       bands: warmUp ? [{ from: 0, to: warmUp.end, name: "warm-up" }] : [],
-      ticks: (width) => linearTicks(0, end, Math.max(Math.floor(width / 80), 2))
+      ticks: (width) => linearTicks(0, end, Math.max(Math.floor(width / 80), 5))
         .map((value) => [value, String(Number(value.toFixed(3)))]),
     };
     const add = (settings) => {
@@ -289,7 +289,9 @@
       add({ title: "Latency", yTitle: "time, log scale", series: times.reverse(), y: logScale(valuesOf(times)),
         format: asTime, height: 280 });
     }
-    const inFlight = [plain("in flight", 0, (interval) => interval.in_flight)];
+    // Of each interval the end is known, and before the load there is nothing.
+    const ends = run.intervals.map((interval) => [interval.end, interval.in_flight]);
+    const inFlight = [{ name: "in flight", look: 0, points: [[run.intervals[0].start, 0], ...ends] }];
     add({ title: "Requests in flight", yTitle: "requests", series: inFlight, y: linearScale(valuesOf(inFlight)),
       format: asCount, tick: asShortCount, height: 150 });
     const failures = [plain("errors", 1, (interval) => interval.errors),
