@@ -170,9 +170,7 @@ impl Plan {
         } else if self.must_spill(max_frame_bytes) && spill_bytes == 0 {
             let needed_bytes = self.spill_bytes_min();
             Err(PlanError::FrameNeedsSpill { block_bytes, needed_bytes })
-        } else if self.must_spill(max_frame_bytes)
-            && self.spill_pages() * SPILL_PAGE_BYTES < self.spill_bytes_min()
-        {
+        } else if self.must_spill(max_frame_bytes) && self.spill_bytes() < self.spill_bytes_min() {
             let needed_bytes = self.spill_bytes_min();
             Err(PlanError::SpillTooSmall { needed_bytes })
         } else {
@@ -242,6 +240,11 @@ impl Plan {
     /// Whether so many bytes fit into no block.
     pub(super) fn must_spill(&self, bytes: usize) -> bool {
         bytes > self.block_bytes
+    }
+
+    /// Bytes of the heap that may be used.
+    pub(crate) fn spill_bytes(&self) -> usize {
+        self.spill_pages() * SPILL_PAGE_BYTES
     }
 
     /// Pages of the heap that may be used: a power of two.
