@@ -31,7 +31,7 @@ use std::{
     process::ExitCode,
 };
 
-use arena_echo::{Admin, ArenaKind, Config, Listener, Server};
+use arena_echo::{Admin, Config, Listener, Server};
 use listenfd::ListenFd;
 use tokio::{
     join,
@@ -39,7 +39,7 @@ use tokio::{
     runtime::{self, Runtime},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use crate::{
     bind::Bound,
@@ -91,7 +91,6 @@ fn serve(command_line: CommandLine, settings: Settings, passed: ListenFd) -> Exi
         Ok(server) => server,
         Err(error) => return refuse(&settings.faults(&error)),
     };
-    warn_of_what_has_no_use(&settings);
     let running = Running { command_line, settings, server, filter };
     let runtime = runtime(running.settings.threads).map_err(Into::into);
     match runtime.and_then(|runtime| runtime.block_on(run(running, passed))) {
@@ -132,12 +131,6 @@ async fn run(running: Running, passed: ListenFd) -> Result<(), Box<dyn Error>> {
     join!(serve, show, shutdown::tell_service(&server, &stop));
     drop(files);
     Ok(())
-}
-
-fn warn_of_what_has_no_use(settings: &Settings) {
-    if matches!(settings.config.arena, ArenaKind::Buddy { .. }) && settings.config.spill_bytes > 0 {
-        warn!("spill has no use in buddy mode: blocks hold every frame");
-    }
 }
 
 /// Says where it listens, as the first lines of the output, and then where operators look.

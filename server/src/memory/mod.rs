@@ -56,8 +56,8 @@ use tokio::{sync::Notify, time::Instant};
 
 use crate::roster::{Doing, Presence};
 
-pub(crate) use self::plan::READ_BLOCK_BYTES_MIN;
 pub use self::plan::{Plan, PlanError};
+pub(crate) use self::plan::{READ_BLOCK_BYTES_MIN, SPILL_PAGE_BYTES, spill_bytes, spill_bytes_min};
 pub(crate) use self::{
     held::{Held, Home},
     spill::{Block, Spill, SpillWaiter},

@@ -129,8 +129,8 @@ pub(crate) const KEYS: [Key; 26] = [
         section: Section::Memory,
         help: "Heap memory for frames longer than a slot",
         more: "At least twice --max-frame, where that is longer than a slot. All memory for \
-               payloads is then --capacity and --spill together. Blocks hold every frame, so \
-               buddy mode does not need it.",
+               payloads is then --capacity and --spill together. Fixed mode only: the blocks of \
+               buddy mode hold every frame.",
         default: "0",
         is_reloadable: false,
     },

@@ -171,7 +171,7 @@ fn config(reader: &mut Reader<'_>) -> Config {
     let mode = reader.read("mode", modes).unwrap_or(Mode::Buddy);
     if reader.unreadable.contains("mode") {
         // Each mode has its own rules for these.
-        reader.unreadable.extend(["capacity", "max-frame", "slot-size", "min-block"]);
+        reader.unreadable.extend(["capacity", "max-frame", "slot-size", "min-block", "spill"]);
     } else {
         match mode {
             Mode::Fixed => reader.refuse_other_mode("min-block", "buddy"),
@@ -205,6 +205,10 @@ enum Mode {
 fn read_rest(reader: &mut Reader<'_>, config: &mut Config) {
     reader.set("capacity", values::bytes, &mut config.capacity_bytes);
     reader.set("spill", values::bytes, &mut config.spill_bytes);
+    if reader.unreadable.contains("spill") {
+        // How long frames may be depends on it.
+        reader.unreadable.insert("max-frame");
+    }
     if config.spill_bytes > 0 {
         // Frames may be longer than a slot then.
         config.max_frame_bytes = config.max_frame_bytes.max(Config::buddy().max_frame_bytes);
@@ -266,6 +270,52 @@ mod tests {
         assert_eq!(lines.len(), 1, "{lines:?}");
         let lines = load("--mode slab --slot-size 4k --min-block 3").unwrap_err();
         assert_eq!(lines.len(), 1, "{lines:?}");
+    }
+
+    #[test]
+    fn every_change_that_is_offered_works() {
+        let runs = [
+            "--capacity 0",
+            "--capacity 3",
+            "--capacity 1 --min-block 1",
+            "--capacity 64 --min-block 64 --max-frame 32",
+            "--capacity 1MiB --max-frame 1MiB",
+            "--capacity 1TiB --min-block 64",
+            "--capacity 4EiB",
+            "--capacity 9EiB",
+            "--min-block 1GiB",
+            "--max-frame 5GiB",
+            "--spill 1MiB",
+            "--mode fixed --capacity 100 --slot-size 64",
+            "--mode fixed --slot-size 10",
+            "--mode fixed --slot-size 4k --max-frame 8k",
+            "--mode fixed --max-frame 1MiB --spill 1MiB",
+            "--mode fixed --spill 1EiB",
+        ];
+        for flags in runs {
+            for line in load(flags).expect_err(flags) {
+                for (flag, value) in offered(&line) {
+                    let others = flags.split(" --").map(|other| other.trim_start_matches('-'));
+                    let others = others.filter(|other| !other.starts_with(&flag[2..]));
+                    let others: String = others.map(|other| format!("--{other} ")).collect();
+                    let changed = format!("{others}{flag} {value}");
+                    assert!(load(&changed).is_ok(), "{line}\n{changed}\n{:?}", load(&changed));
+                }
+            }
+        }
+    }
+
+    /// The flags and values that a message offers, as `--a: ...; set it to 1 or 2` or as
+    /// `--a: ...; set --a to at least 1, or --b to at most 2`.
+    fn offered<'l>(line: &'l str) -> Vec<(&'l str, &'l str)> {
+        let (_, offer) = line.split_once("; set ").expect(line);
+        let flag = line.split(' ').next().expect("a flag");
+        let offers: Vec<_> = match offer.strip_prefix("it to ") {
+            Some(values) => values.split(" or ").map(|value| (flag, value)).collect(),
+            None => offer.split(", or ").filter_map(|one| one.split_once(" to ")).collect(),
+        };
+        let value = |text: &'l str| text.rsplit(' ').next().expect("a value");
+        offers.into_iter().map(|(flag, text)| (flag, value(text))).collect()
     }
 
     #[test]

@@ -173,6 +173,27 @@ fn checking_says_that_it_works_or_why_it_does_not() {
 }
 
 #[test]
+fn sizes_that_no_arena_can_have_are_refused_before_it_is_built() {
+    let said = refused(&["config", "--capacity=1TiB", "--min-block=64"], &[]);
+    let expected = "error: --min-block 64 with --capacity 1024GiB: an arena is cut into at most ";
+    assert!(
+        said.starts_with(expected) && said.contains("set --min-block to at least 512"),
+        "{said}"
+    );
+    let said = refused(&["config", "--capacity", "4EiB"], &[]);
+    assert!(said.contains("set --min-block to at least 2GiB"), "{said}");
+}
+
+#[test]
+fn a_heap_for_long_frames_is_refused_in_buddy_mode() {
+    let file = file("mode = 'buddy'\nspill = '1MiB'");
+    let said = refused(&["config", "--config", text(&file)], &[]);
+    let expected =
+        format!("error: {}:2: spill 1MiB: only fixed mode has a use for it", text(&file));
+    assert!(said.starts_with(&expected) && said.ends_with("; set it to 0\n"), "{said}");
+}
+
+#[test]
 fn the_short_help_fits_a_screen_and_the_long_one_has_every_flag_too() {
     let help =
         |flag| String::from_utf8(outcome(&[flag], &[("COLUMNS", "80")]).stdout).expect("text");
