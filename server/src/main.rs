@@ -39,7 +39,7 @@ use tokio::{
     runtime::{self, Runtime},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::info;
 
 use crate::{
     bind::Bound,
@@ -66,10 +66,14 @@ fn main() -> ExitCode {
 }
 
 fn refuse(faults: &Faults) -> ExitCode {
-    for fault in faults.lines() {
-        eprintln!("error: {fault}");
-    }
+    faults.lines().iter().for_each(|fault| complain(fault));
     ExitCode::from(EXIT_USAGE)
+}
+
+/// Says why the program ends, whatever is logged. If nobody listens any more, that is no reason to
+/// end otherwise.
+fn complain(line: &str) {
+    let _ = writeln!(io::stderr(), "error: {line}");
 }
 
 fn print(text: impl fmt::Display) -> ExitCode {
@@ -77,7 +81,7 @@ fn print(text: impl fmt::Display) -> ExitCode {
     match write!(output, "{text}").and_then(|()| output.flush()) {
         // Whoever closes the output early, as `head` does, has seen enough.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            eprintln!("error: cannot write the output: {error}");
+            complain(&format!("cannot write the output: {error}"));
             ExitCode::FAILURE
         }
         _ => ExitCode::SUCCESS,
@@ -96,7 +100,7 @@ fn serve(command_line: CommandLine, settings: Settings, passed: ListenFd) -> Exi
     match runtime.and_then(|runtime| runtime.block_on(run(running, passed))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            error.to_string().lines().for_each(|line| error!("{line}"));
+            error.to_string().lines().for_each(complain);
             ExitCode::FAILURE
         }
     }

@@ -71,6 +71,22 @@ pub(crate) fn find(name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.name == name)
 }
 
+/// How different a name may be from the key that is suggested for it.
+const SIMILARITY_MIN: f64 = 0.6;
+
+/// A part of a name is short of meaning if it has fewer letters.
+const PART_MIN: usize = 4;
+
+/// Says which key was meant by a name that is none, if that can be guessed.
+pub(crate) fn meant_by(name: &str) -> Option<&'static Key> {
+    let name = name.trim_start_matches('-');
+    let similarity = |key: &Key| strsim::normalized_damerau_levenshtein(name, key.name);
+    let is_part = |key: &Key| name.len() >= PART_MIN && key.name.contains(name);
+    KEYS.iter()
+        .filter(|key| similarity(key) >= SIMILARITY_MIN || is_part(key))
+        .max_by(|one, other| similarity(one).total_cmp(&similarity(other)))
+}
+
 /// Every key, in the order in which people read about them.
 pub(crate) const KEYS: [Key; 26] = [
     Key {
@@ -343,6 +359,24 @@ mod tests {
             let variable = key.variable();
             let taken = ["ARENA_ECHO_PORT", "ARENA_ECHO_SERVICE"];
             assert!(!taken.iter().any(|taken| variable.starts_with(taken)), "{variable}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_suggested_for_a_slip_or_a_part_and_for_nothing_else() {
+        let meant = |name| meant_by(name).map(|key| key.name);
+        for (name, key) in [
+            ("max_frame", "max-frame"),
+            ("--mode", "mode"),
+            ("capacty", "capacity"),
+            ("slotsize", "slot-size"),
+            ("slot", "slot-size"),
+            ("filter", "log-filter"),
+        ] {
+            assert_eq!(meant(name), Some(key), "{name}");
+        }
+        for name in ["x", "to", "log", "colour", "limits", ""] {
+            assert_eq!(meant(name), None, "{name}");
         }
     }
 

@@ -71,7 +71,8 @@ impl Settings {
     ///
     /// Every reason why they do not.
     pub(crate) fn load(command_line: &CommandLine) -> Result<Self, Faults> {
-        let Contents { written, mut faults, is_complete } = contents(command_line);
+        let Contents { written, faults: of_file, is_complete } = contents(command_line);
+        let mut faults = [&command_line.faults[..], &of_file].concat();
         let written = command_line.written.clone().or(written);
         let mut reader = Reader::new(&written);
         let settings = settings(&mut reader);
@@ -324,6 +325,14 @@ mod tests {
         assert_eq!(load("--slot-size 4k").unwrap_err(), [expected]);
         let expected = "--min-block '4k': only --mode buddy has it; leave it out or set that mode";
         assert_eq!(load("--mode fixed --min-block 4k").unwrap_err(), [expected]);
+    }
+
+    #[test]
+    fn a_flag_that_is_there_twice_is_refused_beside_all_else() {
+        let lines = load("--capacity 1MiB --backlog 0 --capacity 2MiB").unwrap_err();
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert_eq!(lines[0], "--capacity '2MiB': is there twice; leave one out");
+        assert!(lines[1].starts_with("--backlog '0': "), "{lines:?}");
     }
 
     #[test]
