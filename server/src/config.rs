@@ -188,7 +188,12 @@ impl Config {
     }
 
     /// Adds up what connections can need.
-    pub(crate) fn plan(&self) -> Result<Plan, PlanError> {
+    ///
+    /// # Errors
+    ///
+    /// [`PlanError`] if the sizes do not let every connection progress.
+    /// [`problems`](Self::problems) knows more reasons.
+    pub fn plan(&self) -> Result<Plan, PlanError> {
         let Self { capacity_bytes, max_frame_bytes, spill_bytes, .. } = *self;
         match self.arena {
             ArenaKind::Fixed { slot_bytes } => {

@@ -178,7 +178,7 @@ impl Plan {
         }
     }
 
-    /// Bytes of the arena.
+    /// Bytes of the arena: whole slots.
     pub fn capacity_bytes(&self) -> usize {
         self.capacity_bytes
     }
@@ -242,8 +242,8 @@ impl Plan {
         bytes > self.block_bytes
     }
 
-    /// Bytes of the heap that may be used.
-    pub(crate) fn spill_bytes(&self) -> usize {
+    /// Bytes of the heap that may be used beside it: a power of two of pages, or none.
+    pub fn spill_bytes(&self) -> usize {
         spill_bytes(self.spill_bytes)
     }
 

@@ -105,7 +105,8 @@ pub(crate) const KEYS: [Key; 26] = [
         section: Section::Memory,
         help: "All payload memory of the arena",
         more: "Reserved at the start; the system provides it as it is used. When all of it is in \
-               use, connections wait, and so do their peers. In buddy mode a power of two.",
+               use, connections wait, and so do their peers. In buddy mode a power of two; in fixed \
+               mode it is rounded down to whole slots.",
         default: "64MiB",
         is_reloadable: false,
     },
@@ -144,7 +145,8 @@ pub(crate) const KEYS: [Key; 26] = [
         placeholder: "SIZE",
         section: Section::Memory,
         help: "Heap memory for frames longer than a slot",
-        more: "At least twice --max-frame, where that is longer than a slot. All memory for \
+        more: "At least twice --max-frame, where that is longer than a slot. Rounded down to a \
+               power of two, and so is --max-frame rounded up for it. All memory for \
                payloads is then --capacity and --spill together. Fixed mode only: the blocks of \
                buddy mode hold every frame.",
         default: "0",

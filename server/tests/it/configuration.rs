@@ -35,6 +35,19 @@ fn effective(arguments: &[&str]) -> Table {
     printed(arguments, &[]).parse().expect("TOML")
 }
 
+/// The defaults of all keys, whatever the system allows.
+fn defaults() -> Table {
+    let mut defaults = effective(&[]);
+    defaults.extend(effective(&["--mode=fixed"]).remove_entry("slot-size"));
+    let line = line_of(&printed(&[], &[]), "max-connections");
+    if let Some((_, written)) = line.split_once("# default ") {
+        let (count, _) = written.split_once(';').expect("a reason");
+        defaults
+            .insert("max-connections".to_owned(), Value::Integer(count.parse().expect("a count")));
+    }
+    defaults
+}
+
 fn refused(arguments: &[&str], variables: &[(&str, &str)]) -> String {
     let Output { status, stdout, stderr } = outcome(arguments, variables);
     assert_eq!(status.code(), Some(2), "{arguments:?}");
@@ -85,6 +98,24 @@ fn a_flag_is_stronger_than_its_variable_that_than_the_file_and_that_than_the_def
     assert_eq!(line_of(&printed, "max-frame"), "max-frame = \"3MiB\" # ARENA_ECHO_MAX_FRAME");
     assert_eq!(line_of(&printed, "backlog"), format!("backlog = 7 # {}:4", text(&file)));
     assert_eq!(line_of(&printed, "min-block"), "min-block = \"256\" # default");
+}
+
+#[test]
+fn what_is_in_effect_is_printed_where_something_else_is_written() {
+    let printed = printed(
+        &["--mode=fixed", "--capacity=1MiB", "--slot-size=100000"],
+        &[("ARENA_ECHO_SPILL", "3MiB")],
+    );
+    let expected = "capacity = \"1000000\" # --capacity 1MiB, rounded down to whole slots";
+    assert_eq!(line_of(&printed, "capacity"), expected);
+    let expected = "spill = \"2MiB\" # ARENA_ECHO_SPILL 3MiB, rounded down to a power of two";
+    assert_eq!(line_of(&printed, "spill"), expected);
+
+    let shell = format!("ulimit -n 164 && exec '{}' config --print", program::PATH);
+    let output = Command::new("sh").args(["-c", &shell]).output().expect("a shell");
+    let printed = String::from_utf8(output.stdout).expect("text");
+    let expected = "max-connections = 100 # default 10000; the system allows 164 file descriptors";
+    assert_eq!(line_of(&printed, "max-connections"), expected);
 }
 
 #[test]
@@ -217,8 +248,7 @@ fn the_short_help_fits_a_screen_and_the_long_one_has_every_flag_too() {
 fn the_help_shows_the_real_defaults() {
     let help = String::from_utf8(outcome(&["--help"], &[]).stdout).expect("text");
     let words = help.split_whitespace().collect::<Vec<_>>().join(" ");
-    let mut defaults = effective(&[]);
-    defaults.extend(effective(&["--mode=fixed"]).remove_entry("slot-size"));
+    let defaults = defaults();
     for (key, value) in defaults {
         let (_, help) = words.split_once(&format!(" --{key}")).expect("a flag");
         let (_, default) = help.split_once("[default: ").expect("a default");
@@ -247,8 +277,7 @@ fn the_file_that_explains_every_key_has_each_once_with_its_real_default() {
     let names: BTreeSet<_> = documented.iter().map(|(key, _)| (*key).to_owned()).collect();
     assert_eq!(names.len(), documented.len(), "a key is there twice");
 
-    let mut defaults = effective(&[]);
-    defaults.extend(effective(&["--mode=fixed"]).remove_entry("slot-size"));
+    let defaults = defaults();
     assert_eq!(names, defaults.keys().cloned().collect());
     for (key, value) in documented {
         let table: Table = format!("{key} = {value}").parse().expect("TOML");
