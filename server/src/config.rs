@@ -146,7 +146,7 @@ impl Config {
             write_timeout: Duration::from_secs(10),
             // Long enough for a lost packet to be sent again.
             stall_timeout: Memory::STALL_TIMEOUT,
-            // Outlasts a holder that uses up both of the above.
+            // Outlasts a holder that uses up the frame timeout and the write timeout.
             memory_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(10),
         }

@@ -39,7 +39,7 @@ use tokio::{
     runtime::{self, Runtime},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     bind::Bound,
@@ -58,6 +58,9 @@ fn main() -> ExitCode {
         Ok(settings) => settings,
         Err(faults) => return refuse(&faults),
     };
+    if command_line.task != Task::Serve {
+        settings.warnings().iter().for_each(|warning| say("warning", warning));
+    }
     match command_line.task {
         Task::Serve => serve(command_line, settings, passed),
         Task::CheckConfiguration => print("the configuration works\n"),
@@ -73,7 +76,11 @@ fn refuse(faults: &Faults) -> ExitCode {
 /// Says why the program ends, whatever is logged. If nobody listens any more, that is no reason to
 /// end otherwise.
 fn complain(line: &str) {
-    let _ = writeln!(io::stderr(), "error: {line}");
+    say("error", line);
+}
+
+fn say(kind: &str, line: &str) {
+    let _ = writeln!(io::stderr(), "{kind}: {line}");
 }
 
 fn print(text: impl fmt::Display) -> ExitCode {
@@ -95,6 +102,7 @@ fn serve(command_line: CommandLine, settings: Settings, passed: ListenFd) -> Exi
         Ok(server) => server,
         Err(error) => return refuse(&settings.faults(&error)),
     };
+    settings.warnings().iter().for_each(|warning| warn!("{warning}"));
     let running = Running { command_line, settings, server, filter };
     let runtime = runtime(running.settings.threads).map_err(Into::into);
     match runtime.and_then(|runtime| runtime.block_on(run(running, passed))) {

@@ -64,7 +64,8 @@ than the default. `arena-echo config --print` shows which one holds.
 
 Signals:
   SIGINT and SIGTERM stop accepting, answer what has arrived and exit with 0; a second one exits \
-at once. SIGHUP reads the configuration again; timeouts, --max-connections and --log-filter \
+at once. SIGHUP reads the configuration and the files of --tls-cert, --tls-key and \
+--tls-client-ca again; --max-connections, --log-filter and all timeouts but --stall-timeout \
 change without a restart.
 
 Exit status:
@@ -89,7 +90,7 @@ fn command() -> Command {
         .long_about(LONG_ABOUT)
         .after_help(AFTER_HELP)
         .after_long_help(AFTER_LONG_HELP)
-        .max_term_width(100)
+        .max_term_width(80)
         .arg(
             Arg::new("config")
                 .long("config")
@@ -264,6 +265,16 @@ mod tests {
     #[test]
     fn the_command_is_consistent() {
         command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_says_what_a_signal_changes() {
+        let (_, said) = AFTER_LONG_HELP.split_once("SIGHUP ").expect("a paragraph");
+        for key in &KEYS {
+            // Timeouts are named where they are exceptions.
+            let is_named = key.is_reloadable != key.name.ends_with("-timeout");
+            assert_eq!(said.contains(&format!("--{}", key.name)), is_named, "{}", key.name);
+        }
     }
 
     #[test]

@@ -105,8 +105,8 @@ pub(crate) const KEYS: [Key; 26] = [
         section: Section::Memory,
         help: "All payload memory of the arena",
         more: "Reserved at the start; the system provides it as it is used. When all of it is in \
-               use, connections wait, and so do their peers. In buddy mode a power of two; in fixed \
-               mode it is rounded down to whole slots.",
+               use, connections wait, and so do their peers. In buddy mode a power of two; in \
+               fixed mode it is rounded down to whole slots.",
         default: "64MiB",
         is_reloadable: false,
     },
@@ -289,7 +289,8 @@ pub(crate) const KEYS: [Key; 26] = [
         section: Section::Timeouts,
         help: "Keeping memory others wait for",
         more: "It begins anew with each 64KiB that the peer sends or takes. Then the one that has \
-               kept its memory longest is closed, if such peers have over a quarter of it all.",
+               kept its memory longest is closed, if such peers have over a quarter of the arena \
+               or of --spill, or if nobody else is served.",
         default: "1s",
         is_reloadable: false,
     },
@@ -298,7 +299,8 @@ pub(crate) const KEYS: [Key; 26] = [
         placeholder: "TIME",
         section: Section::Timeouts,
         help: "Waiting for memory",
-        more: "Longer than the two above together, it outlasts any one peer that holds memory.",
+        more: "Longer than --frame-timeout and --write-timeout together, it outlasts any one peer \
+               that holds memory.",
         default: "30s",
         is_reloadable: true,
     },

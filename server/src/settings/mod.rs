@@ -94,6 +94,25 @@ impl Settings {
         Faults(error.problems().iter().map(|problem| describe(problem, &self.written)).collect())
     }
 
+    /// Says what works, and is hardly what was meant.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let Config { frame_timeout, write_timeout, memory_timeout, .. } = self.config;
+        let held = frame_timeout + write_timeout;
+        if memory_timeout > held {
+            return Vec::new();
+        }
+        let time = humantime::format_duration;
+        let problem = Problem::about("--memory-timeout", time(memory_timeout))
+            .and("--frame-timeout", time(frame_timeout))
+            .and("--write-timeout", time(write_timeout))
+            .because(format_args!(
+                "one peer may hold memory for longer than others wait for it; set --memory-timeout \
+                 to more than {}",
+                time(held)
+            ));
+        vec![describe(&problem, &self.written)]
+    }
+
     /// Returns whether addresses to listen on are written anywhere.
     pub(crate) fn names_listeners(&self) -> bool {
         !self.written.of("listen").is_empty()
@@ -255,6 +274,20 @@ mod tests {
         assert_eq!(longest("--mode fixed --slot-size 4k --max-frame 1k"), 1 << 10);
         assert_eq!(longest("--mode fixed --slot-size 4k --spill 2MiB"), 1 << 20);
         assert_eq!(longest("--mode fixed --slot-size 2MiB --spill 8MiB"), 2 << 20);
+    }
+
+    #[test]
+    fn who_waits_for_memory_for_a_shorter_time_than_others_may_hold_it_is_warned() {
+        let warnings = |flags| load(flags).expect("flags that work").warnings();
+        assert_eq!(warnings(""), [""; 0]);
+        assert_eq!(
+            warnings("--memory-timeout 1s --frame-timeout 300ms --write-timeout 600ms"),
+            [""; 0]
+        );
+        let expected = "--memory-timeout 20s with --frame-timeout 10s (the default) with \
+                        --write-timeout 10s (the default): one peer may hold memory for longer \
+                        than others wait for it; set --memory-timeout to more than 20s";
+        assert_eq!(warnings("--memory-timeout 20s"), [expected]);
     }
 
     #[test]

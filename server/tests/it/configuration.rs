@@ -204,6 +204,15 @@ fn checking_says_that_it_works_or_why_it_does_not() {
 }
 
 #[test]
+fn what_works_and_is_hardly_meant_is_warned_of() {
+    let Output { status, stdout, stderr } = outcome(&["config", "--memory-timeout", "1s"], &[]);
+    assert!(status.success());
+    assert_eq!(stdout, b"the configuration works\n");
+    let said = String::from_utf8(stderr).expect("text");
+    assert!(said.starts_with("warning: --memory-timeout 1s with --frame-timeout 10s "), "{said}");
+}
+
+#[test]
 fn sizes_that_no_arena_can_have_are_refused_before_it_is_built() {
     let said = refused(&["config", "--capacity=1TiB", "--min-block=64"], &[]);
     let expected = "error: --min-block 64 with --capacity 1024GiB: an arena is cut into at most ";
@@ -230,7 +239,9 @@ fn the_short_help_fits_a_screen_and_the_long_one_has_every_flag_too() {
         |flag| String::from_utf8(outcome(&[flag], &[("COLUMNS", "80")]).stdout).expect("text");
     let (short, long) = (help("-h"), help("--help"));
     assert!(short.lines().count() <= 54, "{short}");
-    assert!(short.lines().chain(long.lines()).all(|line| line.chars().count() <= 80), "{short}");
+    let wide = String::from_utf8(outcome(&["-h"], &[]).stdout).expect("text");
+    let mut lines = short.lines().chain(long.lines()).chain(wide.lines());
+    assert!(lines.all(|line| line.chars().count() <= 80), "{wide}");
     // Each flag is one line.
     let flags = short.lines().filter(|line| line.starts_with("      --"));
     assert!(flags.skip(1).all(|line| line.ends_with(']')), "{short}");
