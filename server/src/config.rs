@@ -3,8 +3,9 @@
 use std::{fmt, time::Duration};
 
 use crate::{
-    memory::{Memory, MemoryError, Plan, PlanError, READ_BLOCK_BYTES_MIN},
+    memory::{Memory, MemoryError, Plan, PlanError},
     size::Size,
+    sizes,
     transport::Timeouts,
 };
 
@@ -13,9 +14,6 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// More connections than any system has file descriptors for.
 const CONNECTIONS_MAX: usize = 1 << 30;
-
-/// The longest payload that a header can announce.
-const PAYLOAD_BYTES_MAX: u64 = u32::MAX as u64;
 
 /// What a server may use.
 ///
@@ -148,7 +146,7 @@ impl Config {
             write_timeout: Duration::from_secs(10),
             // Long enough for a lost packet to be sent again.
             stall_timeout: Memory::STALL_TIMEOUT,
-            // Outlasts a holder that uses up both of the above.
+            // Outlasts a holder that uses up the frame timeout and the write timeout.
             memory_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(10),
         }
@@ -184,85 +182,18 @@ impl Config {
 
     /// Returns every reason why this cannot work, each with what to change.
     pub fn problems(&self) -> Vec<Problem> {
-        let mut problems = self.size_problems();
-        // What follows divides by sizes and multiplies them, so those come first.
-        if problems.is_empty() {
-            problems.extend(self.progress_problem());
-        }
+        let mut problems = sizes::problems(self);
         problems.extend(self.limit_problems());
         problems
     }
 
-    fn size_problems(&self) -> Vec<Problem> {
-        let mut problems = self.frame_problems();
-        match self.arena {
-            ArenaKind::Fixed { slot_bytes } => problems.extend(self.slot_problems(slot_bytes)),
-            ArenaKind::Buddy { min_block_bytes } => {
-                problems.extend(self.block_problems(min_block_bytes));
-            }
-        }
-        problems
-    }
-
-    fn frame_problems(&self) -> Vec<Problem> {
-        let max_frame = Problem::about("--max-frame", Size(self.max_frame_bytes));
-        let mut problems = Vec::new();
-        if self.max_frame_bytes == 0 {
-            problems.push(max_frame.because("no payload would be allowed; set it to at least 1"));
-        } else if self.max_frame_bytes as u64 > PAYLOAD_BYTES_MAX {
-            problems.push(max_frame.because(format_args!(
-                "a header cannot announce so much; set it to at most {PAYLOAD_BYTES_MAX}"
-            )));
-        }
-        problems
-    }
-
-    fn slot_problems(&self, slot_bytes: usize) -> Vec<Problem> {
-        let capacity_bytes = self.capacity_bytes;
-        let slot_size = Problem::about("--slot-size", Size(slot_bytes));
-        let mut problems = Vec::new();
-        if slot_bytes < READ_BLOCK_BYTES_MIN {
-            problems.push(slot_size.because(format_args!(
-                "a slot must hold a header and some of a payload; \
-                 set it to at least {READ_BLOCK_BYTES_MIN}"
-            )));
-        } else if slot_bytes > capacity_bytes {
-            let slot_size = slot_size.and("--capacity", Size(capacity_bytes));
-            problems.push(slot_size.because(format_args!(
-                "no slot would fit; set --slot-size to at most {}, or --capacity to at least {}",
-                Size(capacity_bytes),
-                Size(slot_bytes)
-            )));
-        }
-        problems
-    }
-
-    fn block_problems(&self, min_block_bytes: usize) -> Vec<Problem> {
-        let sizes = [("--capacity", self.capacity_bytes), ("--min-block", min_block_bytes)];
-        let mut problems: Vec<_> = sizes
-            .into_iter()
-            .filter(|(_, bytes)| !bytes.is_power_of_two())
-            .map(|(flag, bytes)| {
-                Problem::about(flag, Size(bytes)).because(format_args!(
-                    "buddy mode needs a power of two; set it to {}",
-                    powers_of_two_beside(bytes)
-                ))
-            })
-            .collect();
-        if min_block_bytes > self.capacity_bytes {
-            let min_block = Problem::about("--min-block", Size(min_block_bytes));
-            let min_block = min_block.and("--capacity", Size(self.capacity_bytes));
-            problems.push(min_block.because(format_args!(
-                "no block would fit; set --min-block to at most {}, or --capacity to at least {}",
-                Size(self.capacity_bytes),
-                Size(min_block_bytes),
-            )));
-        }
-        problems
-    }
-
     /// Adds up what connections can need.
-    pub(crate) fn plan(&self) -> Result<Plan, PlanError> {
+    ///
+    /// # Errors
+    ///
+    /// [`PlanError`] if the sizes do not let every connection progress.
+    /// [`problems`](Self::problems) knows more reasons.
+    pub fn plan(&self) -> Result<Plan, PlanError> {
         let Self { capacity_bytes, max_frame_bytes, spill_bytes, .. } = *self;
         match self.arena {
             ArenaKind::Fixed { slot_bytes } => {
@@ -272,51 +203,6 @@ impl Config {
                 Plan::buddy(capacity_bytes, min_block_bytes, max_frame_bytes)
             }
         }
-    }
-
-    /// A server in which connections could wait for each other for ever.
-    fn progress_problem(&self) -> Option<Problem> {
-        let error = self.plan().err()?;
-        let capacity = Problem::about("--capacity", Size(self.capacity_bytes));
-        let max_frame = ("--max-frame", Size(self.max_frame_bytes));
-        Some(match (error, self.arena) {
-            (PlanError::CapacityTooSmall { needed_bytes, .. }, ArenaKind::Fixed { slot_bytes }) => {
-                let capacity = capacity.and("--slot-size", Size(slot_bytes));
-                capacity.because(format_args!(
-                    "{error}; set --capacity to at least {}, or --slot-size to at most {}",
-                    Size(needed_bytes),
-                    Size(self.capacity_bytes / 2)
-                ))
-            }
-            (PlanError::CapacityTooSmall { needed_bytes, .. }, ArenaKind::Buddy { .. }) => {
-                let capacity = capacity.and(max_frame.0, max_frame.1);
-                capacity.because(format_args!(
-                    "{error}; set --capacity to at least {}, or --max-frame to at most {}",
-                    Size(needed_bytes),
-                    Size(self.capacity_bytes / 2)
-                ))
-            }
-            // Only in fixed mode: the blocks of a buddy arena are as large as the largest frame.
-            (PlanError::FrameNeedsSpill { block_bytes, needed_bytes }, _) => {
-                let max_frame = Problem::about(max_frame.0, max_frame.1);
-                let max_frame = max_frame.and("--slot-size", Size(block_bytes));
-                max_frame.because(format_args!(
-                    "{error}; set --max-frame to at most {}, or --slot-size to at least {}, \
-                     or --spill to at least {}",
-                    Size(block_bytes),
-                    Size(self.max_frame_bytes),
-                    Size(needed_bytes),
-                ))
-            }
-            (PlanError::SpillTooSmall { needed_bytes }, _) => {
-                let spill = Problem::about("--spill", Size(self.spill_bytes));
-                spill.and(max_frame.0, max_frame.1).because(format_args!(
-                    "{error}; set --spill to at least {}, or a smaller --max-frame",
-                    Size(needed_bytes)
-                ))
-            }
-            (other, _) => capacity.because(other),
-        })
     }
 
     fn limit_problems(&self) -> Vec<Problem> {
@@ -433,13 +319,6 @@ fn lines(problems: &[Problem]) -> String {
     problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n")
 }
 
-/// The powers of two on both sides of `bytes`, which is none.
-fn powers_of_two_beside(bytes: usize) -> String {
-    let below = bytes.checked_ilog2().map(|order| Size(1 << order).to_string());
-    let above = bytes.checked_next_power_of_two().map(|above| Size(above).to_string());
-    [below, above].into_iter().flatten().collect::<Vec<_>>().join(" or ")
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -472,7 +351,7 @@ mod tests {
 
         let expected = "--spill 1048577 with --max-frame 1MiB: a frame of the largest size and its \
                         reply need 2MiB of the heap; set --spill to at least 2MiB, \
-                        or a smaller --max-frame";
+                        or --max-frame to at most 512KiB";
         assert_eq!(texts(&Config { spill_bytes: (1 << 20) + 1, ..config }), [expected]);
     }
 

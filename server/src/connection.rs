@@ -129,8 +129,8 @@ impl<H: Handler> Connection<'_, H> {
     async fn take_turn(&mut self) -> Result<(), End> {
         self.fill().await?;
         let Self { shared, stream, input, output, claimant, .. } = self;
-        let input_bytes = input.held_bytes();
-        let mut replies = Replies { output, stream: Pin::new(stream), claimant, input_bytes };
+        let input_held = input.held(claimant);
+        let mut replies = Replies { output, stream: Pin::new(stream), claimant, input_held };
         let mut requests = Requests::of(input.batch());
         shared.handler.handle_all(&mut requests, &mut replies).await?;
         input.skip_rest_of_batch();
@@ -172,7 +172,8 @@ impl<H: Handler> Connection<'_, H> {
     async fn flush(&mut self) -> Result<(), FrameError> {
         let Self { stream, input, output, claimant, .. } = self;
         poll_fn(|context| {
-            output.poll_flush(Pin::new(&mut *stream), context, claimant, input.held_bytes())
+            let input_held = input.held(claimant);
+            output.poll_flush(Pin::new(&mut *stream), context, claimant, input_held)
         })
         .await
     }

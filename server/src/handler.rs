@@ -12,7 +12,7 @@ use arena::Frozen;
 
 use crate::{
     frame::HEADER_BYTES,
-    memory::{Block, Claimant},
+    memory::{Block, Claimant, Held},
     transport::{Batch, Duplex, FrameError, Output, Place},
 };
 
@@ -185,8 +185,8 @@ pub struct Replies<'a> {
     pub(crate) output: &'a mut Output,
     pub(crate) stream: Pin<&'a mut dyn Duplex>,
     pub(crate) claimant: &'a mut Claimant,
-    /// Bytes that the input side holds.
-    pub(crate) input_bytes: usize,
+    /// What the input side holds.
+    pub(crate) input_held: Held,
 }
 
 impl Replies<'_> {
@@ -271,9 +271,9 @@ impl Replies<'_> {
         if bytes == 0 {
             return Ok(ReplyBuffer { block: None, remaining_bytes: 0 });
         }
-        let Self { output, stream, claimant, input_bytes } = self;
+        let Self { output, stream, claimant, input_held } = self;
         let block = poll_fn(|context| {
-            output.poll_own_block(stream.as_mut(), context, claimant, *input_bytes, bytes)
+            output.poll_own_block(stream.as_mut(), context, claimant, *input_held, bytes)
         });
         Ok(ReplyBuffer { block: Some(block.await?), remaining_bytes: bytes })
     }
@@ -283,10 +283,10 @@ impl Replies<'_> {
         if self.output.has_gathering_room(HEADER_BYTES + payload_bytes, self.claimant) {
             return Ok(());
         }
-        let Self { output, stream, claimant, input_bytes } = self;
+        let Self { output, stream, claimant, input_held } = self;
         poll_fn(|context| {
             let stream = stream.as_mut();
-            output.poll_gathering_room(stream, context, claimant, *input_bytes, payload_bytes)
+            output.poll_gathering_room(stream, context, claimant, *input_held, payload_bytes)
         })
         .await
     }

@@ -50,6 +50,7 @@
 //! | `transport`  | frames between a stream and arena memory                             |
 //! | `frame`      | where frames begin and end; no I/O                                   |
 //! | `memory`     | who may hold how much memory, and why nobody waits for ever          |
+//! | `sizes`      | which sizes do not work together, and what would                     |
 //! | `roster`     | which connections there are, and what each does, for people who look |
 //! | `warnings`   | what the log says of trouble, and how often                          |
 //! | `admin`      | what is shown over HTTP: metrics, readiness, the status page         |
@@ -84,6 +85,7 @@ mod memory;
 
 mod config;
 mod size;
+mod sizes;
 
 #[cfg(feature = "tls")]
 pub use crate::tls::{Tls, TlsError, TlsFile, TlsFiles, TlsProblem, TlsStream};

@@ -31,7 +31,7 @@ use std::{
     process::ExitCode,
 };
 
-use arena_echo::{Admin, ArenaKind, Config, Listener, Server};
+use arena_echo::{Admin, Config, Listener, Server};
 use listenfd::ListenFd;
 use tokio::{
     join,
@@ -39,7 +39,7 @@ use tokio::{
     runtime::{self, Runtime},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::{
     bind::Bound,
@@ -58,6 +58,9 @@ fn main() -> ExitCode {
         Ok(settings) => settings,
         Err(faults) => return refuse(&faults),
     };
+    if command_line.task != Task::Serve {
+        settings.warnings().iter().for_each(|warning| say("warning", warning));
+    }
     match command_line.task {
         Task::Serve => serve(command_line, settings, passed),
         Task::CheckConfiguration => print("the configuration works\n"),
@@ -66,10 +69,18 @@ fn main() -> ExitCode {
 }
 
 fn refuse(faults: &Faults) -> ExitCode {
-    for fault in faults.lines() {
-        eprintln!("error: {fault}");
-    }
+    faults.lines().iter().for_each(|fault| complain(fault));
     ExitCode::from(EXIT_USAGE)
+}
+
+/// Says why the program ends, whatever is logged. If nobody listens any more, that is no reason to
+/// end otherwise.
+fn complain(line: &str) {
+    say("error", line);
+}
+
+fn say(kind: &str, line: &str) {
+    let _ = writeln!(io::stderr(), "{kind}: {line}");
 }
 
 fn print(text: impl fmt::Display) -> ExitCode {
@@ -77,7 +88,7 @@ fn print(text: impl fmt::Display) -> ExitCode {
     match write!(output, "{text}").and_then(|()| output.flush()) {
         // Whoever closes the output early, as `head` does, has seen enough.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            eprintln!("error: cannot write the output: {error}");
+            complain(&format!("cannot write the output: {error}"));
             ExitCode::FAILURE
         }
         _ => ExitCode::SUCCESS,
@@ -91,13 +102,13 @@ fn serve(command_line: CommandLine, settings: Settings, passed: ListenFd) -> Exi
         Ok(server) => server,
         Err(error) => return refuse(&settings.faults(&error)),
     };
-    warn_of_what_has_no_use(&settings);
+    settings.warnings().iter().for_each(|warning| warn!("{warning}"));
     let running = Running { command_line, settings, server, filter };
     let runtime = runtime(running.settings.threads).map_err(Into::into);
     match runtime.and_then(|runtime| runtime.block_on(run(running, passed))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            error.to_string().lines().for_each(|line| error!("{line}"));
+            error.to_string().lines().for_each(complain);
             ExitCode::FAILURE
         }
     }
@@ -132,12 +143,6 @@ async fn run(running: Running, passed: ListenFd) -> Result<(), Box<dyn Error>> {
     join!(serve, show, shutdown::tell_service(&server, &stop));
     drop(files);
     Ok(())
-}
-
-fn warn_of_what_has_no_use(settings: &Settings) {
-    if matches!(settings.config.arena, ArenaKind::Buddy { .. }) && settings.config.spill_bytes > 0 {
-        warn!("spill has no use in buddy mode: blocks hold every frame");
-    }
 }
 
 /// Says where it listens, as the first lines of the output, and then where operators look.

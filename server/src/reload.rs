@@ -51,6 +51,7 @@ impl Running {
     /// Takes over what can be, and says what cannot.
     fn reload(&mut self) -> Result<(), Faults> {
         let new = Settings::load(&self.command_line)?;
+        new.warnings().iter().for_each(|warning| warn!("reload: {warning}"));
         // Not with the new sizes: those wait for a restart.
         let config = self.settings.config.with_limits(new.config.limits());
         let max_connections = descriptors::raise_limit(&new);

@@ -82,7 +82,7 @@ fn write_memory(page: &mut Page, memory: &MemoryMetrics) {
     );
     page.gauge(
         "arena_stalled_bytes",
-        "Bytes held by connections that wait for their peers.",
+        "Bytes of the arena held by connections that wait for their peers.",
         memory.stalled_bytes,
     );
     page.counter("arena_allocations_total", "Blocks that were taken.", memory.allocations_ok);
@@ -116,6 +116,11 @@ fn write_memory(page: &mut Page, memory: &MemoryMetrics) {
         "arena_spill_bytes_live",
         "Bytes of the heap that such frames have.",
         memory.spill_bytes_live,
+    );
+    page.gauge(
+        "arena_spill_stalled_bytes",
+        "Bytes of the heap held by connections that wait for their peers.",
+        memory.spill_stalled_bytes,
     );
 }
 

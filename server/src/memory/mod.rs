@@ -25,7 +25,8 @@
 //! it holds in bounded time, queues are first come, first served, and everybody is served.
 //!
 //! *Frames on the heap* (`--spill`) are charged to a budget that has the same shape: requests wait
-//! for the first part of it, replies for what is set aside at its end.
+//! for the first part of it, replies for what is set aside at its end. The whole order is
+//! `nothing < ordinary < growth, heap for requests < replies, heap for replies < peer`.
 //!
 //! The table is kept by the functions of [`Claimant`]: each says what its caller may hold.
 //!
@@ -34,6 +35,7 @@
 //! Peers that stall can block memory until their deadlines. See `stall` for what is done while
 //! others wait for it.
 
+mod held;
 mod plan;
 mod spill;
 mod stall;
@@ -54,9 +56,10 @@ use tokio::{sync::Notify, time::Instant};
 
 use crate::roster::{Doing, Presence};
 
-pub(crate) use self::plan::READ_BLOCK_BYTES_MIN;
 pub use self::plan::{Plan, PlanError};
+pub(crate) use self::plan::{READ_BLOCK_BYTES_MIN, SPILL_PAGE_BYTES, spill_bytes, spill_bytes_min};
 pub(crate) use self::{
+    held::{Held, Home},
     spill::{Block, Spill, SpillWaiter},
     stall::{Stall, Stalls},
 };
@@ -133,9 +136,12 @@ pub struct MemoryMetrics {
     pub spill_bytes_reserved: usize,
     /// Bytes on the heap that frames have now.
     pub spill_bytes_live: usize,
-    /// Bytes that stalled peers block now.
+    /// Bytes of the arena that stalled peers block now.
     pub stalled_bytes: usize,
-    /// How long, and by how many, was waited: for ordinary memory, for growth, for replies.
+    /// Bytes that the spill limit allows and stalled peers block now.
+    pub spill_stalled_bytes: usize,
+    /// How long, and by how many, was waited: for ordinary memory, for growth if there is any, for
+    /// replies; and for requests and replies on the heap, if there may be some.
     pub waits: Vec<WaitMetrics>,
 }
 
@@ -174,7 +180,11 @@ impl Memory {
     pub(crate) fn new(plan: Plan, stall_timeout: Duration) -> Result<Self, MemoryError> {
         let (ordinary, replies, growth) = Lane::build(&plan)?;
         let spill = Spill::new(&plan)?;
-        let stalls = Stalls::new(plan.capacity_bytes() / STALLED_SHARE, stall_timeout);
+        let share = Held {
+            arena_bytes: plan.capacity_bytes() / STALLED_SHARE,
+            heap_bytes: plan.spill_bytes() / STALLED_SHARE,
+        };
+        let stalls = Stalls::new(share, stall_timeout);
         let somebody_waits = Notify::new();
         let inner = Inner { plan, ordinary, growth, replies, spill, stalls, somebody_waits };
         Ok(Self { inner: Arc::new(inner) })
@@ -187,11 +197,12 @@ impl Memory {
 
     /// Takes a snapshot of the figures.
     pub fn metrics(&self) -> MemoryMetrics {
-        let Inner { ordinary, growth, replies, spill, stalls, .. } = &*self.inner;
-        let lanes = [Some(ordinary), growth.as_ref(), Some(replies)];
+        let Inner { ordinary, spill, stalls, .. } = &*self.inner;
+        let lanes = Home::ALL.into_iter().flat_map(|home| self.inner.lanes(home));
         let mut metrics = MemoryMetrics {
-            stalled_bytes: stalls.bytes(),
-            waits: lanes.into_iter().flatten().map(Lane::wait_metrics).collect(),
+            stalled_bytes: stalls.bytes(Home::Arena),
+            spill_stalled_bytes: stalls.bytes(Home::Heap),
+            waits: lanes.map(Lane::wait_metrics).collect(),
             ..ordinary.metrics()
         };
         if let Some(spill) = spill {
@@ -217,51 +228,69 @@ impl Memory {
     pub async fn watch_stalls(&self) {
         loop {
             self.inner.somebody_waits.notified().await;
-            let mut queues = Queues::new(&self.inner);
+            let mut queues = Home::ALL.map(|home| Queues::of(&self.inner, home));
             while self.is_waited_for() {
-                let are_stuck = queues.are_stuck(&self.inner);
-                self.inner.stalls.close_the_longest(are_stuck).await;
+                let mut is_urgent = false;
+                for queues in &mut queues {
+                    is_urgent |= queues.make_way(&self.inner);
+                }
+                self.inner.stalls.pause(is_urgent).await;
             }
         }
     }
 
     /// Whether somebody waits for memory.
     pub(crate) fn is_waited_for(&self) -> bool {
-        let Inner { ordinary, growth, replies, spill, .. } = &*self.inner;
-        ordinary.has_waiters()
-            || growth.as_ref().is_some_and(Lane::has_waiters)
-            || replies.has_waiters()
-            || spill.as_ref().is_some_and(Spill::has_waiters)
+        Home::ALL.into_iter().any(|home| self.inner.is_waited_for(home))
     }
 }
 
-/// All queues for memory.
+impl Inner {
+    /// The parts of the memory that lie there, in the order of their addresses.
+    fn lanes(&self, home: Home) -> impl Iterator<Item = &Lane> {
+        let lanes = match home {
+            Home::Arena => [Some(&self.ordinary), self.growth.as_ref(), Some(&self.replies)],
+            Home::Heap => match self.spill.as_ref().map(Spill::lanes) {
+                Some([requests, replies]) => [Some(requests), None, Some(replies)],
+                None => [None; 3],
+            },
+        };
+        lanes.into_iter().flatten()
+    }
+
+    fn is_waited_for(&self, home: Home) -> bool {
+        self.lanes(home).any(Lane::has_waiters)
+    }
+}
+
+/// All queues for memory that lies in one place.
 #[derive(Debug)]
 struct Queues {
+    home: Home,
     /// How many were served when somebody was served last.
     served: u64,
     since: Instant,
 }
 
 impl Queues {
-    fn new(inner: &Inner) -> Self {
-        Self {
-            served: Self::lanes(inner).map(|lane| lane.wait_metrics().waits).sum(),
-            since: Instant::now(),
+    fn of(inner: &Inner, home: Home) -> Self {
+        let served = inner.lanes(home).map(|lane| lane.wait_metrics().waits).sum();
+        Self { home, served, since: Instant::now() }
+    }
+
+    /// Closes a stalled connection if it keeps those waiting who stand in them. Returns whether the
+    /// next may have to follow at once.
+    fn make_way(&mut self, inner: &Inner) -> bool {
+        let before = mem::replace(self, Self::of(inner, self.home));
+        if !inner.is_waited_for(self.home) {
+            return false;
         }
-    }
-
-    fn lanes(inner: &Inner) -> impl Iterator<Item = &Lane> {
-        [&inner.ordinary, &inner.replies].into_iter().chain(&inner.growth)
-    }
-
-    /// Whether somebody waits in them, and nobody has been served for longer than a stall may take.
-    fn are_stuck(&mut self, inner: &Inner) -> bool {
-        let before = mem::replace(self, Self::new(inner));
-        if Self::lanes(inner).any(Lane::has_waiters) && before.served == self.served {
+        if before.served == self.served {
             self.since = before.since;
         }
-        self.since.elapsed() > inner.stalls.timeout()
+        // Nobody has been served for longer than a stall may take.
+        let are_stuck = self.since.elapsed() > inner.stalls.timeout();
+        inner.stalls.close_the_longest(self.home, are_stuck)
     }
 }
 
@@ -433,9 +462,17 @@ impl Claimant {
         self.memory.inner.plan.read_block_bytes()
     }
 
-    /// Whether somebody waits for memory, or stalled peers block much of it.
+    /// Whether somebody waits for memory, or stalled peers block much of the arena.
     pub(crate) fn is_pressed(&self) -> bool {
-        self.memory.is_waited_for() || self.memory.inner.stalls.are_too_many()
+        self.memory.is_waited_for() || self.memory.inner.stalls.are_too_many(Home::Arena)
+    }
+
+    /// What a payload of so many bytes keeps from others.
+    pub(crate) fn held_by(&self, payload_bytes: usize) -> Held {
+        match self.memory.inner.plan.must_spill(payload_bytes) {
+            true => Held::on_heap(spill::charged_bytes(payload_bytes)),
+            false => Held::in_arena(payload_bytes),
+        }
     }
 
     /// Waits for memory for a request. The caller holds nothing.
@@ -544,20 +581,23 @@ impl Claimant {
         self.stall.moved_bytes()
     }
 
-    /// Notes that the peer lets the connection wait while it holds `bytes`.
+    /// Notes that the peer lets the connection wait while it holds so much.
     ///
     /// Ready if the connection must close, because others need its memory more.
-    pub(crate) fn poll_stalled(&mut self, context: &mut Context<'_>, bytes: usize) -> Poll<()> {
-        // What is left of a read block keeps a whole one from everybody else.
-        let blocked_bytes = bytes.max(self.read_block_bytes());
-        self.stall.poll_closed(&self.memory.inner.stalls, context, blocked_bytes)
+    pub(crate) fn poll_stalled(&mut self, context: &mut Context<'_>, held: Held) -> Poll<()> {
+        let mut blocked = held;
+        if held.arena_bytes > 0 {
+            // What is left of a read block keeps a whole one from everybody else.
+            blocked.arena_bytes = held.arena_bytes.max(self.read_block_bytes());
+        }
+        self.stall.poll_closed(&self.memory.inner.stalls, context, blocked)
     }
 
     /// Notes what the connection does while it waits, and how much memory it holds.
     #[inline]
-    pub(crate) fn note(&mut self, doing: Doing, held_bytes: usize) {
+    pub(crate) fn note(&mut self, doing: Doing, held: Held) {
         if let Some(presence) = &mut self.presence {
-            presence.note(doing, held_bytes);
+            presence.note(doing, held.all_bytes());
         }
     }
 

@@ -15,7 +15,7 @@ pub(crate) const READ_BLOCK_BYTES_MIN: usize = 64;
 const READERS_MIN: usize = 8;
 
 /// The heap is charged in pages of this size.
-pub(super) const SPILL_PAGE_BYTES: usize = 4 << 10;
+pub(crate) const SPILL_PAGE_BYTES: usize = 4 << 10;
 
 const _: () = assert!(READ_BLOCK_BYTES_MIN > HEADER_BYTES);
 const _: () =
@@ -170,9 +170,7 @@ impl Plan {
         } else if self.must_spill(max_frame_bytes) && spill_bytes == 0 {
             let needed_bytes = self.spill_bytes_min();
             Err(PlanError::FrameNeedsSpill { block_bytes, needed_bytes })
-        } else if self.must_spill(max_frame_bytes)
-            && self.spill_pages() * SPILL_PAGE_BYTES < self.spill_bytes_min()
-        {
+        } else if self.must_spill(max_frame_bytes) && self.spill_bytes() < self.spill_bytes_min() {
             let needed_bytes = self.spill_bytes_min();
             Err(PlanError::SpillTooSmall { needed_bytes })
         } else {
@@ -180,7 +178,7 @@ impl Plan {
         }
     }
 
-    /// Bytes of the arena.
+    /// Bytes of the arena: whole slots.
     pub fn capacity_bytes(&self) -> usize {
         self.capacity_bytes
     }
@@ -244,10 +242,14 @@ impl Plan {
         bytes > self.block_bytes
     }
 
+    /// Bytes of the heap that may be used beside it: a power of two of pages, or none.
+    pub fn spill_bytes(&self) -> usize {
+        spill_bytes(self.spill_bytes)
+    }
+
     /// Pages of the heap that may be used: a power of two.
     pub(super) fn spill_pages(&self) -> usize {
-        let pages = self.spill_bytes / SPILL_PAGE_BYTES;
-        pages.checked_ilog2().map_or(0, |order| 1 << order)
+        self.spill_bytes() / SPILL_PAGE_BYTES
     }
 
     /// Pages that the largest frame takes, rounded up as the budget does.
@@ -255,9 +257,8 @@ impl Plan {
         self.max_frame_bytes.div_ceil(SPILL_PAGE_BYTES).next_power_of_two()
     }
 
-    /// Bytes of the heap that a frame of the largest size and its reply take.
     fn spill_bytes_min(&self) -> usize {
-        2 * self.spill_pages_of_largest() * SPILL_PAGE_BYTES
+        spill_bytes_min(self.max_frame_bytes)
     }
 
     pub(super) fn lanes(&self) -> Lanes {
@@ -274,6 +275,18 @@ impl Plan {
             }
         }
     }
+}
+
+/// Bytes of the heap that may be used where so many are allowed: a power of two of pages.
+pub(crate) fn spill_bytes(allowed_bytes: usize) -> usize {
+    let pages = allowed_bytes / SPILL_PAGE_BYTES;
+    pages.checked_ilog2().map_or(0, |order| SPILL_PAGE_BYTES << order)
+}
+
+/// Bytes of the heap that a frame of the largest size and its reply take.
+pub(crate) fn spill_bytes_min(max_frame_bytes: usize) -> usize {
+    let bytes = max_frame_bytes.max(SPILL_PAGE_BYTES).checked_next_power_of_two();
+    bytes.map_or(usize::MAX, |bytes| bytes.saturating_mul(2))
 }
 
 /// What all holders can need, as one line.

@@ -13,7 +13,7 @@ use arena::{AsyncBuddyArena, BuddyArena, BuddyWaiter, Buffer, BuildError, Frozen
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{
-    MemoryMetrics,
+    Held, Lane, MemoryMetrics,
     plan::{Plan, SPILL_PAGE_BYTES},
 };
 
@@ -60,11 +60,11 @@ impl Block {
         }
     }
 
-    /// Bytes that it holds.
-    pub(crate) fn held_bytes(&self) -> usize {
+    /// What it keeps from others.
+    pub(crate) fn held(&self) -> Held {
         match self {
-            Self::Arena(buffer) => buffer.capacity(),
-            Self::Heap(heap) => heap.bytes.capacity(),
+            Self::Arena(buffer) => Held::in_arena(buffer.capacity()),
+            Self::Heap(heap) => Held::on_heap(heap.charge.capacity() * SPILL_PAGE_BYTES),
         }
     }
 
@@ -84,6 +84,8 @@ impl Block {
 pub(crate) struct Spill {
     requests: AsyncBuddyArena,
     replies: AsyncBuddyArena,
+    /// The same two, for whoever looks at all queues.
+    lanes: [Lane; 2],
     spills: AtomicU64,
 }
 
@@ -102,15 +104,16 @@ impl Spill {
         let requests =
             BuddyArena::builder(pages, NonZeroUsize::MIN).reserve(set_aside).build_async()?;
         let replies = requests.reserve().unwrap_or_else(|| requests.clone());
-        Ok(Some(Self { requests, replies, spills: AtomicU64::new(0) }))
+        let lanes = [requests.clone(), replies.clone()].map(Lane::Buddy);
+        Ok(Some(Self { requests, replies, lanes, spills: AtomicU64::new(0) }))
+    }
+
+    pub(super) fn lanes(&self) -> &[Lane; 2] {
+        &self.lanes
     }
 
     pub(super) fn waiter(&self) -> SpillWaiter {
         SpillWaiter { requests: self.requests.waiter(), replies: self.replies.waiter() }
-    }
-
-    pub(super) fn has_waiters(&self) -> bool {
-        self.requests.has_waiters() || self.replies.has_waiters()
     }
 
     /// Takes memory if the budget has some left for anybody.
@@ -160,6 +163,11 @@ impl SpillWaiter {
         self.requests.cancel();
         self.replies.cancel();
     }
+}
+
+/// What a frame of so many bytes is charged.
+pub(super) fn charged_bytes(bytes: usize) -> usize {
+    pages(bytes).get().next_power_of_two() * SPILL_PAGE_BYTES
 }
 
 fn pages(bytes: usize) -> NonZeroUsize {

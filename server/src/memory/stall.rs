@@ -7,11 +7,15 @@
 //! stall timeout. So it is if nobody in a queue is served for that long: then a small part of the
 //! memory blocks the rest.
 //!
+//! The arena and the budget of the heap are judged each by itself: nobody is closed for memory that
+//! would not help those who wait.
+//!
 //! A stall is counted from its first wait until the connection holds nothing, and anew whenever the
 //! peer has moved [`PROGRESS_BYTES`]: a byte now and then is no progress.
 
 use std::{
     collections::BTreeMap,
+    mem,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
@@ -21,7 +25,12 @@ use std::{
 };
 
 use futures_util::task::AtomicWaker;
-use tokio::time::{Instant, sleep};
+use tokio::{
+    task::yield_now,
+    time::{Instant, sleep},
+};
+
+use super::held::{Held, Home};
 
 /// A peer that moves so much does not stall: its time begins anew.
 const PROGRESS_BYTES: u64 = 64 << 10;
@@ -32,12 +41,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// All stalls of a server.
 #[derive(Debug)]
 pub(crate) struct Stalls {
-    /// How many bytes they may block while somebody waits.
-    bytes_max: usize,
+    /// How much they may block while somebody waits for it.
+    share: Held,
     /// How long a connection may hold memory for a stalled peer, whoever waits for it.
     timeout: Duration,
-    /// The sum over `stalled`. Changed with the lock held, read without.
-    bytes: AtomicUsize,
+    /// The sums over `stalled`, by home. Changed with the lock held, read without.
+    bytes: [AtomicUsize; Home::ALL.len()],
     stalled: Mutex<BTreeMap<Place, Stalled>>,
     numbers: AtomicUsize,
 }
@@ -47,7 +56,7 @@ type Place = (Instant, usize);
 
 #[derive(Debug)]
 struct Stalled {
-    bytes: usize,
+    held: Held,
     sentence: Arc<Sentence>,
 }
 
@@ -70,11 +79,11 @@ pub(crate) struct Stall {
 }
 
 impl Stalls {
-    pub(crate) fn new(bytes_max: usize, timeout: Duration) -> Self {
+    pub(crate) fn new(share: Held, timeout: Duration) -> Self {
         Self {
-            bytes_max,
+            share,
             timeout,
-            bytes: AtomicUsize::new(0),
+            bytes: Default::default(),
             stalled: Mutex::default(),
             numbers: AtomicUsize::new(0),
         }
@@ -85,47 +94,64 @@ impl Stalls {
     }
 
     /// Bytes that stalled peers block.
-    pub(crate) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self, home: Home) -> usize {
         // Relaxed: a figure, and a hint to be careful.
-        self.bytes.load(Relaxed)
+        self.bytes[home as usize].load(Relaxed)
     }
 
     /// Whether stalled peers block more than their share.
-    pub(crate) fn are_too_many(&self) -> bool {
-        self.bytes() > self.bytes_max
+    pub(crate) fn are_too_many(&self, home: Home) -> bool {
+        self.bytes(home) > self.share.bytes(home)
     }
 
-    /// Closes the connection that has stalled for the longest, if it must close, and lets some time
-    /// pass.
+    /// Closes the connection that has stalled for the longest with memory of this home, if it must
+    /// close. Returns whether the next may have to follow at once.
     ///
     /// It must if stalled peers block more than their share, or if `queues_are_stuck`: however
     /// little they block, that may be what all others wait for.
-    pub(crate) async fn close_the_longest(&self, queues_are_stuck: bool) {
-        if self.are_too_many() && self.sentence_the_longest() {
-            // It ends on its own task; the next may have to follow at once.
-            tokio::task::yield_now().await;
-            return;
+    pub(crate) fn close_the_longest(&self, home: Home, queues_are_stuck: bool) -> bool {
+        if self.are_too_many(home) {
+            return self.sentence_the_longest(home);
         }
         if queues_are_stuck {
-            self.sentence_the_longest();
+            self.sentence_the_longest(home);
         }
-        sleep(LOOK_EVERY).await;
+        false
     }
 
-    fn sentence_the_longest(&self) -> bool {
+    /// Lets some time pass until the next look.
+    pub(crate) async fn pause(&self, is_urgent: bool) {
+        if is_urgent {
+            // Who was closed ends on its own task.
+            yield_now().await;
+        } else {
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
+    fn sentence_the_longest(&self, home: Home) -> bool {
         let mut stalled = self.lock();
-        let Some(longest) = stalled.first_entry() else { return false };
-        if longest.key().0.elapsed() < self.timeout {
+        let longest = stalled.iter().find(|(_, stalled)| stalled.held.bytes(home) > 0);
+        let Some(place) = longest.map(|(place, _)| *place) else { return false };
+        if place.0.elapsed() < self.timeout {
             return false;
         }
-        let Stalled { bytes, sentence } = longest.remove();
-        self.bytes.fetch_sub(bytes, Relaxed);
+        let Some(Stalled { held, sentence }) = stalled.remove(&place) else { return false };
+        self.change(held, Held::default());
         // Relaxed: the lock carries it to whoever ends the stall meanwhile, and takes it back; the
         // waker's own synchronisation to whoever is woken.
         sentence.is_closed.store(true, Relaxed);
         drop(stalled);
         sentence.waker.wake();
         true
+    }
+
+    /// Counts `after` in place of `before`. The caller has the lock.
+    fn change(&self, before: Held, after: Held) {
+        for home in Home::ALL {
+            let more = after.bytes(home).wrapping_sub(before.bytes(home));
+            self.bytes[home as usize].fetch_add(more, Relaxed);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Place, Stalled>> {
@@ -144,12 +170,12 @@ impl Stall {
         Self { place: None, moved_bytes: 0, moved_before: 0, sentence: None }
     }
 
-    /// Stalls with `bytes`, or goes on. Ready if the connection must close.
+    /// Stalls with what it holds, or goes on. Ready if the connection must close.
     pub(crate) fn poll_closed(
         &mut self,
         stalls: &Stalls,
         context: &mut Context<'_>,
-        bytes: usize,
+        held: Held,
     ) -> Poll<()> {
         let sentence = Arc::clone(self.sentence.get_or_insert_default());
         sentence.waker.register(context.waker());
@@ -164,10 +190,10 @@ impl Stall {
             (Instant::now(), stalls.number())
         });
         let mut stalled = stalls.lock();
-        let begun = || Stalled { bytes: 0, sentence };
+        let begun = || Stalled { held: Held::default(), sentence };
         let entry = stalled.entry(place).or_insert_with(begun);
-        let before = std::mem::replace(&mut entry.bytes, bytes);
-        stalls.bytes.fetch_add(bytes.wrapping_sub(before), Relaxed);
+        let before = mem::replace(&mut entry.held, held);
+        stalls.change(before, held);
         Poll::Pending
     }
 
@@ -191,10 +217,9 @@ impl Stall {
 
     #[cold]
     fn leave(&self, stalls: &Stalls, place: Place) {
-        match stalls.lock().remove(&place) {
-            Some(stalled) => {
-                stalls.bytes.fetch_sub(stalled.bytes, Relaxed);
-            }
+        let mut stalled = stalls.lock();
+        match stalled.remove(&place) {
+            Some(stalled) => stalls.change(stalled.held, Held::default()),
             // It was to close, and has given its memory back meanwhile: there is no need any more.
             None => {
                 if let Some(sentence) = &self.sentence {

@@ -2,12 +2,17 @@
 //!
 //! Values are text to `clap` and read later, because `clap` stops at the first that it cannot read.
 
-use std::path::PathBuf;
+use std::{env, ffi::OsString, path::PathBuf};
 
-use clap::{Arg, ArgAction, ArgMatches, Command, parser::ValueSource, value_parser};
+use clap::{
+    Arg, ArgAction, ArgMatches, Command,
+    error::{ContextKind, ContextValue, ErrorKind},
+    parser::ValueSource,
+    value_parser,
+};
 
 use super::{
-    keys::{KEYS, Key},
+    keys::{self, KEYS, Key},
     written::{Item, Origin, Written},
 };
 
@@ -29,6 +34,8 @@ pub(crate) struct CommandLine {
     /// The file to read, and what named it.
     pub(crate) file: Option<(PathBuf, Origin)>,
     pub(crate) written: Written,
+    /// What is wrong with the command line itself.
+    pub(crate) faults: Vec<String>,
 }
 
 const ABOUT: &str = "Answers each length-prefixed frame with the same frame, out of one piece of \
@@ -57,7 +64,8 @@ than the default. `arena-echo config --print` shows which one holds.
 
 Signals:
   SIGINT and SIGTERM stop accepting, answer what has arrived and exit with 0; a second one exits \
-at once. SIGHUP reads the configuration again; timeouts, --max-connections and --log-filter \
+at once. SIGHUP reads the configuration and the files of --tls-cert, --tls-key and \
+--tls-client-ca again; --max-connections, --log-filter and all timeouts but --stall-timeout \
 change without a restart.
 
 Exit status:
@@ -65,7 +73,7 @@ Exit status:
 
 /// Reads the command line and the environment. Prints help or an error and exits, if that is due.
 pub(crate) fn read() -> CommandLine {
-    CommandLine::from_matches(&command().get_matches())
+    CommandLine::from_arguments(env::args_os().collect()).unwrap_or_else(|error| error.exit())
 }
 
 fn command() -> Command {
@@ -82,7 +90,7 @@ fn command() -> Command {
         .long_about(LONG_ABOUT)
         .after_help(AFTER_HELP)
         .after_long_help(AFTER_LONG_HELP)
-        .max_term_width(100)
+        .max_term_width(80)
         .arg(
             Arg::new("config")
                 .long("config")
@@ -91,6 +99,7 @@ fn command() -> Command {
                 .env("ARENA_ECHO_CONFIG")
                 .hide_env(true)
                 .global(true)
+                .action(ArgAction::Append)
                 .help("TOML file with what flags and environment leave open"),
         )
         .args(KEYS.iter().map(flag))
@@ -113,7 +122,8 @@ fn flag(key: &'static Key) -> Arg {
         // Short, so that each flag is one line of a terminal.
         .help(format!("{help} [{default}]"))
         .long_help(long_help)
-        .action(if key.is_list() { ArgAction::Append } else { ArgAction::Set });
+        // A repetition is refused later, with everything else.
+        .action(ArgAction::Append);
     if key.is_switch() {
         return arg.num_args(0..=1).require_equals(true).default_missing_value("true");
     }
@@ -121,14 +131,51 @@ fn flag(key: &'static Key) -> Arg {
 }
 
 impl CommandLine {
+    /// Reads the arguments, of which the first is the name of the program.
+    ///
+    /// `clap` stops at the first argument that it does not know. So each of those is noted and left
+    /// out, and the rest is read again.
+    fn from_arguments(mut arguments: Vec<OsString>) -> Result<Self, clap::Error> {
+        let mut faults = Vec::new();
+        loop {
+            let error = match command().try_get_matches_from(&arguments) {
+                Ok(matches) => {
+                    let mut command_line = Self::from_matches(&matches);
+                    command_line.faults.splice(0..0, faults);
+                    return Ok(command_line);
+                }
+                Err(error) => error,
+            };
+            match leave_out_unknown(&mut arguments, &error) {
+                Some(name) => faults.push(unknown(&name)),
+                None if faults.is_empty() => return Err(error),
+                None => {
+                    // Help was asked for, or `clap` sees no more than this.
+                    if error.use_stderr() {
+                        let text = error.to_string();
+                        let line = text.lines().next().unwrap_or_default();
+                        faults.push(line.trim_start_matches("error: ").to_owned());
+                    }
+                    let (task, file, written) = (Task::Serve, None, Written::default());
+                    return Ok(Self { task, file, written, faults });
+                }
+            }
+        }
+    }
+
     fn from_matches(matches: &ArgMatches) -> Self {
         let (task, matches) = match matches.subcommand() {
             Some((_, config)) if config.get_flag("print") => (Task::PrintConfiguration, config),
             Some((_, config)) => (Task::CheckConfiguration, config),
             None => (Task::Serve, matches),
         };
-        let file = matches.get_one::<PathBuf>("config").filter(|path| !path.as_os_str().is_empty());
-        let file = file.and_then(|path| Some((path.clone(), origin(matches, "config")?)));
+        let paths: Vec<_> = matches.get_many::<PathBuf>("config").into_iter().flatten().collect();
+        let file = paths.last().filter(|path| !path.as_os_str().is_empty());
+        let file = file.and_then(|path| Some(((*path).clone(), origin(matches, "config")?)));
+        let mut faults = Vec::new();
+        if let [_, .., last] = paths[..] {
+            faults.push(format!("--config '{}': is there twice; leave one out", last.display()));
+        }
 
         let mut written = Written::default();
         for key in &KEYS {
@@ -137,7 +184,46 @@ impl CommandLine {
                 written.put(key, items(key, texts, &origin));
             }
         }
-        Self { task, file, written }
+        Self { task, file, written, faults }
+    }
+}
+
+/// Takes out what `error` says is unknown, with what seems to be its value, and returns its name.
+/// `None` if the error is another.
+fn leave_out_unknown(arguments: &mut Vec<OsString>, error: &clap::Error) -> Option<String> {
+    let kind = match error.kind() {
+        ErrorKind::UnknownArgument => ContextKind::InvalidArg,
+        ErrorKind::InvalidSubcommand => ContextKind::InvalidSubcommand,
+        _ => return None,
+    };
+    let Some(ContextValue::String(name)) = error.get(kind) else { return None };
+    let is_flag = name.starts_with('-');
+    let is_short = is_flag && !name.starts_with("--");
+    let is_it = |argument: &OsString| {
+        let argument = argument.to_string_lossy();
+        let rest = argument.strip_prefix(name.as_str());
+        // Several letters behind one dash are several flags.
+        rest.is_some_and(|rest| is_short || rest.is_empty() || rest.starts_with('='))
+    };
+    let index = 1 + arguments.iter().skip(1).position(is_it)?;
+    let removed = arguments.remove(index);
+    let may_have_value = is_flag && removed.len() == name.len();
+    let is_value = |argument: &OsString| {
+        !argument.to_string_lossy().starts_with('-') && argument != "config" && argument != "help"
+    };
+    if may_have_value && arguments.get(index).is_some_and(is_value) {
+        arguments.remove(index);
+    }
+    Some(name.clone())
+}
+
+fn unknown(name: &str) -> String {
+    if !name.starts_with('-') {
+        return format!("'{name}': is neither a flag nor a command; --help shows all of them");
+    }
+    match keys::meant_by(name) {
+        Some(key) => format!("{name}: is no flag; did you mean --{}?", key.name),
+        None => format!("{name}: is no flag; --help shows all of them"),
     }
 }
 
@@ -169,7 +255,7 @@ fn items<'t>(key: &Key, texts: impl Iterator<Item = &'t String>, origin: &Origin
 #[cfg(test)]
 pub(crate) fn parsed(flags: &str) -> CommandLine {
     let arguments = ["arena-echo"].into_iter().chain(flags.split_whitespace());
-    CommandLine::from_matches(&command().try_get_matches_from(arguments).expect("known flags"))
+    CommandLine::from_arguments(arguments.map(OsString::from).collect()).expect("flags")
 }
 
 #[cfg(test)]
@@ -182,12 +268,47 @@ mod tests {
     }
 
     #[test]
+    fn the_help_says_what_a_signal_changes() {
+        let (_, said) = AFTER_LONG_HELP.split_once("SIGHUP ").expect("a paragraph");
+        for key in &KEYS {
+            // Timeouts are named where they are exceptions.
+            let is_named = key.is_reloadable != key.name.ends_with("-timeout");
+            assert_eq!(said.contains(&format!("--{}", key.name)), is_named, "{}", key.name);
+        }
+    }
+
+    #[test]
     fn flags_may_stand_on_both_sides_of_a_subcommand() {
         for flags in ["config --print --capacity 1k", "--capacity 1k config --print"] {
             let CommandLine { task, written, .. } = parsed(flags);
             assert_eq!(task, Task::PrintConfiguration);
             assert_eq!(written.of("capacity")[0].text, "1k");
         }
+    }
+
+    #[test]
+    fn every_flag_that_is_unknown_is_noted_and_the_rest_is_read() {
+        let read = parsed("--colour red --capacty=1k config --threads 2 -xy --config a");
+        let expected = [
+            "--colour: is no flag; --help shows all of them",
+            "--capacty: is no flag; did you mean --capacity?",
+            "-x: is no flag; --help shows all of them",
+        ];
+        assert_eq!(read.faults, expected);
+        assert_eq!(
+            (read.task, read.written.of("threads")[0].text.as_str()),
+            (Task::CheckConfiguration, "2")
+        );
+        assert!(read.file.is_some());
+        let faults = parsed("serve --config a --config b").faults;
+        let expected = [
+            "'serve': is neither a flag nor a command; --help shows all of them",
+            "--config 'b': is there twice; leave one out",
+        ];
+        assert_eq!(faults, expected);
+        let faults = parsed("--colour --capacity").faults;
+        assert_eq!(faults.len(), 2, "{faults:?}");
+        assert!(faults[1].starts_with("a value is required for '--capacity"), "{faults:?}");
     }
 
     #[test]

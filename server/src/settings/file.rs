@@ -5,12 +5,9 @@ use std::{path::Path, sync::Arc};
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    keys::{self, KEYS, Key},
+    keys::{self, Key},
     written::{Item, Origin, Written},
 };
-
-/// How different a key may be from the one that is suggested for it.
-const SIMILARITY_MIN: f64 = 0.7;
 
 /// What a file says.
 #[derive(Debug, Default)]
@@ -29,7 +26,7 @@ pub(crate) fn read(text: &str, path: &Path) -> Contents {
         Reader { path: Arc::from(path), text, written: Written::default(), faults: Vec::new() };
     for error in &errors {
         let line = error.span().map_or(1, |span| line_of(text, span.start));
-        reader.faults.push((line, error.message().to_owned()));
+        reader.faults.push((line, describe(error, text)));
     }
     let broken: Vec<_> = reader.faults.iter().map(|(line, _)| *line).collect();
     for (name, value) in table.get_ref() {
@@ -107,10 +104,16 @@ impl Reader<'_> {
     }
 }
 
+/// What the parser says, with the name of the key where it keeps that back.
+fn describe(error: &toml::de::Error, text: &str) -> String {
+    match (error.message(), error.span().and_then(|span| text.get(span))) {
+        ("duplicate key", Some(name)) => format!("{name}: is there twice; leave one out"),
+        (message, _) => message.to_owned(),
+    }
+}
+
 fn unknown(name: &str) -> String {
-    let similarity = |key: &&Key| strsim::jaro(name, key.name);
-    let nearest = KEYS.iter().max_by(|one, other| similarity(one).total_cmp(&similarity(other)));
-    match nearest.filter(|key| similarity(key) >= SIMILARITY_MIN) {
+    match keys::meant_by(name) {
         Some(key) => format!("{name}: is no key; did you mean {}?", key.name),
         None => format!("{name}: is no key; `arena-echo config --print` shows all of them"),
     }
@@ -152,6 +155,12 @@ mod tests {
             "a.toml:3: --mode: is no key; did you mean mode?",
         ];
         assert_eq!(faults("max_frame = 1\ncolour = 'red'\n\"--mode\" = 'fixed'"), expected);
+    }
+
+    #[test]
+    fn a_key_that_is_there_twice_is_named() {
+        let expected = ["a.toml:3: mode: is there twice; leave one out"];
+        assert_eq!(faults("mode = 'fixed'\nbacklog = 1\nmode = 'buddy'"), expected);
     }
 
     #[test]

@@ -71,6 +71,22 @@ pub(crate) fn find(name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.name == name)
 }
 
+/// How different a name may be from the key that is suggested for it.
+const SIMILARITY_MIN: f64 = 0.6;
+
+/// A part of a name is short of meaning if it has fewer letters.
+const PART_MIN: usize = 4;
+
+/// Says which key was meant by a name that is none, if that can be guessed.
+pub(crate) fn meant_by(name: &str) -> Option<&'static Key> {
+    let name = name.trim_start_matches('-');
+    let similarity = |key: &Key| strsim::normalized_damerau_levenshtein(name, key.name);
+    let is_part = |key: &Key| name.len() >= PART_MIN && key.name.contains(name);
+    KEYS.iter()
+        .filter(|key| similarity(key) >= SIMILARITY_MIN || is_part(key))
+        .max_by(|one, other| similarity(one).total_cmp(&similarity(other)))
+}
+
 /// Every key, in the order in which people read about them.
 pub(crate) const KEYS: [Key; 26] = [
     Key {
@@ -89,7 +105,8 @@ pub(crate) const KEYS: [Key; 26] = [
         section: Section::Memory,
         help: "All payload memory of the arena",
         more: "Reserved at the start; the system provides it as it is used. When all of it is in \
-               use, connections wait, and so do their peers. In buddy mode a power of two.",
+               use, connections wait, and so do their peers. In buddy mode a power of two; in \
+               fixed mode it is rounded down to whole slots.",
         default: "64MiB",
         is_reloadable: false,
     },
@@ -128,9 +145,10 @@ pub(crate) const KEYS: [Key; 26] = [
         placeholder: "SIZE",
         section: Section::Memory,
         help: "Heap memory for frames longer than a slot",
-        more: "At least twice --max-frame, where that is longer than a slot. All memory for \
-               payloads is then --capacity and --spill together. Blocks hold every frame, so \
-               buddy mode does not need it.",
+        more: "At least twice --max-frame, where that is longer than a slot. Rounded down to a \
+               power of two, and so is --max-frame rounded up for it. All memory for \
+               payloads is then --capacity and --spill together. Fixed mode only: the blocks of \
+               buddy mode hold every frame.",
         default: "0",
         is_reloadable: false,
     },
@@ -271,7 +289,8 @@ pub(crate) const KEYS: [Key; 26] = [
         section: Section::Timeouts,
         help: "Keeping memory others wait for",
         more: "It begins anew with each 64KiB that the peer sends or takes. Then the one that has \
-               kept its memory longest is closed, if such peers have over a quarter of it all.",
+               kept its memory longest is closed, if such peers have over a quarter of the arena \
+               or of --spill, or if nobody else is served.",
         default: "1s",
         is_reloadable: false,
     },
@@ -280,7 +299,8 @@ pub(crate) const KEYS: [Key; 26] = [
         placeholder: "TIME",
         section: Section::Timeouts,
         help: "Waiting for memory",
-        more: "Longer than the two above together, it outlasts any one peer that holds memory.",
+        more: "Longer than --frame-timeout and --write-timeout together, it outlasts any one peer \
+               that holds memory.",
         default: "30s",
         is_reloadable: true,
     },
@@ -343,6 +363,24 @@ mod tests {
             let variable = key.variable();
             let taken = ["ARENA_ECHO_PORT", "ARENA_ECHO_SERVICE"];
             assert!(!taken.iter().any(|taken| variable.starts_with(taken)), "{variable}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_suggested_for_a_slip_or_a_part_and_for_nothing_else() {
+        let meant = |name| meant_by(name).map(|key| key.name);
+        for (name, key) in [
+            ("max_frame", "max-frame"),
+            ("--mode", "mode"),
+            ("capacty", "capacity"),
+            ("slotsize", "slot-size"),
+            ("slot", "slot-size"),
+            ("filter", "log-filter"),
+        ] {
+            assert_eq!(meant(name), Some(key), "{name}");
+        }
+        for name in ["x", "to", "log", "colour", "limits", ""] {
+            assert_eq!(meant(name), None, "{name}");
         }
     }
 

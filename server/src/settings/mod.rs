@@ -71,7 +71,8 @@ impl Settings {
     ///
     /// Every reason why they do not.
     pub(crate) fn load(command_line: &CommandLine) -> Result<Self, Faults> {
-        let Contents { written, mut faults, is_complete } = contents(command_line);
+        let Contents { written, faults: of_file, is_complete } = contents(command_line);
+        let mut faults = [&command_line.faults[..], &of_file].concat();
         let written = command_line.written.clone().or(written);
         let mut reader = Reader::new(&written);
         let settings = settings(&mut reader);
@@ -91,6 +92,25 @@ impl Settings {
     /// Says what the library found wrong, in the words of whoever wrote the values.
     pub(crate) fn faults(&self, error: &ConfigError) -> Faults {
         Faults(error.problems().iter().map(|problem| describe(problem, &self.written)).collect())
+    }
+
+    /// Says what works, and is hardly what was meant.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let Config { frame_timeout, write_timeout, memory_timeout, .. } = self.config;
+        let held = frame_timeout + write_timeout;
+        if memory_timeout > held {
+            return Vec::new();
+        }
+        let time = humantime::format_duration;
+        let problem = Problem::about("--memory-timeout", time(memory_timeout))
+            .and("--frame-timeout", time(frame_timeout))
+            .and("--write-timeout", time(write_timeout))
+            .because(format_args!(
+                "one peer may hold memory for longer than others wait for it; set --memory-timeout \
+                 to more than {}",
+                time(held)
+            ));
+        vec![describe(&problem, &self.written)]
     }
 
     /// Returns whether addresses to listen on are written anywhere.
@@ -171,7 +191,7 @@ fn config(reader: &mut Reader<'_>) -> Config {
     let mode = reader.read("mode", modes).unwrap_or(Mode::Buddy);
     if reader.unreadable.contains("mode") {
         // Each mode has its own rules for these.
-        reader.unreadable.extend(["capacity", "max-frame", "slot-size", "min-block"]);
+        reader.unreadable.extend(["capacity", "max-frame", "slot-size", "min-block", "spill"]);
     } else {
         match mode {
             Mode::Fixed => reader.refuse_other_mode("min-block", "buddy"),
@@ -205,6 +225,10 @@ enum Mode {
 fn read_rest(reader: &mut Reader<'_>, config: &mut Config) {
     reader.set("capacity", values::bytes, &mut config.capacity_bytes);
     reader.set("spill", values::bytes, &mut config.spill_bytes);
+    if reader.unreadable.contains("spill") {
+        // How long frames may be depends on it.
+        reader.unreadable.insert("max-frame");
+    }
     if config.spill_bytes > 0 {
         // Frames may be longer than a slot then.
         config.max_frame_bytes = config.max_frame_bytes.max(Config::buddy().max_frame_bytes);
@@ -253,6 +277,20 @@ mod tests {
     }
 
     #[test]
+    fn who_waits_for_memory_for_a_shorter_time_than_others_may_hold_it_is_warned() {
+        let warnings = |flags| load(flags).expect("flags that work").warnings();
+        assert_eq!(warnings(""), [""; 0]);
+        assert_eq!(
+            warnings("--memory-timeout 1s --frame-timeout 300ms --write-timeout 600ms"),
+            [""; 0]
+        );
+        let expected = "--memory-timeout 20s with --frame-timeout 10s (the default) with \
+                        --write-timeout 10s (the default): one peer may hold memory for longer \
+                        than others wait for it; set --memory-timeout to more than 20s";
+        assert_eq!(warnings("--memory-timeout 20s"), [expected]);
+    }
+
+    #[test]
     fn what_cannot_be_read_and_what_cannot_work_are_reported_together() {
         let lines = load("--capacity 3MiB --drain-timeout soon").unwrap_err();
         assert_eq!(lines.len(), 2, "{lines:?}");
@@ -269,11 +307,65 @@ mod tests {
     }
 
     #[test]
+    fn every_change_that_is_offered_works() {
+        let runs = [
+            "--capacity 0",
+            "--capacity 3",
+            "--capacity 1 --min-block 1",
+            "--capacity 64 --min-block 64 --max-frame 32",
+            "--capacity 1MiB --max-frame 1MiB",
+            "--capacity 1TiB --min-block 64",
+            "--capacity 4EiB",
+            "--capacity 9EiB",
+            "--min-block 1GiB",
+            "--max-frame 5GiB",
+            "--spill 1MiB",
+            "--mode fixed --capacity 100 --slot-size 64",
+            "--mode fixed --slot-size 10",
+            "--mode fixed --slot-size 4k --max-frame 8k",
+            "--mode fixed --max-frame 1MiB --spill 1MiB",
+            "--mode fixed --spill 1EiB",
+        ];
+        for flags in runs {
+            for line in load(flags).expect_err(flags) {
+                for (flag, value) in offered(&line) {
+                    let others = flags.split(" --").map(|other| other.trim_start_matches('-'));
+                    let others = others.filter(|other| !other.starts_with(&flag[2..]));
+                    let others: String = others.map(|other| format!("--{other} ")).collect();
+                    let changed = format!("{others}{flag} {value}");
+                    assert!(load(&changed).is_ok(), "{line}\n{changed}\n{:?}", load(&changed));
+                }
+            }
+        }
+    }
+
+    /// The flags and values that a message offers, as `--a: ...; set it to 1 or 2` or as
+    /// `--a: ...; set --a to at least 1, or --b to at most 2`.
+    fn offered<'l>(line: &'l str) -> Vec<(&'l str, &'l str)> {
+        let (_, offer) = line.split_once("; set ").expect(line);
+        let flag = line.split(' ').next().expect("a flag");
+        let offers: Vec<_> = match offer.strip_prefix("it to ") {
+            Some(values) => values.split(" or ").map(|value| (flag, value)).collect(),
+            None => offer.split(", or ").filter_map(|one| one.split_once(" to ")).collect(),
+        };
+        let value = |text: &'l str| text.rsplit(' ').next().expect("a value");
+        offers.into_iter().map(|(flag, text)| (flag, value(text))).collect()
+    }
+
+    #[test]
     fn a_flag_of_the_other_mode_is_refused() {
         let expected = "--slot-size '4k': only --mode fixed has it; leave it out or set that mode";
         assert_eq!(load("--slot-size 4k").unwrap_err(), [expected]);
         let expected = "--min-block '4k': only --mode buddy has it; leave it out or set that mode";
         assert_eq!(load("--mode fixed --min-block 4k").unwrap_err(), [expected]);
+    }
+
+    #[test]
+    fn a_flag_that_is_there_twice_is_refused_beside_all_else() {
+        let lines = load("--capacity 1MiB --backlog 0 --capacity 2MiB").unwrap_err();
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert_eq!(lines[0], "--capacity '2MiB': is there twice; leave one out");
+        assert!(lines[1].starts_with("--backlog '0': "), "{lines:?}");
     }
 
     #[test]

@@ -8,6 +8,8 @@ use std::{
 use arena_echo::{ArenaKind, Reply, Size};
 use toml::Value;
 
+use crate::descriptors;
+
 use super::{
     LogFormat, Settings,
     keys::{KEYS, Key},
@@ -69,13 +71,42 @@ impl Settings {
 
     /// A line of TOML. A comment if the mode does not have the key: a value would be refused.
     fn line(&self, key: &Key) -> String {
-        match self.value(key) {
+        match self.adjusted(key).map(|(value, _)| value).or_else(|| self.value(key)) {
             Some(value) => format!("{} = {value}", key.name),
             None => format!("#{} =", key.name),
         }
     }
 
+    /// The value that is in effect in place of the one that is written, and why it is.
+    fn adjusted(&self, key: &Key) -> Option<(Value, String)> {
+        let plan = self.config.plan().ok()?;
+        let (value, why) = match key.name {
+            "capacity" => {
+                (word(Size(plan.capacity_bytes())), ", rounded down to whole slots".to_owned())
+            }
+            "spill" => {
+                (word(Size(plan.spill_bytes())), ", rounded down to a power of two".to_owned())
+            }
+            "max-connections" => {
+                let (possible, allowed) = descriptors::shortage(self)?;
+                (count(possible), format!("; the system allows {allowed} file descriptors"))
+            }
+            _ => return None,
+        };
+        (self.value(key).as_ref() != Some(&value)).then_some((value, why))
+    }
+
     fn source(&self, key: &Key) -> String {
+        match (self.adjusted(key), self.value(key)) {
+            (Some((_, why)), Some(Value::String(written))) => {
+                format!("{} {written}{why}", self.origin(key))
+            }
+            (Some((_, why)), Some(written)) => format!("{} {written}{why}", self.origin(key)),
+            _ => self.origin(key),
+        }
+    }
+
+    fn origin(&self, key: &Key) -> String {
         if self.value(key).is_none() {
             return match self.config.arena {
                 ArenaKind::Fixed { .. } => "in buddy mode only".to_owned(),
@@ -100,7 +131,7 @@ impl Settings {
         matches!(self.config.arena, ArenaKind::Fixed { .. }) && self.config.spill_bytes == 0
     }
 
-    /// The value of a key. `None` if the mode does not have it.
+    /// The value of a key as it is written. `None` if the mode does not have it.
     fn value(&self, key: &Key) -> Option<Value> {
         let Self { config, .. } = self;
         Some(match key.name {

@@ -1,6 +1,6 @@
 //! The files with which connections are encrypted: which, and what is in them.
 
-use std::path::PathBuf;
+use std::{fs::File, path::PathBuf};
 
 use super::values::{self, Reader};
 
@@ -30,7 +30,9 @@ impl TlsPaths {
                 Encryption::load(cert, key, client_ca.as_deref(), reader)
             }
             Self { cert, key, client_ca } => {
-                if reader.unreadable.contains("tls-cert") || reader.unreadable.contains("tls-key") {
+                let unreadable = &reader.unreadable;
+                let is_unknown = unreadable.contains("tls-cert") || unreadable.contains("tls-key");
+                if is_unknown {
                     return None;
                 }
                 if cert.is_some() {
@@ -43,6 +45,13 @@ impl TlsPaths {
                     let reason = "needs --tls-cert and --tls-key: who asks peers for a certificate \
                                   must show one";
                     reader.refuse_written("tls-client-ca", reason);
+                }
+                let paths = [("tls-cert", cert), ("tls-key", key), ("tls-client-ca", client_ca)];
+                for (name, path) in paths {
+                    if let Some(Err(error)) = path.as_ref().map(File::open) {
+                        let reason = format_args!("cannot read this file: {error}");
+                        reader.refuse_written(name, reason);
+                    }
                 }
                 None
             }

@@ -43,9 +43,14 @@ impl<'w> Reader<'w> {
         name: &'static str,
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Option<T> {
-        // The last one counts, where a flag can be given once only.
-        let item = self.written.of(name).last()?;
-        self.parse(name, item, parse)
+        match self.written.of(name) {
+            [] => None,
+            [item] => self.parse(name, item, parse),
+            [.., last] => {
+                self.refuse(name, last, "is there twice; leave one out");
+                None
+            }
+        }
     }
 
     /// Reads all values that are written and can be read, and refuses repetitions.

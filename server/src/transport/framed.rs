@@ -12,7 +12,7 @@ use futures_util::{Sink, Stream};
 use tokio::io::AsyncWrite;
 
 use super::{Filled, FrameError, Input, Output, ReadReady, Timeouts};
-use crate::memory::{Claimant, Memory};
+use crate::memory::{Claimant, Held, Memory};
 
 /// While more than this is unsent, nothing more is taken or read: the peer must read first.
 const UNSENT_BYTES_MAX: usize = 64 << 10;
@@ -220,7 +220,8 @@ impl<S: ReadReady + AsyncWrite + Unpin> ArenaFramed<S> {
     }
 
     fn poll_flush_all(&mut self, context: &mut Context<'_>) -> Poll<Result<(), FrameError>> {
-        self.writer.poll_write_all(context, self.input.held_bytes())
+        let input_held = self.input.held(&self.writer.claimant);
+        self.writer.poll_write_all(context, input_held)
     }
 
     fn poll_frame(
@@ -382,19 +383,19 @@ impl<S: AsyncWrite + Unpin> FrameWriter<S> {
     }
 
     fn poll_flush_all(&mut self, context: &mut Context<'_>) -> Poll<Result<(), FrameError>> {
-        ready!(self.poll_write_all(context, 0))?;
+        ready!(self.poll_write_all(context, Held::default()))?;
         self.claimant.end_turn();
         Poll::Ready(Ok(()))
     }
 
-    /// Writes until nothing is left. `input_bytes` is what the connection holds besides.
+    /// Writes until nothing is left. `input_held` is what the connection holds besides.
     fn poll_write_all(
         &mut self,
         context: &mut Context<'_>,
-        input_bytes: usize,
+        input_held: Held,
     ) -> Poll<Result<(), FrameError>> {
         let Self { stream, output, claimant } = self;
-        ready!(output.poll_flush(Pin::new(stream), context, claimant, input_bytes))?;
+        ready!(output.poll_flush(Pin::new(stream), context, claimant, input_held))?;
         output.end_turn();
         Poll::Ready(Ok(()))
     }

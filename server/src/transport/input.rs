@@ -35,7 +35,7 @@ use tokio_util::io::poll_read_buf;
 use super::{FrameError, ReadReady, Timeouts, Wait, Watch};
 use crate::{
     frame::{self, HEADER_BYTES, Rest, Scan},
-    memory::{Block, Claimant},
+    memory::{Block, Claimant, Held},
 };
 
 /// What is kept of a frame that has begun without any memory of the arena: most small frames whole.
@@ -207,14 +207,14 @@ impl Input {
         self.frames_read
     }
 
-    /// Bytes of memory that this side holds.
-    pub(crate) fn held_bytes(&self) -> usize {
+    /// Memory that this side holds.
+    pub(crate) fn held(&self, claimant: &Claimant) -> Held {
         match &self.state {
-            State::Empty => 0,
-            State::Reading(buffer) => buffer.capacity(),
-            State::Frames(frames) => frames.block.len(),
-            State::Outgrown(outgrown) => outgrown.begun.len(),
-            State::Payload(payload) => payload.block.held_bytes(),
+            State::Empty => Held::default(),
+            State::Reading(buffer) => Held::in_arena(buffer.capacity()),
+            State::Frames(frames) => claimant.held_by(frames.block.len()),
+            State::Outgrown(outgrown) => Held::in_arena(outgrown.begun.len()),
+            State::Payload(payload) => payload.block.held(),
         }
     }
 
@@ -282,18 +282,18 @@ impl Input {
         if waits_for_memory && stream.is_hung_up() {
             return Poll::Ready(Err(FrameError::hung_up()));
         }
-        let held_bytes = self.held_bytes();
+        let held = self.held(claimant);
         if !waits_for_memory
-            && held_bytes > 0
-            && claimant.poll_stalled(context, held_bytes).is_ready()
+            && held.all_bytes() > 0
+            && claimant.poll_stalled(context, held).is_ready()
         {
-            return Poll::Ready(Err(FrameError::Stalled { bytes: held_bytes }));
+            return Poll::Ready(Err(FrameError::Stalled { bytes: held.all_bytes() }));
         }
         let look = match self.look {
             _ if waits_for_memory => Some(LOOK_AT_PEER_EVERY),
             look => look.map(|look| look.pause),
         };
-        claimant.note(self.wait.into(), held_bytes);
+        claimant.note(self.wait.into(), held);
         self.watch.poll_over(context, self.wait, look).map(Err)
     }
 

@@ -12,7 +12,7 @@
 use std::{
     collections::VecDeque,
     io::IoSlice,
-    ops::Range,
+    ops::{Add, Range},
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     frame::{self, HEADER_BYTES},
-    memory::{Block, Claimant},
+    memory::{Block, Claimant, Held},
 };
 
 /// Payloads up to this size are copied rather than written from where they lie: that is cheaper
@@ -88,14 +88,16 @@ impl Output {
         self.bytes_written
     }
 
-    /// Bytes of memory that this side holds, what it shares with the input side left out.
-    pub(crate) fn held_bytes(&self) -> usize {
-        let gathering = self.gathering.as_ref().map_or(0, Buffer::capacity);
+    /// Memory that this side holds, what it shares with the input side left out.
+    fn held(&self, claimant: &Claimant) -> Held {
+        let gathering = Held::in_arena(self.gathering.as_ref().map_or(0, Buffer::capacity));
         let others = self.segments.iter().map(|segment| match segment {
-            Segment::Headed { payload, is_request: false, .. } => payload.len(),
-            Segment::Headed { .. } | Segment::Gathered(_) | Segment::Shared { .. } => 0,
+            Segment::Headed { payload, is_request: false, .. } => claimant.held_by(payload.len()),
+            Segment::Headed { .. } | Segment::Gathered(_) | Segment::Shared { .. } => {
+                Held::default()
+            }
         });
-        gathering + others.sum::<usize>()
+        others.fold(gathering, Held::add)
     }
 
     /// Checks that a frame can have so many bytes.
@@ -199,7 +201,7 @@ impl Output {
         mut stream: Pin<&mut dyn Duplex>,
         context: &mut Context<'_>,
         claimant: &mut Claimant,
-        input_bytes: usize,
+        input_held: Held,
         payload_bytes: usize,
     ) -> Poll<Result<(), FrameError>> {
         let bytes = HEADER_BYTES + payload_bytes;
@@ -210,12 +212,12 @@ impl Output {
                 return Poll::Ready(Ok(()));
             }
             if self.unsent_bytes > 0 {
-                ready!(self.poll_flush(stream.as_mut(), context, claimant, input_bytes))?;
+                ready!(self.poll_flush(stream.as_mut(), context, claimant, input_held))?;
                 continue;
             }
             // It is too small, or there is none.
             self.gathering = None;
-            match ready!(self.poll_reply(stream.as_mut(), context, claimant, input_bytes, bytes))? {
+            match ready!(self.poll_reply(stream.as_mut(), context, claimant, input_held, bytes))? {
                 Block::Arena(block) => self.gathering = Some(block),
                 Block::Heap(_) => unreachable!("what is gathered fits into a block"),
             }
@@ -228,7 +230,7 @@ impl Output {
         mut stream: Pin<&mut dyn Duplex>,
         context: &mut Context<'_>,
         claimant: &mut Claimant,
-        input_bytes: usize,
+        input_held: Held,
         payload_bytes: usize,
     ) -> Poll<Result<Block, FrameError>> {
         if let Some(block) = claimant.try_reply(payload_bytes) {
@@ -237,10 +239,10 @@ impl Output {
             return Poll::Ready(Ok(block));
         }
         if self.unsent_bytes > 0 {
-            ready!(self.poll_flush(stream.as_mut(), context, claimant, input_bytes))?;
+            ready!(self.poll_flush(stream.as_mut(), context, claimant, input_held))?;
         }
         self.gathering = None;
-        self.poll_reply(stream, context, claimant, input_bytes, payload_bytes)
+        self.poll_reply(stream, context, claimant, input_held, payload_bytes)
     }
 
     /// Waits for memory that is set aside for replies. There is nothing unsent.
@@ -249,7 +251,7 @@ impl Output {
         stream: Pin<&mut dyn Duplex>,
         context: &mut Context<'_>,
         claimant: &mut Claimant,
-        input_bytes: usize,
+        input_held: Held,
         bytes: usize,
     ) -> Poll<Result<Block, FrameError>> {
         if let Poll::Ready(block) = claimant.poll_reply(context, bytes) {
@@ -259,19 +261,20 @@ impl Output {
         if stream.is_hung_up() {
             return Poll::Ready(Err(FrameError::hung_up()));
         }
-        claimant.note(Wait::Memory.into(), input_bytes + self.held_bytes());
+        let held = input_held + self.held(claimant);
+        claimant.note(Wait::Memory.into(), held);
         self.watch.poll_over(context, Wait::Memory, Some(LOOK_AT_PEER_EVERY)).map(Err)
     }
 
     /// Writes until nothing is left.
     ///
-    /// `input_bytes` is what the connection holds besides.
+    /// `input_held` is what the connection holds besides.
     pub(crate) fn poll_flush<S: AsyncWrite + ?Sized>(
         &mut self,
         mut stream: Pin<&mut S>,
         context: &mut Context<'_>,
         claimant: &mut Claimant,
-        input_bytes: usize,
+        input_held: Held,
     ) -> Poll<Result<(), FrameError>> {
         let before = self.bytes_written;
         let flushed = self.poll_write_all(stream.as_mut(), context);
@@ -280,11 +283,11 @@ impl Output {
             claimant.moved(self.bytes_written - before);
         }
         if flushed.is_pending() {
-            let held_bytes = input_bytes + self.held_bytes();
-            if held_bytes > 0 && claimant.poll_stalled(context, held_bytes).is_ready() {
-                return Poll::Ready(Err(FrameError::Stalled { bytes: held_bytes }));
+            let held = input_held + self.held(claimant);
+            if held.all_bytes() > 0 && claimant.poll_stalled(context, held).is_ready() {
+                return Poll::Ready(Err(FrameError::Stalled { bytes: held.all_bytes() }));
             }
-            claimant.note(Wait::Write.into(), held_bytes);
+            claimant.note(Wait::Write.into(), held);
             return self.watch.poll_over(context, Wait::Write, None).map(Err);
         }
         flushed

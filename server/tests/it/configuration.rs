@@ -35,6 +35,19 @@ fn effective(arguments: &[&str]) -> Table {
     printed(arguments, &[]).parse().expect("TOML")
 }
 
+/// The defaults of all keys, whatever the system allows.
+fn defaults() -> Table {
+    let mut defaults = effective(&[]);
+    defaults.extend(effective(&["--mode=fixed"]).remove_entry("slot-size"));
+    let line = line_of(&printed(&[], &[]), "max-connections");
+    if let Some((_, written)) = line.split_once("# default ") {
+        let (count, _) = written.split_once(';').expect("a reason");
+        defaults
+            .insert("max-connections".to_owned(), Value::Integer(count.parse().expect("a count")));
+    }
+    defaults
+}
+
 fn refused(arguments: &[&str], variables: &[(&str, &str)]) -> String {
     let Output { status, stdout, stderr } = outcome(arguments, variables);
     assert_eq!(status.code(), Some(2), "{arguments:?}");
@@ -85,6 +98,24 @@ fn a_flag_is_stronger_than_its_variable_that_than_the_file_and_that_than_the_def
     assert_eq!(line_of(&printed, "max-frame"), "max-frame = \"3MiB\" # ARENA_ECHO_MAX_FRAME");
     assert_eq!(line_of(&printed, "backlog"), format!("backlog = 7 # {}:4", text(&file)));
     assert_eq!(line_of(&printed, "min-block"), "min-block = \"256\" # default");
+}
+
+#[test]
+fn what_is_in_effect_is_printed_where_something_else_is_written() {
+    let printed = printed(
+        &["--mode=fixed", "--capacity=1MiB", "--slot-size=100000"],
+        &[("ARENA_ECHO_SPILL", "3MiB")],
+    );
+    let expected = "capacity = \"1000000\" # --capacity 1MiB, rounded down to whole slots";
+    assert_eq!(line_of(&printed, "capacity"), expected);
+    let expected = "spill = \"2MiB\" # ARENA_ECHO_SPILL 3MiB, rounded down to a power of two";
+    assert_eq!(line_of(&printed, "spill"), expected);
+
+    let shell = format!("ulimit -n 164 && exec '{}' config --print", program::PATH);
+    let output = Command::new("sh").args(["-c", &shell]).output().expect("a shell");
+    let printed = String::from_utf8(output.stdout).expect("text");
+    let expected = "max-connections = 100 # default 10000; the system allows 164 file descriptors";
+    assert_eq!(line_of(&printed, "max-connections"), expected);
 }
 
 #[test]
@@ -173,12 +204,44 @@ fn checking_says_that_it_works_or_why_it_does_not() {
 }
 
 #[test]
+fn what_works_and_is_hardly_meant_is_warned_of() {
+    let Output { status, stdout, stderr } = outcome(&["config", "--memory-timeout", "1s"], &[]);
+    assert!(status.success());
+    assert_eq!(stdout, b"the configuration works\n");
+    let said = String::from_utf8(stderr).expect("text");
+    assert!(said.starts_with("warning: --memory-timeout 1s with --frame-timeout 10s "), "{said}");
+}
+
+#[test]
+fn sizes_that_no_arena_can_have_are_refused_before_it_is_built() {
+    let said = refused(&["config", "--capacity=1TiB", "--min-block=64"], &[]);
+    let expected = "error: --min-block 64 with --capacity 1024GiB: an arena is cut into at most ";
+    assert!(
+        said.starts_with(expected) && said.contains("set --min-block to at least 512"),
+        "{said}"
+    );
+    let said = refused(&["config", "--capacity", "4EiB"], &[]);
+    assert!(said.contains("set --min-block to at least 2GiB"), "{said}");
+}
+
+#[test]
+fn a_heap_for_long_frames_is_refused_in_buddy_mode() {
+    let file = file("mode = 'buddy'\nspill = '1MiB'");
+    let said = refused(&["config", "--config", text(&file)], &[]);
+    let expected =
+        format!("error: {}:2: spill 1MiB: only fixed mode has a use for it", text(&file));
+    assert!(said.starts_with(&expected) && said.ends_with("; set it to 0\n"), "{said}");
+}
+
+#[test]
 fn the_short_help_fits_a_screen_and_the_long_one_has_every_flag_too() {
     let help =
         |flag| String::from_utf8(outcome(&[flag], &[("COLUMNS", "80")]).stdout).expect("text");
     let (short, long) = (help("-h"), help("--help"));
     assert!(short.lines().count() <= 54, "{short}");
-    assert!(short.lines().chain(long.lines()).all(|line| line.chars().count() <= 80), "{short}");
+    let wide = String::from_utf8(outcome(&["-h"], &[]).stdout).expect("text");
+    let mut lines = short.lines().chain(long.lines()).chain(wide.lines());
+    assert!(lines.all(|line| line.chars().count() <= 80), "{wide}");
     // Each flag is one line.
     let flags = short.lines().filter(|line| line.starts_with("      --"));
     assert!(flags.skip(1).all(|line| line.ends_with(']')), "{short}");
@@ -196,8 +259,7 @@ fn the_short_help_fits_a_screen_and_the_long_one_has_every_flag_too() {
 fn the_help_shows_the_real_defaults() {
     let help = String::from_utf8(outcome(&["--help"], &[]).stdout).expect("text");
     let words = help.split_whitespace().collect::<Vec<_>>().join(" ");
-    let mut defaults = effective(&[]);
-    defaults.extend(effective(&["--mode=fixed"]).remove_entry("slot-size"));
+    let defaults = defaults();
     for (key, value) in defaults {
         let (_, help) = words.split_once(&format!(" --{key}")).expect("a flag");
         let (_, default) = help.split_once("[default: ").expect("a default");
@@ -226,8 +288,7 @@ fn the_file_that_explains_every_key_has_each_once_with_its_real_default() {
     let names: BTreeSet<_> = documented.iter().map(|(key, _)| (*key).to_owned()).collect();
     assert_eq!(names.len(), documented.len(), "a key is there twice");
 
-    let mut defaults = effective(&[]);
-    defaults.extend(effective(&["--mode=fixed"]).remove_entry("slot-size"));
+    let defaults = defaults();
     assert_eq!(names, defaults.keys().cloned().collect());
     for (key, value) in documented {
         let table: Table = format!("{key} = {value}").parse().expect("TOML");

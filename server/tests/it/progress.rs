@@ -302,6 +302,92 @@ fn a_peer_that_does_not_read_cannot_keep_the_memory_of_replies() {
     });
 }
 
+/// Frames of 1 MiB, which lie on the heap, and of which one fits there beside its reply.
+fn spilling() -> Config {
+    Config {
+        // A quarter of it is more than the heap has.
+        capacity_bytes: 16 << 20,
+        max_frame_bytes: 1 << 20,
+        spill_bytes: 2 << 20,
+        ..two_slots()
+    }
+}
+
+#[test]
+fn peers_that_do_not_read_cannot_keep_the_heap_of_long_frames() {
+    run(async {
+        for reply in [Reply::Share, Reply::Copy] {
+            let server = InProcess::start(&Config { reply, ..spilling() }).await;
+            let mut deaf = Client::connect(server.address).await;
+            let mut honest = Client::connect(server.address).await;
+            let flood = frame(1 << 20, 1);
+            tokio::join!(deaf.send_without_reading(&flood), async {
+                while server.rejects(Reject::Stalled) == 0 {
+                    honest.echo(&frames([10, 1 << 20])).await;
+                }
+            });
+            server.stop().await;
+        }
+    });
+}
+
+/// However long it has stalled, and whoever else is closed.
+#[test]
+fn a_peer_that_keeps_the_heap_is_not_closed_for_those_who_wait_for_a_slot() {
+    run(async {
+        let config = Config {
+            capacity_bytes: 2 * SLOT,
+            stall_timeout: Duration::from_millis(100),
+            ..spilling()
+        };
+        let server = InProcess::start(&config).await;
+        let mut deaf = Client::connect(server.address).await;
+        let flood =
+            tokio::spawn(async move { deaf.send_without_reading(&frame(1 << 20, 1)).await });
+        until(|| server.memory().spill_stalled_bytes == 1 << 20).await;
+
+        let mut slow = Client::connect(server.address).await;
+        slow.send(&frame(1000, 1)[..500]).await;
+        until(|| server.memory().stalled_bytes == SLOT).await;
+        let mut honest = Client::connect(server.address).await;
+        honest.echo(&frame(60_000, 2)).await;
+        slow.expect_end().await;
+        server.until_rejected(Reject::Stalled, 1).await;
+        assert!(!flood.is_finished(), "who keeps no slot was closed for one");
+
+        flood.abort();
+        honest.close_and_expect_end().await;
+        server.until_connected(0).await;
+        server.stop().await;
+    });
+}
+
+#[test]
+fn who_waits_for_the_heap_shows_in_the_figures() {
+    run(async {
+        let gate = Gate::new();
+        let server = InProcess::start_with(&spilling(), gate.clone()).await;
+        let mut holder = Client::connect(server.address).await;
+        holder.send(&held(1 << 20)).await;
+        until(|| server.memory().spill_bytes_live == 1 << 20).await;
+        let mut waiting = Client::connect(server.address).await;
+        waiting.send(&passing(1 << 20, 1)).await;
+        server.until_waiting(1).await;
+        until(|| server.memory().waits.iter().any(|queue| !queue.exhausted_time.is_zero())).await;
+
+        gate.open_for(1);
+        holder.expect(&held(1 << 20)).await;
+        waiting.expect(&passing(1 << 20, 1)).await;
+        let waits: u64 = server.memory().waits.iter().map(|queue| queue.waits).sum();
+        assert_eq!((waits, server.waiters()), (1, 0));
+        for client in [holder, waiting] {
+            client.close_and_expect_end().await;
+        }
+        server.until_connected(0).await;
+        server.stop().await;
+    });
+}
+
 /// Rule 5.
 #[test]
 fn a_peer_that_is_gone_is_noticed_while_its_request_waits_for_memory() {

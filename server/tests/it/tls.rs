@@ -470,6 +470,11 @@ fn everything_wrong_with_the_files_is_said_at_once() {
             said,
             format!("error: --tls-cert '{server}': needs --tls-key with its private key\n")
         );
+        let said = refused("--tls-cert /nowhere/server.pem").await;
+        let label = "error: --tls-cert '/nowhere/server.pem': ";
+        let lines: Vec<_> = said.lines().filter_map(|line| line.strip_prefix(label)).collect();
+        assert_eq!(lines[0], "needs --tls-key with its private key");
+        assert!(lines[1].starts_with("cannot read this file: "), "{said}");
         let said = refused(&format!("--tls-key {key}")).await;
         assert!(said.contains("needs --tls-cert with its certificate"), "{said}");
         let said = refused(&format!("--tls-client-ca {ca}")).await;

@@ -57,11 +57,24 @@ fn an_unknown_flag_is_refused() {
 }
 
 #[test]
+fn unknown_and_repeated_flags_are_reported_with_everything_else() {
+    let errors = refused("--colour red --capacity 3MiB --backlog 0 --threads 1 --threads 2");
+    let expected = ["--colour:", "--backlog '0':", "--threads '2':", "--capacity 3MiB:"];
+    for (line, expected) in errors.lines().zip(expected) {
+        assert!(line.starts_with(&format!("error: {expected}")), "{errors}");
+    }
+    assert_eq!(errors.lines().count(), expected.len(), "{errors}");
+}
+
+#[test]
 fn an_address_in_use_is_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = taken.local_addr().expect("a listener that is bound").to_string();
-    let Output { status, stderr, .. } = outcome(&format!("--listen {address}"));
-    assert_eq!(status.code(), Some(1));
-    let errors = String::from_utf8(stderr).expect("text");
-    assert!(errors.contains(&format!("--listen {address}")), "{errors}");
+    for filter in ["info", "off"] {
+        let Output { status, stderr, .. } =
+            outcome(&format!("--listen {address} --log-filter {filter}"));
+        assert_eq!(status.code(), Some(1));
+        let errors = String::from_utf8(stderr).expect("text");
+        assert!(errors.contains(&format!("error: --listen {address}: ")), "{errors}");
+    }
 }

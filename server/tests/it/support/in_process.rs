@@ -118,6 +118,7 @@ impl<H: Handler> InProcess<H> {
         assert_eq!(memory.bytes_live, 0, "memory that nobody gave back");
         assert_eq!(memory.spill_bytes_live, 0, "heap that nobody gave back");
         assert_eq!(memory.stalled_bytes, 0, "a stall that nobody ended");
+        assert_eq!(memory.spill_stalled_bytes, 0, "a stall that nobody ended");
         assert_eq!(server.metrics().connections, 0, "a connection that nobody closed");
     }
 }
