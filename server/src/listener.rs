@@ -14,7 +14,7 @@ use std::{
     io::{self, ErrorKind},
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -203,57 +203,91 @@ impl From<Vec<Listener>> for Listeners {
     }
 }
 
-/// Accepts connections until `stop` is cancelled, and then those that are in the queues. Serves
-/// each in a task of its own, while it has a place.
-pub(crate) async fn accept<S>(
+/// Accepts the connections of a server and serves each in a task of its own.
+pub(crate) struct Acceptor<'s, F> {
     listeners: Listeners,
-    places: &Arc<Places>,
-    stop: &CancellationToken,
-    connections: &TaskTracker,
-    serve: impl Fn(Stream, Name) -> S + Clone + Send + 'static,
-) where
+    places: &'s Arc<Places>,
+    connections: &'s TaskTracker,
+    serve: F,
+    accepted: u64,
+    spare: Spare,
+}
+
+impl<'s, F, S> Acceptor<'s, F>
+where
+    F: Fn(Stream, Name) -> S + Clone + Send + 'static,
     S: Future<Output = ()> + Send + 'static,
 {
-    let accepted = AtomicU64::new(0);
-    let spawn = |stream: Stream, place: Option<Place>| {
-        let name = Name { id: 1 + accepted.fetch_add(1, Relaxed), peer: stream.peer_label() };
-        let span = info_span!("connection", id = name.id, peer = name.peer);
-        let (places, serve) = (Arc::clone(places), serve.clone());
-        let task = async move {
-            let _place = match place {
-                Some(place) => place,
-                None => places.take().await,
-            };
-            serve(stream, name).await;
-        };
-        connections.spawn(task.instrument(span));
-    };
-    let mut spare = Spare::new();
-    let mut pause = PAUSE_MIN;
-    loop {
-        if places.is_full() {
-            warn_of_full(places.limit());
-        }
-        let next = async {
-            places.free().await;
-            listeners.accept().await
-        };
-        match stop.run_until_cancelled(next).await {
-            None => break,
-            Some(Ok(stream)) => {
-                pause = PAUSE_MIN;
-                spawn(stream, Some(places.enter()));
+    /// Does what `serve` says with each connection, in a task among `connections`.
+    pub(crate) fn new(
+        listeners: Listeners,
+        places: &'s Arc<Places>,
+        connections: &'s TaskTracker,
+        serve: F,
+    ) -> Self {
+        Self { listeners, places, connections, serve, accepted: 0, spare: Spare::new() }
+    }
+
+    /// Accepts connections until `stop` is cancelled, as long as they have places.
+    pub(crate) async fn accept_until(&mut self, stop: &CancellationToken) {
+        let mut pause = PAUSE_MIN;
+        loop {
+            if self.places.is_full() {
+                warn_of_full(self.places.limit());
             }
-            Some(Err(error)) if is_of_one_connection(&error) => {}
-            Some(Err(error)) => {
-                let closed = is_out_of_descriptors(&error).then(|| spare.close_one(&listeners));
-                warn_of_failure(&error, closed.flatten().as_deref(), pause);
-                stop.run_until_cancelled(sleep(pause)).await;
-                pause = PAUSE_MAX.min(pause * 2);
+            let next = async {
+                self.places.free().await;
+                self.listeners.accept().await
+            };
+            match stop.run_until_cancelled(next).await {
+                None => return,
+                Some(Ok(stream)) => {
+                    pause = PAUSE_MIN;
+                    self.serve(stream);
+                }
+                Some(Err(error)) if is_of_one_connection(&error) => {}
+                Some(Err(error)) => {
+                    let is_of_descriptors = is_out_of_descriptors(&error);
+                    let closed = is_of_descriptors.then(|| self.spare.close_one(&self.listeners));
+                    warn_of_failure(&error, closed.flatten().as_deref(), pause);
+                    stop.run_until_cancelled(sleep(pause)).await;
+                    pause = PAUSE_MAX.min(pause * 2);
+                }
             }
         }
     }
-    listeners.take_queues(|stream| spawn(stream, None));
+
+    /// Takes what is in the queues, without waiting, and closes the listeners.
+    ///
+    /// Places are not waited for: whoever has one may keep it for as long as the server has to
+    /// end, and what is in the queues has been accepted by the system.
+    pub(crate) fn take_queues(&mut self) {
+        while let Some(listener) = self.listeners.listeners.pop() {
+            for _ in 0..QUEUE_MAX {
+                match listener.accept_now() {
+                    Ok(stream) => self.serve(stream),
+                    Err(error) if is_of_one_connection(&error) => {}
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    Err(error) => {
+                        warn!("connections that waited to be accepted are lost: {error}");
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    fn serve(&mut self, stream: Stream) {
+        self.accepted += 1;
+        let name = Name { id: self.accepted, peer: stream.peer_label() };
+        let span = info_span!("connection", id = name.id, peer = name.peer);
+        let (place, serve) = (self.places.enter(), self.serve.clone());
+        let task = async move {
+            let _place: Place = place;
+            serve(stream, name).await;
+        };
+        self.connections.spawn(task.instrument(span));
+    }
 }
 
 impl Listeners {
@@ -270,23 +304,6 @@ impl Listeners {
             ready.map_or(Poll::Pending, Poll::Ready)
         })
         .await
-    }
-
-    /// Takes what is in the queues, without waiting.
-    fn take_queues(self, take: impl Fn(Stream)) {
-        for listener in self.listeners {
-            for _ in 0..QUEUE_MAX {
-                match listener.accept_now() {
-                    Ok(stream) => take(stream),
-                    Err(error) if is_of_one_connection(&error) => {}
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                    Err(error) => {
-                        warn!("connections that waited to be accepted are lost: {error}");
-                        break;
-                    }
-                }
-            }
-        }
     }
 }
 

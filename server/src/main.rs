@@ -103,7 +103,7 @@ fn serve(command_line: CommandLine, settings: Settings, passed: ListenFd) -> Exi
     }
 }
 
-/// Serves until a signal comes and everything is answered.
+/// Serves until a signal comes and everything is answered. That something is not is an error.
 async fn run(running: Running, passed: ListenFd) -> Result<(), Box<dyn Error>> {
     let stop = CancellationToken::new();
     shutdown::on_signals(stop.clone())?;
@@ -119,8 +119,9 @@ async fn run(running: Running, passed: ListenFd) -> Result<(), Box<dyn Error>> {
     service::keep_watchdog_fed();
     let ended = CancellationToken::new();
     let serve = async {
-        server.run(listeners, stop.clone()).await;
+        let drained = server.run(listeners, stop.clone()).await;
         ended.cancel();
+        drained
     };
     let show = async {
         if let Some(listener) = admin {
@@ -129,9 +130,9 @@ async fn run(running: Running, passed: ListenFd) -> Result<(), Box<dyn Error>> {
     };
     // All to the end: a server without connections stops before a task of its own would have told,
     // and until then operators see that it drains.
-    join!(serve, show, shutdown::tell_service(&server, &stop));
+    let (drained, (), ()) = join!(serve, show, shutdown::tell_service(&server, &stop));
     drop(files);
-    Ok(())
+    drained.map_err(|cut_off| format!("{cut_off}, the time of --drain-timeout").into())
 }
 
 fn warn_of_what_has_no_use(settings: &Settings) {

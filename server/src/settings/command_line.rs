@@ -61,7 +61,8 @@ at once. SIGHUP reads the configuration again; timeouts, --max-connections and -
 change without a restart.
 
 Exit status:
-  0 after a signal, 1 if it could not run, 2 if the configuration or the command line cannot work.";
+  0 after a signal, 1 if it could not run or somebody was cut off at --drain-timeout, 2 if the \
+configuration or the command line cannot work.";
 
 /// Reads the command line and the environment. Prints help or an error and exits, if that is due.
 pub(crate) fn read() -> CommandLine {

@@ -289,7 +289,7 @@ pub(crate) const KEYS: [Key; 26] = [
         placeholder: "TIME",
         section: Section::Timeouts,
         help: "Ending connections at a signal",
-        more: "What takes longer is cut off.",
+        more: "What takes longer is cut off, and the exit status is 1.",
         default: "10s",
         is_reloadable: true,
     },

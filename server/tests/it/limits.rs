@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use arena_echo::{Config, Listener, Server};
+use arena_echo::{Config, CutOff, Listener, Server};
 use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
 use tokio::{
     net::TcpListener,
@@ -52,7 +52,7 @@ struct OnePlace {
     server: Server,
     addresses: [SocketAddr; 2],
     stop: CancellationToken,
-    running: JoinHandle<()>,
+    running: JoinHandle<Result<(), CutOff>>,
 }
 
 impl OnePlace {
@@ -74,7 +74,8 @@ impl OnePlace {
 
     async fn stop(self) {
         self.stop.cancel();
-        self.running.await.expect("a server that does not panic");
+        let drained = self.running.await.expect("a server that does not panic");
+        drained.expect("all is answered");
     }
 }
 
