@@ -240,9 +240,7 @@ impl<H: Handler> Server<H> {
         acceptor.accept_until(&stop).await;
         self.life.enter(Phase::Draining);
         stopping.begin();
-        acceptor.take_queues();
-        connections.close();
-        let drained = self.drain(&connections, &cut).await;
+        let drained = self.drain(acceptor, &connections, &cut).await;
         self.shared.warnings.report_rest();
         self.sum_up();
         drained
@@ -282,12 +280,29 @@ impl<H: Handler> Server<H> {
         }
     }
 
-    async fn drain(&self, connections: &TaskTracker, cut: &Cut) -> Result<(), CutOff> {
+    async fn drain<F, S>(
+        &self,
+        mut acceptor: Acceptor<'_, F>,
+        connections: &TaskTracker,
+        cut: &Cut,
+    ) -> Result<(), CutOff>
+    where
+        F: Fn(Stream, Name) -> S + Clone + Send + 'static,
+        S: Future<Output = ()> + Send + 'static,
+    {
         let within = self.limits().drain_timeout;
-        info!("draining {} connections within {within:?}", connections.len());
-        if timeout(within, connections.wait()).await.is_err() {
+        let here = connections.len();
+        info!("draining {here} connections, and those that wait to be accepted, within {within:?}");
+        connections.close();
+        let answer = async {
+            acceptor.take_queues().await;
+            connections.wait().await;
+        };
+        if timeout(within, answer).await.is_err() {
             cut.stop.begin();
             connections.wait().await;
+            // Now there are descriptors to take them with.
+            cut.connections.fetch_add(acceptor.close_queues(), Relaxed);
         }
         match cut.connections.load(Relaxed) {
             0 => Ok(()),
