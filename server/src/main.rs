@@ -8,6 +8,7 @@
 //! | `bind`        | from addresses to sockets that accept                        |
 //! | `descriptors` | how many connections the system allows                       |
 //! | `log`         | where log lines go, and which                                |
+//! | `lines`       | that nobody who logs waits for who reads                     |
 //! | `shutdown`    | when the process ends                                        |
 //! | `reload`      | what changes while it runs                                   |
 //! | `service`     | what the service manager is told                             |
@@ -18,6 +19,7 @@ mod address;
 mod bind;
 mod descriptors;
 
+mod lines;
 mod log;
 mod reload;
 mod service;
@@ -43,6 +45,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     bind::Bound,
+    log::Log,
     reload::Running,
     settings::{CommandLine, Faults, Settings, Task},
 };
@@ -59,7 +62,14 @@ fn main() -> ExitCode {
         Err(faults) => return refuse(&faults),
     };
     match command_line.task {
-        Task::Serve => serve(command_line, settings, passed),
+        Task::Serve => match log::start(&settings) {
+            Ok(log) => {
+                let status = serve(command_line, settings, passed, &log);
+                log.finish();
+                status
+            }
+            Err(error) => fail(&format!("cannot log: {error}")),
+        },
         Task::CheckConfiguration => print("the configuration works\n"),
         Task::PrintConfiguration => print(settings.to_toml()),
     }
@@ -77,22 +87,28 @@ fn print(text: impl fmt::Display) -> ExitCode {
     match write!(output, "{text}").and_then(|()| output.flush()) {
         // Whoever closes the output early, as `head` does, has seen enough.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            eprintln!("error: cannot write the output: {error}");
-            ExitCode::FAILURE
+            fail(&format!("cannot write the output: {error}"))
         }
         _ => ExitCode::SUCCESS,
     }
 }
 
-fn serve(command_line: CommandLine, settings: Settings, passed: ListenFd) -> ExitCode {
-    let filter = log::start(&settings);
+fn fail(reason: &str) -> ExitCode {
+    eprintln!("error: {reason}");
+    ExitCode::FAILURE
+}
+
+fn serve(command_line: CommandLine, settings: Settings, passed: ListenFd, log: &Log) -> ExitCode {
     let max_connections = descriptors::raise_limit(&settings);
     let server = match Server::new(&Config { max_connections, ..settings.config }) {
         Ok(server) => server,
-        Err(error) => return refuse(&settings.faults(&error)),
+        Err(error) => {
+            log.finish();
+            return refuse(&settings.faults(&error));
+        }
     };
     warn_of_what_has_no_use(&settings);
-    let running = Running { command_line, settings, server, filter };
+    let running = Running { command_line, settings, server, log: log.clone() };
     let runtime = runtime(running.settings.threads).map_err(Into::into);
     match runtime.and_then(|runtime| runtime.block_on(run(running, passed))) {
         Ok(()) => ExitCode::SUCCESS,
@@ -106,7 +122,7 @@ fn serve(command_line: CommandLine, settings: Settings, passed: ListenFd) -> Exi
 /// Serves until a signal comes and everything is answered. That something is not is an error.
 async fn run(running: Running, passed: ListenFd) -> Result<(), Box<dyn Error>> {
     let stop = CancellationToken::new();
-    shutdown::on_signals(stop.clone())?;
+    shutdown::on_signals(stop.clone(), running.log.clone())?;
     let Bound { listeners, admin, files } = bind::listen(&running.settings, passed).await?;
     let labels: Vec<_> = listeners.iter().map(Listener::label).collect::<Result<_, _>>()?;
     let status = format!("accepting on {}", labels.join(", "));

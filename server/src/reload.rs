@@ -8,7 +8,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     descriptors,
-    log::LogFilter,
+    log::Log,
     service,
     settings::{CommandLine, Faults, Settings},
 };
@@ -21,7 +21,7 @@ pub(crate) struct Running {
     /// What is in effect.
     pub(crate) settings: Settings,
     pub(crate) server: Server,
-    pub(crate) filter: LogFilter,
+    pub(crate) log: Log,
 }
 
 /// Reads the configuration again whenever SIGHUP comes. The service manager is told `status` if
@@ -56,7 +56,7 @@ impl Running {
         let max_connections = descriptors::raise_limit(&new);
         let reloaded = self.server.reload(&Config { max_connections, ..config });
         reloaded.map_err(|error| new.faults(&error))?;
-        self.filter.set(&new.log_filter);
+        self.log.set_filter(&new.log_filter);
         if let (Some(encryption), Some(new)) = (&self.settings.encryption, &new.encryption) {
             encryption.replace(new);
         }

@@ -1,12 +1,19 @@
 //! Told to stop, the server answers what it has received, and ends.
 
-use std::{fs, io::ErrorKind, net::SocketAddr, time::Duration};
+use std::{
+    fs,
+    io::{self, ErrorKind, PipeReader, PipeWriter, Write},
+    net::SocketAddr,
+    process::Stdio,
+    time::Duration,
+};
 
 use arena_echo::{ArenaKind, Config};
-use rustix::process::Signal;
+use rustix::{io::ioctl_fionbio, process::Signal};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     join,
+    process::Command,
     sync::mpsc,
     task::JoinSet,
     time::timeout,
@@ -17,7 +24,7 @@ use crate::support::{
     client::Client,
     gate::{Gate, held},
     in_process::InProcess,
-    program::Program,
+    program::{self, Program},
     run,
     traffic::{exceed, frame, frames},
     until,
@@ -279,6 +286,49 @@ fn a_log_that_nobody_reads_changes_nothing() {
         server.close_log();
         exceed(server.address, 1 << 20).await;
         server.stop().await;
+    });
+}
+
+/// A pipe that is full. Its reader reads nothing.
+fn full_pipe() -> (PipeReader, PipeWriter) {
+    let (reader, mut writer) = io::pipe().expect("a pipe");
+    ioctl_fionbio(&writer, true).expect("a pipe that does not block");
+    while writer.write(&[b'\n'; 4096]).is_ok() {}
+    ioctl_fionbio(&writer, false).expect("a pipe that blocks");
+    (reader, writer)
+}
+
+async fn start_with_a_log_that_is_stuck() -> (PipeReader, Program) {
+    let (reader, writer) = full_pipe();
+    let mut command = Command::new(program::PATH);
+    command.args(["--listen", "127.0.0.1:0", "--log-filter", "trace"]).stdin(Stdio::null());
+    (reader, Program::launch_logging_to(writer, command, 1).await)
+}
+
+#[test]
+fn a_log_whose_reader_has_stopped_changes_nothing() {
+    run(async {
+        let (_stuck, server) = start_with_a_log_that_is_stuck().await;
+        for seed in 0..20 {
+            let mut client = Client::connect(server.address).await;
+            client.echo(&frame(1000, seed)).await;
+            client.close_and_expect_end().await;
+        }
+        exceed(server.address, 1 << 20).await;
+        server.stop().await;
+    });
+}
+
+#[test]
+fn a_second_signal_ends_at_once_also_if_nobody_reads_the_log() {
+    run(async {
+        let (_stuck, server) = start_with_a_log_that_is_stuck().await;
+        let mut client = Client::connect(server.address).await;
+        client.echo(&frame(10, 1)).await;
+        server.signal(Signal::TERM);
+        server.signal(Signal::INT);
+        let (status, _) = server.ended().await;
+        assert!(matches!(status.code(), Some(130 | 143)), "{status}");
     });
 }
 
