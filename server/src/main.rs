@@ -108,6 +108,7 @@ fn serve(command_line: CommandLine, settings: Settings, passed: ListenFd, log: &
         }
     };
     warn_of_what_has_no_use(&settings);
+    reload::log_certificate(&settings);
     let running = Running { command_line, settings, server, log: log.clone() };
     let runtime = runtime(running.settings.threads).map_err(Into::into);
     match runtime.and_then(|runtime| runtime.block_on(run(running, passed))) {
@@ -127,6 +128,7 @@ async fn run(running: Running, passed: ListenFd) -> Result<(), Box<dyn Error>> {
     let labels: Vec<_> = listeners.iter().map(Listener::label).collect::<Result<_, _>>()?;
     let status = format!("accepting on {}", labels.join(", "));
     let server = running.server.clone();
+    let encryption = running.settings.encryption.clone();
     reload::on_hangup(running, status.clone())?;
 
     let admin_label = admin.as_ref().map(TcpListener::local_addr).transpose()?;
@@ -141,7 +143,12 @@ async fn run(running: Running, passed: ListenFd) -> Result<(), Box<dyn Error>> {
     };
     let show = async {
         if let Some(listener) = admin {
-            Admin::new(server.clone()).run(listener, ended.clone()).await;
+            let admin = Admin::new(server.clone());
+            let admin = match &encryption {
+                Some(encryption) => encryption.show(admin),
+                None => admin,
+            };
+            admin.run(listener, ended.clone()).await;
         }
     };
     // All to the end: a server without connections stops before a task of its own would have told,
