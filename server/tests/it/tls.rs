@@ -35,6 +35,9 @@ use crate::support::{
     until,
 };
 
+/// Nobody is late here, however slow the machine is.
+const LONG: Duration = Duration::from_secs(600);
+
 /// Who vouches for servers and peers, and where that is written.
 struct Authority {
     folder: TempDir,
@@ -211,8 +214,16 @@ fn big_slots() -> Config {
 fn more_peers_than_blocks_all_get_their_echo() {
     run(async {
         let authority = Authority::new();
-        let config =
-            Config { capacity_bytes: 4 << 20, max_frame_bytes: 1 << 20, ..Config::buddy() };
+        let config = Config {
+            capacity_bytes: 4 << 20,
+            max_frame_bytes: 1 << 20,
+            first_byte_timeout: None,
+            frame_timeout: LONG,
+            write_timeout: LONG,
+            memory_timeout: LONG,
+            stall_timeout: LONG,
+            ..Config::buddy()
+        };
         let server = authority.in_process(&config).await;
         let connector = authority.connector(&[&TLS13], None);
         let peers: Vec<_> = (0..60)
