@@ -109,6 +109,17 @@ for (const view of VIEWS) {
   await page.close();
 }
 
+// As many look as may: one more says so, and shows the server when a place is free.
+const crowd = new AbortController();
+for (let looking = 0; looking < 16; looking += 1) await fetch(new URL("events", url), { signal: crowd.signal });
+const late = await open(VIEWS[0]);
+await sleep(1500);
+check(await late.text("state") === "as many look already as may", `one too many is told why (${await late.text("state")})`);
+crowd.abort();
+await sleep(6000);
+check(await late.text("state") === "ready", `and tries again (${await late.text("state")})`);
+await late.close();
+
 // Slow peers keep it draining for a while.
 const page = await open(VIEWS[0]);
 await sleep(2500);

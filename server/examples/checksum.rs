@@ -42,10 +42,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let running = server.run(listener, stop.clone());
     tokio::pin!(running);
     tokio::select! {
-        () = &mut running => {}
+        drained = &mut running => drained?,
         _ = tokio::signal::ctrl_c() => {
             stop.cancel();
-            running.await;
+            running.await?;
         }
     }
     Ok(())

@@ -44,7 +44,8 @@ pub struct Config {
     pub idle_timeout: Option<Duration>,
     /// How long a peer may take from the first byte of a frame to its last.
     pub frame_timeout: Duration,
-    /// How long a peer may take none of its reply.
+    /// How long the system may take no more of a reply. A peer that takes 256 KiB in this time is
+    /// not closed.
     pub write_timeout: Duration,
     /// How long a peer may keep memory for which others wait, and move less than 64 KiB.
     pub stall_timeout: Duration,

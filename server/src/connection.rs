@@ -23,7 +23,6 @@ use crate::{
     handler::{Handler, Replies, Requests},
     memory::{Claimant, Memory},
     roster::{Name, Roster},
-    socket,
     stats::{Reject, Stats},
     stop::{self, Stop},
     stream::Stream,
@@ -72,18 +71,18 @@ struct Counted {
     bytes_out: u64,
 }
 
-/// Serves a connection until it ends, and closes it.
+/// Serves a connection until it ends. Returns its stream if that is to be closed gently.
 ///
 /// Once `stopping` has begun, what has arrived is still answered.
 pub(crate) async fn serve<H: Handler>(
     stream: Stream,
     name: Name,
-    shared: Arc<Shared<H>>,
+    shared: &Shared<H>,
     timeouts: Timeouts,
     stopping: Stop,
-) {
+) -> Option<Stream> {
     let mut connection = Connection {
-        shared: &shared,
+        shared,
         stream,
         input: Input::new(shared.max_frame_bytes, timeouts),
         output: Output::new(shared.max_frame_bytes, timeouts),
@@ -91,7 +90,6 @@ pub(crate) async fn serve<H: Handler>(
         drain: Drain::No(stopping.clone()),
         counted: Counted::default(),
     };
-    let _open = Open::new(&shared.stats);
     let mut waking = pin!(stopping.waking());
     stop::wake_by(waking.as_mut()).await;
     let end = connection.run().await;
@@ -106,9 +104,8 @@ pub(crate) async fn serve<H: Handler>(
     // Memory goes back before anything else is waited for.
     let Connection { stream, input, output, claimant, .. } = connection;
     drop((input, output, claimant));
-    if end.may_leave_input() || (stream.takes_leave() && !end.is_of_stream()) {
-        socket::close_gently(stream).await;
-    }
+    let is_gentle = end.may_leave_input() || (stream.takes_leave() && !end.is_of_stream());
+    is_gentle.then_some(stream)
 }
 
 impl<H: Handler> Connection<'_, H> {
@@ -240,10 +237,10 @@ impl Drain {
 }
 
 /// Counts a connection as open until it drops.
-struct Open<'s>(&'s Stats);
+pub(crate) struct Open<'s>(&'s Stats);
 
 impl<'s> Open<'s> {
-    fn new(stats: &'s Stats) -> Self {
+    pub(crate) fn new(stats: &'s Stats) -> Self {
         stats.open();
         Self(stats)
     }

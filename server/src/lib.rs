@@ -31,7 +31,7 @@
 //! assert_eq!(&reply, b"\0\0\0\x05hello");
 //!
 //! stop.cancel();
-//! running.await?;
+//! running.await??;
 //! assert_eq!(server.memory_metrics().bytes_live, 0);
 //! # Ok(())
 //! # }
@@ -96,7 +96,7 @@ pub use crate::{
     handler::{Echo, Handler, Replies, ReplyBuffer, Request, Requests},
     listener::{Listener, Listeners},
     memory::{Memory, MemoryError, MemoryMetrics, Plan, PlanError},
-    server::Server,
+    server::{CutOff, Server},
     size::Size,
     stats::{Reject, ServerMetrics},
     stream::Stream,

@@ -1,20 +1,22 @@
 //! When to accept, and when to wait before the next try.
 //!
 //! Nothing is accepted that has no place: further connections wait in the queue of the listener. If
-//! the system has no file descriptor left in spite of that, a spare one is given up for a moment,
-//! to take the first connection of the queue and close it. So its peer learns at once that it is
+//! the system has no file descriptor left in spite of that, a spare one is given up, so that
+//! accepting can go on: whoever takes the last one is closed. So peers learn at once that they are
 //! not served, and can go elsewhere.
 //!
 //! When the server stops, what is in the queue has been accepted by the system already, and its
-//! peers may have sent frames. Those are answered too.
+//! peers may have sent frames. Those are answered too, if need be one after the other, as
+//! descriptors come back.
 
 use std::{
     fs::File,
     future::{Future, poll_fn},
     io::{self, ErrorKind},
+    iter,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -42,8 +44,8 @@ use crate::{
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// The most connections that a queue is expected to hold.
-const QUEUE_MAX: usize = 1 << 16;
+/// The most connections that all queues are expected to hold.
+const QUEUES_MAX: usize = 1 << 16;
 
 /// What the system takes of a peer's replies beyond what the peer has room for. A socket counts as
 /// writable below half of it: then the replies to a read block fit, and a peer that does not read
@@ -203,57 +205,119 @@ impl From<Vec<Listener>> for Listeners {
     }
 }
 
-/// Accepts connections until `stop` is cancelled, and then those that are in the queues. Serves
-/// each in a task of its own, while it has a place.
-pub(crate) async fn accept<S>(
+/// Accepts the connections of a server and serves each in a task of its own.
+pub(crate) struct Acceptor<'s, F> {
     listeners: Listeners,
-    places: &Arc<Places>,
-    stop: &CancellationToken,
-    connections: &TaskTracker,
-    serve: impl Fn(Stream, Name) -> S + Clone + Send + 'static,
-) where
+    places: &'s Arc<Places>,
+    connections: &'s TaskTracker,
+    serve: F,
+    accepted: u64,
+    spare: Spare,
+}
+
+impl<'s, F, S> Acceptor<'s, F>
+where
+    F: Fn(Stream, Name) -> S + Clone + Send + 'static,
     S: Future<Output = ()> + Send + 'static,
 {
-    let accepted = AtomicU64::new(0);
-    let spawn = |stream: Stream, place: Option<Place>| {
-        let name = Name { id: 1 + accepted.fetch_add(1, Relaxed), peer: stream.peer_label() };
-        let span = info_span!("connection", id = name.id, peer = name.peer);
-        let (places, serve) = (Arc::clone(places), serve.clone());
-        let task = async move {
-            let _place = match place {
-                Some(place) => place,
-                None => places.take().await,
-            };
-            serve(stream, name).await;
-        };
-        connections.spawn(task.instrument(span));
-    };
-    let mut spare = Spare::new();
-    let mut pause = PAUSE_MIN;
-    loop {
-        if places.is_full() {
-            warn_of_full(places.limit());
-        }
-        let next = async {
-            places.free().await;
-            listeners.accept().await
-        };
-        match stop.run_until_cancelled(next).await {
-            None => break,
-            Some(Ok(stream)) => {
-                pause = PAUSE_MIN;
-                spawn(stream, Some(places.enter()));
+    /// Does what `serve` says with each connection, in a task among `connections`.
+    pub(crate) fn new(
+        listeners: Listeners,
+        places: &'s Arc<Places>,
+        connections: &'s TaskTracker,
+        serve: F,
+    ) -> Self {
+        let mut spare = Spare::default();
+        // If there is none, the first connection learns of it.
+        let _ = spare.take_back();
+        Self { listeners, places, connections, serve, accepted: 0, spare }
+    }
+
+    /// Accepts connections until `stop` is cancelled, as long as they have places.
+    pub(crate) async fn accept_until(&mut self, stop: &CancellationToken) {
+        let mut pause = PAUSE_MIN;
+        loop {
+            if self.places.is_full() {
+                warn_of_full(self.places.limit());
             }
-            Some(Err(error)) if is_of_one_connection(&error) => {}
-            Some(Err(error)) => {
-                let closed = is_out_of_descriptors(&error).then(|| spare.close_one(&listeners));
-                warn_of_failure(&error, closed.flatten().as_deref(), pause);
-                stop.run_until_cancelled(sleep(pause)).await;
-                pause = PAUSE_MAX.min(pause * 2);
+            let next = async {
+                self.places.free().await;
+                self.listeners.accept().await
+            };
+            match stop.run_until_cancelled(next).await {
+                None => return,
+                Some(Ok(stream)) => {
+                    pause = PAUSE_MIN;
+                    match self.spare.take_back() {
+                        Ok(()) => self.serve(stream),
+                        Err(error) => warn_of_closed(&stream, &error),
+                    }
+                }
+                Some(Err(error)) if is_of_one_connection(&error) => {}
+                Some(Err(error)) if is_out_of_descriptors(&error) && self.spare.give_up() => {}
+                Some(Err(error)) => {
+                    warn_of_failure(&error, pause);
+                    stop.run_until_cancelled(sleep(pause)).await;
+                    pause = PAUSE_MAX.min(pause * 2);
+                }
             }
         }
     }
-    listeners.take_queues(|stream| spawn(stream, None));
+
+    /// Takes what is in the queues, and closes the listeners.
+    ///
+    /// Waits for nothing but descriptors. Places are not waited for: whoever has one may keep it
+    /// for as long as the server has to end, and what is in the queues has been accepted by the
+    /// system.
+    ///
+    /// # Cancel safety
+    ///
+    /// What is not taken is still in the queues when the future is dropped.
+    pub(crate) async fn take_queues(&mut self) {
+        self.spare.give_up();
+        let mut taken = 0;
+        while let Some(listener) = self.listeners.listeners.last() {
+            match listener.accept_now() {
+                // A flood of new ones must not keep the server from its end.
+                Ok(_) if taken == QUEUES_MAX => return,
+                Ok(stream) => {
+                    taken += 1;
+                    self.serve(stream);
+                }
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) if is_out_of_descriptors(&error) => {
+                    warn_of_waiting(&error);
+                    // Also if nobody waits: that does not show without a descriptor.
+                    sleep(PAUSE_MIN).await;
+                }
+                Err(error) => {
+                    if error.kind() != ErrorKind::WouldBlock {
+                        warn!("connections that waited to be accepted are lost: {error}");
+                    }
+                    self.listeners.listeners.pop();
+                }
+            }
+        }
+    }
+
+    /// Closes what is left in the queues, and the listeners. Returns how many those were.
+    pub(crate) fn close_queues(self) -> usize {
+        let rest = |listener: &Listener| listener.accept_now().ok();
+        let queues = self.listeners.listeners.iter();
+        queues.flat_map(|listener| iter::from_fn(|| rest(listener))).take(QUEUES_MAX).count()
+    }
+
+    fn serve(&mut self, stream: Stream) {
+        self.accepted += 1;
+        let name = Name { id: self.accepted, peer: stream.peer_label() };
+        let span = info_span!("connection", id = name.id, peer = name.peer);
+        let (place, serve) = (self.places.enter(), self.serve.clone());
+        let task = async move {
+            let _place: Place = place;
+            serve(stream, name).await;
+        };
+        self.connections.spawn(task.instrument(span));
+    }
 }
 
 impl Listeners {
@@ -271,40 +335,32 @@ impl Listeners {
         })
         .await
     }
-
-    /// Takes what is in the queues, without waiting.
-    fn take_queues(self, take: impl Fn(Stream)) {
-        for listener in self.listeners {
-            for _ in 0..QUEUE_MAX {
-                match listener.accept_now() {
-                    Ok(stream) => take(stream),
-                    Err(error) if is_of_one_connection(&error) => {}
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                    Err(error) => {
-                        warn!("connections that waited to be accepted are lost: {error}");
-                        break;
-                    }
-                }
-            }
-        }
-    }
 }
 
-/// A file descriptor that is held back.
+/// A file descriptor that is held back, so that there is one when there is no other.
+#[derive(Default)]
 struct Spare(Option<File>);
 
 impl Spare {
-    fn new() -> Self {
-        Self(File::open("/dev/null").ok())
+    /// Gives it up. Returns whether there was one.
+    fn give_up(&mut self) -> bool {
+        self.0.take().is_some()
     }
 
-    /// Closes the first connection of a queue. Returns the name of its peer.
-    fn close_one(&mut self, listeners: &Listeners) -> Option<String> {
-        self.0 = None;
-        let closed = listeners.listeners.iter().find_map(|listener| listener.accept_now().ok());
-        let peer = closed.map(|stream| stream.peer_label());
-        *self = Self::new();
-        peer
+    /// Makes sure that there is one.
+    ///
+    /// # Errors
+    ///
+    /// That the system has none left. If there is none for another reason, nobody is held up.
+    fn take_back(&mut self) -> io::Result<()> {
+        if self.0.is_some() {
+            return Ok(());
+        }
+        match File::open("/dev/null") {
+            Err(error) if is_out_of_descriptors(&error) => return Err(error),
+            file => self.0 = file.ok(),
+        }
+        Ok(())
     }
 }
 
@@ -315,13 +371,33 @@ fn warn_of_full(limit: usize) {
     }
 }
 
-fn warn_of_failure(error: &io::Error, closed: Option<&str>, pause: Duration) {
+fn warn_of_failure(error: &io::Error, pause: Duration) {
     static THROTTLE: Throttle = Throttle::new(WARN_EVERY);
     let Some(held_back) = THROTTLE.pass() else { return };
-    let closed = closed.map(|peer| format!("; closed the connection of {peer} unanswered"));
-    let others = (held_back > 0).then(|| format!("; {held_back} more times since this was logged"));
-    let (closed, others) = (closed.unwrap_or_default(), others.unwrap_or_default());
-    warn!("cannot accept, trying again in {pause:?}: {error}{closed}{others}");
+    let others = others(held_back);
+    warn!("cannot accept, trying again in {pause:?}: {error}{others}");
+}
+
+/// Says that a connection is closed which has taken the last descriptor.
+fn warn_of_closed(stream: &Stream, error: &io::Error) {
+    static THROTTLE: Throttle = Throttle::new(WARN_EVERY);
+    let Some(held_back) = THROTTLE.pass() else { return };
+    let (peer, others) = (stream.peer_label(), others(held_back));
+    warn!("cannot serve, closed the connection of {peer} unanswered: {error}{others}");
+}
+
+fn warn_of_waiting(error: &io::Error) {
+    static THROTTLE: Throttle = Throttle::new(WARN_EVERY);
+    if THROTTLE.pass().is_some() {
+        warn!("connections wait to be accepted until others have ended: {error}");
+    }
+}
+
+fn others(held_back: u64) -> String {
+    match held_back {
+        0 => String::new(),
+        times => format!("; {times} more times since this was logged"),
+    }
 }
 
 /// Whether the error is about a connection that is gone already, not about the listener or the

@@ -8,6 +8,7 @@
 //! | `bind`        | from addresses to sockets that accept                        |
 //! | `descriptors` | how many connections the system allows                       |
 //! | `log`         | where log lines go, and which                                |
+//! | `lines`       | that nobody who logs waits for who reads                     |
 //! | `shutdown`    | when the process ends                                        |
 //! | `reload`      | what changes while it runs                                   |
 //! | `service`     | what the service manager is told                             |
@@ -18,6 +19,7 @@ mod address;
 mod bind;
 mod descriptors;
 
+mod lines;
 mod log;
 mod reload;
 mod service;
@@ -43,6 +45,7 @@ use tracing::{info, warn};
 
 use crate::{
     bind::Bound,
+    log::Log,
     reload::Running,
     settings::{CommandLine, Faults, Settings, Task},
 };
@@ -62,7 +65,14 @@ fn main() -> ExitCode {
         settings.warnings().iter().for_each(|warning| say("warning", warning));
     }
     match command_line.task {
-        Task::Serve => serve(command_line, settings, passed),
+        Task::Serve => match log::start(&settings) {
+            Ok(log) => {
+                let status = serve(command_line, settings, passed, &log);
+                log.finish();
+                status
+            }
+            Err(error) => fail(&format!("cannot log: {error}")),
+        },
         Task::CheckConfiguration => print("the configuration works\n"),
         Task::PrintConfiguration => print(settings.to_toml()),
     }
@@ -73,8 +83,8 @@ fn refuse(faults: &Faults) -> ExitCode {
     ExitCode::from(EXIT_USAGE)
 }
 
-/// Says why the program ends, whatever is logged. If nobody listens any more, that is no reason to
-/// end otherwise.
+/// Says why the program ends before anything is logged. If nobody listens any more, that is no
+/// reason to end otherwise.
 fn complain(line: &str) {
     say("error", line);
 }
@@ -88,40 +98,48 @@ fn print(text: impl fmt::Display) -> ExitCode {
     match write!(output, "{text}").and_then(|()| output.flush()) {
         // Whoever closes the output early, as `head` does, has seen enough.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            complain(&format!("cannot write the output: {error}"));
-            ExitCode::FAILURE
+            fail(&format!("cannot write the output: {error}"))
         }
         _ => ExitCode::SUCCESS,
     }
 }
 
-fn serve(command_line: CommandLine, settings: Settings, passed: ListenFd) -> ExitCode {
-    let filter = log::start(&settings);
+fn fail(reason: &str) -> ExitCode {
+    complain(reason);
+    ExitCode::FAILURE
+}
+
+fn serve(command_line: CommandLine, settings: Settings, passed: ListenFd, log: &Log) -> ExitCode {
     let max_connections = descriptors::raise_limit(&settings);
     let server = match Server::new(&Config { max_connections, ..settings.config }) {
         Ok(server) => server,
-        Err(error) => return refuse(&settings.faults(&error)),
+        Err(error) => {
+            log.finish();
+            return refuse(&settings.faults(&error));
+        }
     };
     settings.warnings().iter().for_each(|warning| warn!("{warning}"));
-    let running = Running { command_line, settings, server, filter };
+    reload::log_certificate(&settings);
+    let running = Running { command_line, settings, server, log: log.clone() };
     let runtime = runtime(running.settings.threads).map_err(Into::into);
     match runtime.and_then(|runtime| runtime.block_on(run(running, passed))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            error.to_string().lines().for_each(complain);
+            error.to_string().lines().for_each(|reason| log.complain(reason));
             ExitCode::FAILURE
         }
     }
 }
 
-/// Serves until a signal comes and everything is answered.
+/// Serves until a signal comes and everything is answered. That something is not is an error.
 async fn run(running: Running, passed: ListenFd) -> Result<(), Box<dyn Error>> {
     let stop = CancellationToken::new();
-    shutdown::on_signals(stop.clone())?;
+    shutdown::on_signals(stop.clone(), running.log.clone())?;
     let Bound { listeners, admin, files } = bind::listen(&running.settings, passed).await?;
     let labels: Vec<_> = listeners.iter().map(Listener::label).collect::<Result<_, _>>()?;
     let status = format!("accepting on {}", labels.join(", "));
     let server = running.server.clone();
+    let encryption = running.settings.encryption.clone();
     reload::on_hangup(running, status.clone())?;
 
     let admin_label = admin.as_ref().map(TcpListener::local_addr).transpose()?;
@@ -130,19 +148,25 @@ async fn run(running: Running, passed: ListenFd) -> Result<(), Box<dyn Error>> {
     service::keep_watchdog_fed();
     let ended = CancellationToken::new();
     let serve = async {
-        server.run(listeners, stop.clone()).await;
+        let drained = server.run(listeners, stop.clone()).await;
         ended.cancel();
+        drained
     };
     let show = async {
         if let Some(listener) = admin {
-            Admin::new(server.clone()).run(listener, ended.clone()).await;
+            let admin = Admin::new(server.clone());
+            let admin = match &encryption {
+                Some(encryption) => encryption.show(admin),
+                None => admin,
+            };
+            admin.run(listener, ended.clone()).await;
         }
     };
     // All to the end: a server without connections stops before a task of its own would have told,
     // and until then operators see that it drains.
-    join!(serve, show, shutdown::tell_service(&server, &stop));
+    let (drained, (), ()) = join!(serve, show, shutdown::tell_service(&server, &stop));
     drop(files);
-    Ok(())
+    drained.map_err(|cut_off| format!("{cut_off}, the time of --drain-timeout").into())
 }
 
 /// Says where it listens, as the first lines of the output, and then where operators look.

@@ -58,40 +58,22 @@ impl Places {
     ///
     /// Dropping the future changes nothing.
     pub(crate) async fn free(&self) {
-        self.wait(|state| (state.taken < state.limit).then_some(())).await;
+        loop {
+            let mut freed = pin!(self.freed.notified());
+            // Registers before the look, so that a place that becomes free after it is noticed.
+            freed.as_mut().enable();
+            if !self.is_full() {
+                break;
+            }
+            freed.await;
+        }
         // The place is still free: the next in line may have it as well.
         self.freed.notify_one();
-    }
-
-    /// Waits for a place.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future takes none.
-    pub(crate) async fn take(self: &Arc<Self>) -> Place {
-        self.wait(|state| {
-            let is_free = state.taken < state.limit;
-            state.taken += usize::from(is_free);
-            is_free.then(|| Place(Arc::clone(self)))
-        })
-        .await
     }
 
     pub(crate) fn is_full(&self) -> bool {
         let state = self.state();
         state.taken >= state.limit
-    }
-
-    async fn wait<T>(&self, look: impl Fn(&mut State) -> Option<T>) -> T {
-        loop {
-            let mut freed = pin!(self.freed.notified());
-            // Registers before the look, so that a place that becomes free after it is noticed.
-            freed.as_mut().enable();
-            if let Some(found) = look(&mut self.state()) {
-                return found;
-            }
-            freed.await;
-        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -124,28 +106,28 @@ mod tests {
     }
 
     #[test]
-    fn whoever_waits_gets_the_place_that_becomes_free() {
+    fn whoever_waits_learns_of_the_place_that_becomes_free() {
         let places = Arc::new(Places::new(1));
         let place = places.enter();
-        let mut waiting = spawn(places.take());
+        let mut waiting = spawn(places.free());
         assert_pending!(waiting.poll());
         drop(place);
         assert!(waiting.is_woken());
-        let _place = assert_ready!(waiting.poll());
+        assert_ready!(waiting.poll());
     }
 
     #[test]
     fn a_place_that_becomes_free_is_not_lost_on_one_who_gave_up() {
         let places = Arc::new(Places::new(1));
         let place = places.enter();
-        let mut gone = spawn(places.take());
-        let mut waiting = spawn(places.take());
+        let mut gone = spawn(places.free());
+        let mut waiting = spawn(places.free());
         assert_pending!(gone.poll());
         assert_pending!(waiting.poll());
         drop(place);
         drop(gone);
         assert!(waiting.is_woken());
-        let _place = assert_ready!(waiting.poll());
+        assert_ready!(waiting.poll());
     }
 
     #[test]
@@ -166,13 +148,13 @@ mod tests {
         let places = Arc::new(Places::new(2));
         let held = (places.enter(), places.enter());
         places.set_limit(1);
-        let mut waiting = spawn(places.take());
+        let mut waiting = spawn(places.free());
         assert_pending!(waiting.poll());
 
         drop(held.0);
         assert_pending!(waiting.poll());
         places.set_limit(2);
         assert!(waiting.is_woken());
-        let _place = assert_ready!(waiting.poll());
+        assert_ready!(waiting.poll());
     }
 }

@@ -1,6 +1,6 @@
 //! What SIGHUP does: the configuration is read again, and what can be taken over is.
 
-use std::io;
+use std::{io, time::SystemTime};
 
 use arena_echo::{Config, Server};
 use tokio::signal::unix::{SignalKind, signal};
@@ -8,9 +8,9 @@ use tracing::{error, info, warn};
 
 use crate::{
     descriptors,
-    log::LogFilter,
+    log::Log,
     service,
-    settings::{CommandLine, Faults, Settings},
+    settings::{CommandLine, Encryption, Faults, Settings},
 };
 
 /// A server that runs, and what can change about it.
@@ -21,7 +21,7 @@ pub(crate) struct Running {
     /// What is in effect.
     pub(crate) settings: Settings,
     pub(crate) server: Server,
-    pub(crate) filter: LogFilter,
+    pub(crate) log: Log,
 }
 
 /// Reads the configuration again whenever SIGHUP comes. The service manager is told `status` if
@@ -47,6 +47,19 @@ pub(crate) fn on_hangup(mut running: Running, status: String) -> io::Result<()> 
     Ok(())
 }
 
+/// Says until when the certificate is valid with which connections begin from now on.
+pub(crate) fn log_certificate(settings: &Settings) {
+    let Some(path) = &settings.tls_paths.cert else { return };
+    let valid_until = settings.encryption.as_ref().and_then(Encryption::valid_until);
+    let Some(valid_until) = valid_until else { return };
+    let (path, end) = (path.display(), humantime::format_rfc3339_seconds(valid_until));
+    if valid_until < SystemTime::now() {
+        warn!("{path}: the certificate has expired, {end}: peers will refuse it");
+    } else {
+        info!("{path}: the certificate is valid until {end}");
+    }
+}
+
 impl Running {
     /// Takes over what can be, and says what cannot.
     fn reload(&mut self) -> Result<(), Faults> {
@@ -57,9 +70,12 @@ impl Running {
         let max_connections = descriptors::raise_limit(&new);
         let reloaded = self.server.reload(&Config { max_connections, ..config });
         reloaded.map_err(|error| new.faults(&error))?;
-        self.filter.set(&new.log_filter);
+        self.log.set_filter(&new.log_filter);
         if let (Some(encryption), Some(new)) = (&self.settings.encryption, &new.encryption) {
             encryption.replace(new);
+        }
+        if self.settings.encryption.is_some() {
+            log_certificate(&new);
         }
 
         for change in self.settings.changes(&new) {

@@ -1,14 +1,13 @@
 //! `Server`: built from a configuration, runs on a listener, drains when told to stop.
 
 use std::{
-    future::{Future, poll_fn},
+    future::Future,
     pin::pin,
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering::Relaxed},
+        atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed},
     },
-    task::Poll,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use arc_swap::ArcSwap;
@@ -17,16 +16,17 @@ use tokio_util::{
     sync::CancellationToken,
     task::{AbortOnDropHandle, TaskTracker},
 };
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::{
     config::{Config, ConfigError, Limits, Reply},
-    connection::{self, Shared},
+    connection::{self, Open, Shared},
     handler::{Echo, Handler},
-    listener::{self, Listeners},
+    listener::{Acceptor, Listeners},
     memory::{Memory, MemoryMetrics},
     places::Places,
     roster::{Name, Roster},
+    socket,
     stats::{ServerMetrics, Stats},
     stop::{self, BeginsWhenDropped, Stop},
     stream::Stream,
@@ -52,6 +52,18 @@ struct Life {
     built: SystemTime,
     /// A [`Phase`].
     phase: AtomicU8,
+}
+
+/// A server has ended without having answered everything: what took longer than the drain timeout
+/// was cut off.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("cut off {connections} connections that were not answered within {within:?}")]
+pub struct CutOff {
+    /// How many connections were cut off.
+    pub connections: usize,
+    /// The drain timeout.
+    pub within: Duration,
 }
 
 /// Where a server is in its life.
@@ -192,13 +204,21 @@ impl<H: Handler> Server<H> {
     /// Then no more are accepted, everything that has arrived is answered, also by connections that
     /// waited to be accepted, and what takes longer than the drain timeout is cut off.
     ///
+    /// # Errors
+    ///
+    /// [`CutOff`] if not everything was answered in that time.
+    ///
     /// # Cancel safety
     ///
     /// Dropping the future closes the listeners and cuts all connections off.
-    pub async fn run(&self, listeners: impl Into<Listeners>, stop: CancellationToken) {
+    pub async fn run(
+        &self,
+        listeners: impl Into<Listeners>,
+        stop: CancellationToken,
+    ) -> Result<(), CutOff> {
         let connections = TaskTracker::new();
-        let cut = Stop::default();
-        let _cut_when_dropped = BeginsWhenDropped(cut.clone());
+        let cut = Cut::default();
+        let _cut_when_dropped = BeginsWhenDropped(cut.stop.clone());
         let watch = tokio::spawn({
             let shared = Arc::clone(&self.shared);
             async move {
@@ -215,13 +235,15 @@ impl<H: Handler> Server<H> {
             let (server, stopping, cut) = (self.clone(), stopping.clone(), cut.clone());
             move |stream, name| server.serve(stream, name, stopping.for_task(), cut.for_task())
         };
-        listener::accept(listeners.into(), &self.places, &stop, &connections, serve).await;
+        let listeners = listeners.into();
+        let mut acceptor = Acceptor::new(listeners, &self.places, &connections, serve);
+        acceptor.accept_until(&stop).await;
         self.life.enter(Phase::Draining);
         stopping.begin();
-        connections.close();
-        self.drain(&connections, &cut).await;
+        let drained = self.drain(acceptor, &connections, &cut).await;
         self.shared.warnings.report_rest();
         self.sum_up();
+        drained
     }
 
     /// Serves one connection until it ends or is cut off.
@@ -230,31 +252,61 @@ impl<H: Handler> Server<H> {
         stream: Stream,
         name: Name,
         stopping: Stop,
-        cut: Stop,
+        cut: Cut,
     ) -> impl Future<Output = ()> + Send + use<H> {
         let shared = Arc::clone(&self.shared);
         let timeouts = self.limits().timeouts();
         async move {
-            // Pinned here rather than handed on: a future that moves takes its place twice, in
-            // every connection.
-            let mut connection = pin!(connection::serve(stream, name, shared, timeouts, stopping));
-            let mut waking = pin!(cut.waking());
+            let _open = Open::new(&shared.stats);
+            let mut waking = pin!(cut.stop.waking());
             stop::wake_by(waking.as_mut()).await;
-            poll_fn(|context| match cut.has_begun() {
-                true => Poll::Ready(()),
-                false => connection.as_mut().poll(context),
-            })
-            .await;
+            let served = {
+                // Pinned here rather than handed on: a future that moves takes its place twice, in
+                // every connection.
+                let connection = connection::serve(stream, name, &shared, timeouts, stopping);
+                let mut connection = pin!(connection);
+                cut.stop.unless_begun(connection.as_mut()).await
+            };
+            match served {
+                // Relaxed: it is looked at when all tasks have ended.
+                None => _ = cut.connections.fetch_add(1, Relaxed),
+                Some(None) => {}
+                Some(Some(stream)) => {
+                    let mut closing = pin!(socket::close_gently(stream));
+                    // All is answered: whoever is cut off now loses nothing.
+                    cut.stop.unless_begun(closing.as_mut()).await;
+                }
+            }
         }
     }
 
-    async fn drain(&self, connections: &TaskTracker, cut: &Stop) {
+    async fn drain<F, S>(
+        &self,
+        mut acceptor: Acceptor<'_, F>,
+        connections: &TaskTracker,
+        cut: &Cut,
+    ) -> Result<(), CutOff>
+    where
+        F: Fn(Stream, Name) -> S + Clone + Send + 'static,
+        S: Future<Output = ()> + Send + 'static,
+    {
         let within = self.limits().drain_timeout;
-        info!("draining {} connections within {within:?}", connections.len());
-        if timeout(within, connections.wait()).await.is_err() {
-            warn!("cut off {} connections that did not end in time", connections.len());
-            cut.begin();
+        let here = connections.len();
+        info!("draining {here} connections, and those that wait to be accepted, within {within:?}");
+        connections.close();
+        let answer = async {
+            acceptor.take_queues().await;
             connections.wait().await;
+        };
+        if timeout(within, answer).await.is_err() {
+            cut.stop.begin();
+            connections.wait().await;
+            // Now there are descriptors to take them with.
+            cut.connections.fetch_add(acceptor.close_queues(), Relaxed);
+        }
+        match cut.connections.load(Relaxed) {
+            0 => Ok(()),
+            connections => Err(CutOff { connections, within }),
         }
     }
 
@@ -267,6 +319,19 @@ impl<H: Handler> Server<H> {
         );
         let MemoryMetrics { allocations_ok, frees, bytes_live, .. } = self.memory_metrics();
         info!("took {allocations_ok} blocks, gave {frees} back; {bytes_live} bytes are in use");
+    }
+}
+
+/// Tells connections that their time is over, and counts those that were not done.
+#[derive(Clone, Debug, Default)]
+struct Cut {
+    stop: Stop,
+    connections: Arc<AtomicUsize>,
+}
+
+impl Cut {
+    fn for_task(&self) -> Self {
+        Self { stop: self.stop.for_task(), connections: Arc::clone(&self.connections) }
     }
 }
 

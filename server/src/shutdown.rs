@@ -10,11 +10,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::service;
+use crate::{log::Log, service};
 
 /// Cancels `stop` at the first SIGINT or SIGTERM. The second one exits with 128 plus its number, as
 /// shells report it.
-pub(crate) fn on_signals(stop: CancellationToken) -> io::Result<()> {
+pub(crate) fn on_signals(stop: CancellationToken, log: Log) -> io::Result<()> {
     let mut signals = Signals::new()?;
     tokio::spawn(async move {
         signals.next().await;
@@ -23,6 +23,7 @@ pub(crate) fn on_signals(stop: CancellationToken) -> io::Result<()> {
 
         let kind = signals.next().await;
         warn!("ending at once");
+        log.finish_at_once();
         process::exit(128 + kind.as_raw_value());
     });
     Ok(())

@@ -40,6 +40,20 @@ impl Stop {
         self.has_begun.load(Relaxed)
     }
 
+    /// Polls `future` until it is ready or the stop begins. Then it is `None`.
+    ///
+    /// The task is woken when the stop begins if it has called [`wake_by`].
+    pub(crate) async fn unless_begun<F: Future>(
+        &self,
+        mut future: Pin<&mut F>,
+    ) -> Option<F::Output> {
+        poll_fn(|context| match self.has_begun() {
+            true => Poll::Ready(None),
+            false => future.as_mut().poll(context).map(Some),
+        })
+        .await
+    }
+
     /// What wakes the task: to be pinned, kept, and given to [`wake_by`].
     pub(crate) fn waking(&self) -> WaitForCancellationFuture<'_> {
         self.token.cancelled()

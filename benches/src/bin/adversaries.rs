@@ -227,8 +227,7 @@ fn serve(kind: &str, mebibytes: &str) -> Result<(), Box<dyn Error>> {
     runtime()?.block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         println!("listening on {}", listener.local_addr()?);
-        server.run(listener, CancellationToken::new()).await;
-        Ok(())
+        Ok(server.run(listener, CancellationToken::new()).await?)
     })
 }
 

@@ -193,8 +193,7 @@ fn serve(side: &str) -> Result<(), Box<dyn Error>> {
             _ => {
                 let reply = if side == "copy" { Reply::Copy } else { Reply::Share };
                 let server = Server::new(&Config { reply, ..Config::buddy() })?;
-                server.run(listener, CancellationToken::new()).await;
-                Ok(())
+                Ok(server.run(listener, CancellationToken::new()).await?)
             }
         }
     })

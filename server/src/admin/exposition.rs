@@ -3,6 +3,7 @@
 use std::{
     fmt::{self, Display, Write},
     fs,
+    time::SystemTime,
 };
 
 use rustix::{
@@ -57,12 +58,21 @@ impl Page {
 }
 
 /// Writes all figures.
-pub(super) fn write<H: Handler>(server: &Server<H>) -> String {
+///
+/// The certificate of the server is valid until `valid_until`, if it has one.
+pub(super) fn write<H: Handler>(server: &Server<H>, valid_until: Option<SystemTime>) -> String {
     let mut page = Page(String::with_capacity(16 << 10));
     let memory = server.memory_metrics();
     write_memory(&mut page, &memory);
     write_waits(&mut page, &memory);
     write_server(&mut page, server);
+    if let Some(valid_until) = valid_until {
+        page.gauge(
+            "echo_tls_valid_until_seconds",
+            "Until when the certificate of the server is valid, in seconds since 1970.",
+            milliseconds(valid_until) / 1000,
+        );
+    }
     write_process(&mut page, server);
     page.0
 }

@@ -46,6 +46,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
 
 use self::{events::Content, site::Site};
+#[cfg(feature = "tls")]
+use crate::tls::Tls;
 use crate::{
     handler::{Echo, Handler},
     server::Server,
@@ -114,6 +116,8 @@ pub struct Admin<H = Echo> {
     wait_max: Duration,
     connections_max: NonZeroUsize,
     deadlines: Deadlines,
+    #[cfg(feature = "tls")]
+    tls: Option<Tls>,
 }
 
 /// How long its peers may take.
@@ -127,7 +131,21 @@ impl<H: Handler> Admin<H> {
     /// Shows `server`.
     pub fn new(server: Server<H>) -> Self {
         let deadlines = Deadlines { answer: ANSWER_TIMEOUT, unread: UNREAD_TIMEOUT };
-        Self { server, wait_max: WAIT_MAX, connections_max: CONNECTIONS_MAX, deadlines }
+        Self {
+            server,
+            wait_max: WAIT_MAX,
+            connections_max: CONNECTIONS_MAX,
+            deadlines,
+            #[cfg(feature = "tls")]
+            tls: None,
+        }
+    }
+
+    /// Shows in `/metrics` until when the certificate of `tls` is valid.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(self, tls: Option<Tls>) -> Self {
+        Self { tls, ..self }
     }
 
     /// Sets for how long somebody may wait for memory before `/readyz` says that the server is not
@@ -170,10 +188,13 @@ impl<H: Handler> Admin<H> {
     pub async fn run(self, listener: TcpListener, stop: CancellationToken) {
         let over = CancellationToken::new();
         let _over_when_dropped = over.clone().drop_guard();
-        let Self { server, wait_max, connections_max, deadlines } = self;
+        let Self { server, wait_max, connections_max, deadlines, .. } = self;
         let connections_max = connections_max.get().min(Semaphore::MAX_PERMITS);
         let subscribers_max = connections_max / 2;
-        let site = Arc::new(Site::new(server, wait_max, subscribers_max, over.clone()));
+        let site = Site::new(server, wait_max, subscribers_max, over.clone());
+        #[cfg(feature = "tls")]
+        let site = site.tls(self.tls);
+        let site = Arc::new(site);
         let places = Arc::new(Semaphore::new(connections_max));
         let connections = TaskTracker::new();
         let cut = CancellationToken::new();

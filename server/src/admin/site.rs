@@ -24,6 +24,8 @@ use super::{
     map::Map,
     samples::{self, COLUMNS, Row, Samples, milliseconds},
 };
+#[cfg(feature = "tls")]
+use crate::tls::Tls;
 use crate::{
     handler::Handler,
     roster::{Census, Doing, HELD_BYTES_STEPS},
@@ -58,6 +60,8 @@ pub(super) struct Site<H> {
     subscribers: Arc<Semaphore>,
     /// Cancelled when there are no more events.
     over: CancellationToken,
+    #[cfg(feature = "tls")]
+    tls: Option<Tls>,
 }
 
 impl<H: Handler> Site<H> {
@@ -74,7 +78,14 @@ impl<H: Handler> Site<H> {
             latest: watch::Sender::new(Bytes::new()),
             subscribers: Arc::new(Semaphore::new(subscribers_max)),
             over,
+            #[cfg(feature = "tls")]
+            tls: None,
         }
+    }
+
+    #[cfg(feature = "tls")]
+    pub(super) fn tls(self, tls: Option<Tls>) -> Self {
+        Self { tls, ..self }
     }
 
     /// Takes figures every second, and tells them to those who look.
@@ -103,7 +114,7 @@ impl<H: Handler> Site<H> {
         let mut response = match (request.method(), request.uri().path()) {
             (&Method::GET | &Method::HEAD, "/") => html(PAGE),
             (&Method::GET | &Method::HEAD, "/metrics") => {
-                let text = exposition::write(&self.server);
+                let text = exposition::write(&self.server, self.valid_until());
                 respond(StatusCode::OK, exposition::CONTENT_TYPE, Content::whole(text))
             }
             (&Method::GET | &Method::HEAD, "/healthz") => text(StatusCode::OK, "ok\n".to_owned()),
@@ -129,6 +140,14 @@ impl<H: Handler> Site<H> {
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
         response
+    }
+
+    /// Returns until when the certificate of the server is valid, if it has one.
+    fn valid_until(&self) -> Option<SystemTime> {
+        #[cfg(feature = "tls")]
+        return self.tls.as_ref()?.valid_until();
+        #[cfg(not(feature = "tls"))]
+        None
     }
 
     /// Returns why no more connections should come, if they should not.

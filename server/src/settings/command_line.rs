@@ -69,7 +69,8 @@ at once. SIGHUP reads the configuration and the files of --tls-cert, --tls-key a
 change without a restart.
 
 Exit status:
-  0 after a signal, 1 if it could not run, 2 if the configuration or the command line cannot work.";
+  0 after a signal, 1 if it could not run or somebody was cut off at --drain-timeout, 2 if the \
+configuration or the command line cannot work.";
 
 /// Reads the command line and the environment. Prints help or an error and exits, if that is due.
 pub(crate) fn read() -> CommandLine {
@@ -269,7 +270,8 @@ mod tests {
 
     #[test]
     fn the_help_says_what_a_signal_changes() {
-        let (_, said) = AFTER_LONG_HELP.split_once("SIGHUP ").expect("a paragraph");
+        let mut paragraphs = AFTER_LONG_HELP.split("\n\n");
+        let said = paragraphs.find(|paragraph| paragraph.contains("SIGHUP ")).expect("one");
         for key in &KEYS {
             // Timeouts are named where they are exceptions.
             let is_named = key.is_reloadable != key.name.ends_with("-timeout");

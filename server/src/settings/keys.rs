@@ -279,7 +279,8 @@ pub(crate) const KEYS: [Key; 26] = [
         placeholder: "TIME",
         section: Section::Timeouts,
         help: "Time without taking a reply",
-        more: "Each byte of its reply that a peer takes begins it anew.",
+        more: "It begins anew when the system takes more of a reply. That tells of a peer only \
+               after up to 256KiB: one that takes as much in this time is not closed.",
         default: "10s",
         is_reloadable: true,
     },
@@ -309,7 +310,7 @@ pub(crate) const KEYS: [Key; 26] = [
         placeholder: "TIME",
         section: Section::Timeouts,
         help: "Ending connections at a signal",
-        more: "What takes longer is cut off.",
+        more: "What takes longer is cut off, and the exit status is 1.",
         default: "10s",
         is_reloadable: true,
     },

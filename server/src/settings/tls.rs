@@ -61,9 +61,9 @@ impl TlsPaths {
 
 #[cfg(feature = "tls")]
 mod with_tls {
-    use std::path::Path;
+    use std::{path::Path, time::SystemTime};
 
-    use arena_echo::{Listener, Tls, TlsFile, TlsFiles};
+    use arena_echo::{Admin, Listener, Tls, TlsFile, TlsFiles};
 
     use super::Reader;
 
@@ -101,14 +101,24 @@ mod with_tls {
         pub(crate) fn replace(&self, with: &Self) {
             self.0.replace(&with.0);
         }
+
+        /// Until when its certificate is valid, if that is known.
+        pub(crate) fn valid_until(&self) -> Option<SystemTime> {
+            self.0.valid_until()
+        }
+
+        /// Has `admin` show that.
+        pub(crate) fn show(&self, admin: Admin) -> Admin {
+            admin.tls(Some(self.0.clone()))
+        }
     }
 }
 
 #[cfg(not(feature = "tls"))]
 mod without_tls {
-    use std::path::Path;
+    use std::{path::Path, time::SystemTime};
 
-    use arena_echo::Listener;
+    use arena_echo::{Admin, Listener};
 
     use super::Reader;
 
@@ -133,6 +143,14 @@ mod without_tls {
         }
 
         pub(crate) fn replace(&self, _: &Self) {
+            match *self {}
+        }
+
+        pub(crate) fn valid_until(&self) -> Option<SystemTime> {
+            match *self {}
+        }
+
+        pub(crate) fn show(&self, _: Admin) -> Admin {
             match *self {}
         }
     }

@@ -9,15 +9,17 @@ use std::{
     fmt, io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, SystemTime},
 };
 
 use arc_swap::ArcSwap;
 use tokio::net::TcpStream;
 use tokio_rustls::rustls::{
-    self, RootCertStore, ServerConfig,
+    self, CertificateError, RootCertStore, ServerConfig,
+    client::{WebPkiServerVerifier, danger::ServerCertVerifier},
     crypto::{CryptoProvider, ring},
     pki_types::{
-        CertificateDer, PrivateKeyDer,
+        CertificateDer, PrivateKeyDer, ServerName, UnixTime,
         pem::{self, PemObject},
     },
     server::{WebPkiClientVerifier, danger::ClientCertVerifier},
@@ -48,7 +50,15 @@ pub use self::stream::TlsStream;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Tls {
-    config: Arc<ArcSwap<ServerConfig>>,
+    identity: Arc<ArcSwap<Identity>>,
+}
+
+/// Who the server says it is, until the files are read again.
+#[derive(Clone, Debug)]
+struct Identity {
+    config: Arc<ServerConfig>,
+    /// Until when its certificate is valid, if that is known.
+    valid_until: Option<SystemTime>,
 }
 
 /// Where certificates and keys lie, all of them as PEM.
@@ -116,13 +126,14 @@ impl Tls {
         let (Ok(certificates), Ok(key), Ok(peers)) = (certificates, key, peers) else {
             return Err(TlsError(problems));
         };
+        let valid_until = certificates.first().and_then(|first| valid_until(first, &provider));
         let config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .expect("the provider has suites for them")
             .with_client_cert_verifier(peers)
             .with_single_cert(certificates, key);
         match config {
-            Ok(config) => Ok(Self::from_config(config.into())),
+            Ok(config) => Ok(Self::new_as(Identity { config: config.into(), valid_until })),
             Err(error) => {
                 let (file, reason) = mismatch(&error, files);
                 Err(TlsError(vec![TlsProblem { file, path: file.of(files).to_owned(), reason }]))
@@ -133,18 +144,28 @@ impl Tls {
     /// Takes a configuration that was made elsewhere: with another provider of ciphers, say, or
     /// with certificates for several names.
     pub fn from_config(config: Arc<ServerConfig>) -> Self {
-        Self { config: Arc::new(ArcSwap::new(config)) }
+        Self::new_as(Identity { config, valid_until: None })
+    }
+
+    fn new_as(identity: Identity) -> Self {
+        Self { identity: Arc::new(ArcSwap::from_pointee(identity)) }
+    }
+
+    /// Returns until when the certificate of the server is valid, that is its own and not those
+    /// that vouch for it. `None` if that is not known: for a configuration that was made elsewhere.
+    pub fn valid_until(&self) -> Option<SystemTime> {
+        self.identity.load().valid_until
     }
 
     /// Has connections that are accepted from now on begin with what `other` has now. Those that
     /// exist stay as they are.
     pub fn replace(&self, other: &Self) {
-        self.config.store(other.config.load_full());
+        self.identity.store(other.identity.load_full());
     }
 
     /// Begins an encrypted connection. Nothing is read or written yet.
     pub(crate) fn accept(&self, socket: TcpStream) -> TlsStream {
-        TlsStream::new(socket, self.config.load_full())
+        TlsStream::new(socket, Arc::clone(&self.identity.load().config))
     }
 }
 
@@ -190,6 +211,30 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
         Ok(none) if none.is_empty() => Err(describe(&pem::Error::NoItemsFound, "certificate")),
         Ok(certificates) => Ok(certificates),
         Err(error) => Err(describe(&error, "certificate")),
+    }
+}
+
+/// Returns until when a certificate is valid.
+///
+/// That is asked of what clients verify servers with: at the end of all time it says since when the
+/// certificate is not valid any more. It looks at that first, so it does not matter who vouches.
+fn valid_until(
+    certificate: &CertificateDer<'_>,
+    provider: &Arc<CryptoProvider>,
+) -> Option<SystemTime> {
+    let mut authorities = RootCertStore::empty();
+    authorities.add(certificate.clone().into_owned()).ok()?;
+    let provider = Arc::clone(provider);
+    let verifier =
+        WebPkiServerVerifier::builder_with_provider(authorities.into(), provider).build().ok()?;
+    let anybody = ServerName::try_from("localhost").ok()?;
+    let end_of_time = UnixTime::since_unix_epoch(Duration::from_secs(u64::MAX));
+    match verifier.verify_server_cert(certificate, &[], &anybody, &[], end_of_time) {
+        Err(rustls::Error::InvalidCertificate(CertificateError::ExpiredContext {
+            not_after,
+            ..
+        })) => SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(not_after.as_secs())),
+        _ => None,
     }
 }
 

@@ -21,7 +21,8 @@ pub struct Timeouts {
     pub idle: Option<Duration>,
     /// From the first byte of a frame to its last. Waiting for memory does not count.
     pub frame: Option<Duration>,
-    /// While the peer takes nothing of what is written.
+    /// While the stream takes nothing of what is written. A socket takes more only when its peer
+    /// has taken a good part of what it has.
     pub write: Option<Duration>,
     /// Until there is memory.
     pub memory: Option<Duration>,

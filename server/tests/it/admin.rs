@@ -358,7 +358,8 @@ fn more_may_not_look_than_there_are_places_and_metrics_have_others() {
         for _ in 0..16 {
             all.push(Events::open(shown.address).await);
         }
-        assert_eq!(get(shown.address, "/events").await.status, 503);
+        let refused = get(shown.address, "/events").await;
+        assert_eq!((refused.status, &refused.body[..]), (503, "as many look already as may\n"));
         assert_eq!(get(shown.address, "/metrics").await.status, 200);
         all.pop();
         // The place is free when the server has noticed.

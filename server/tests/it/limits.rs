@@ -6,8 +6,8 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use arena_echo::{Config, Listener, Server};
-use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
+use arena_echo::{Config, CutOff, Listener, Server};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, prlimit};
 use tokio::{
     net::TcpListener,
     process::Command,
@@ -52,7 +52,7 @@ struct OnePlace {
     server: Server,
     addresses: [SocketAddr; 2],
     stop: CancellationToken,
-    running: JoinHandle<()>,
+    running: JoinHandle<Result<(), CutOff>>,
 }
 
 impl OnePlace {
@@ -74,7 +74,8 @@ impl OnePlace {
 
     async fn stop(self) {
         self.stop.cancel();
-        self.running.await.expect("a server that does not panic");
+        let drained = self.running.await.expect("a server that does not panic");
+        drained.expect("all is answered");
     }
 }
 
@@ -140,7 +141,7 @@ fn leave_descriptors(server: &Program, more: u64) {
 }
 
 #[test]
-fn without_descriptors_a_connection_is_closed_and_others_wait_until_there_are_some() {
+fn without_descriptors_each_connection_is_closed_at_once_until_there_are_some() {
     run(async {
         let mut server = Program::start("").await;
         // It keeps a descriptor to spare by the time it has served somebody.
@@ -150,9 +151,18 @@ fn without_descriptors_a_connection_is_closed_and_others_wait_until_there_are_so
 
         let mut closed = Client::connect(server.address).await;
         closed.expect_end().await;
-        let line = server.until_logged("cannot accept, trying again in 10ms").await;
         let peer = format!("closed the connection of {} unanswered", closed.address());
-        assert!(line.contains(&peer), "{line}");
+        server.until_logged(&peer).await;
+
+        // So many that a pause for each lasts longer than any test may.
+        let mut others = Vec::new();
+        for _ in 0..200 {
+            others.push(Client::connect(server.address).await);
+        }
+        for mut other in others {
+            other.expect_end().await;
+        }
+        first.echo(&frame(10, 1)).await;
 
         leave_descriptors(&server, 100);
         let mut served = Client::connect(server.address).await;
@@ -160,6 +170,58 @@ fn without_descriptors_a_connection_is_closed_and_others_wait_until_there_are_so
         served.close_and_expect_end().await;
         first.close_and_expect_end().await;
         server.stop().await;
+    });
+}
+
+#[test]
+fn without_descriptors_what_waits_at_the_signal_is_answered_as_others_end() {
+    run(async {
+        let server = Program::start("--max-connections 1 --drain-timeout 1h").await;
+        let mut first = Client::connect(server.address).await;
+        first.echo(&frame(10, 0)).await;
+        let mut waiting = Vec::new();
+        for seed in 0..20 {
+            let mut client = Client::connect(server.address).await;
+            client.send(&frame(10, seed)).await;
+            waiting.push(client);
+        }
+        leave_descriptors(&server, 0);
+
+        server.signal(Signal::TERM);
+        first.expect_end().await;
+        for (seed, mut client) in waiting.into_iter().enumerate() {
+            client.expect(&frame(10, seed)).await;
+            client.expect_end().await;
+        }
+        drop(first);
+        let (status, log) = server.ended().await;
+        assert!(status.success(), "{status}\n{log:#?}");
+        let says = |text: &str| log.iter().any(|line| line.contains(text));
+        assert!(says("connections wait to be accepted until others have ended"), "{log:#?}");
+    });
+}
+
+/// Those in the queue are counted, although nobody ever saw them.
+#[test]
+fn who_still_waits_to_be_accepted_at_the_drain_timeout_is_cut_off() {
+    run(async {
+        let server = Program::start("--max-connections 1 --drain-timeout 0s").await;
+        let mut first = Client::connect(server.address).await;
+        first.echo(&frame(10, 0)).await;
+        let mut waiting = Vec::new();
+        for _ in 0..20 {
+            waiting.push(Client::connect(server.address).await);
+        }
+        leave_descriptors(&server, 0);
+
+        server.signal(Signal::TERM);
+        let (status, log) = server.ended().await;
+        assert_eq!(status.code(), Some(1), "{log:#?}");
+        let last = log.last().expect("a log");
+        let count = last.split_once("cut off ").and_then(|(_, rest)| rest.split(' ').next());
+        let count: usize = count.and_then(|count| count.parse().ok()).expect("a number");
+        // One is taken by the spare descriptor. That and the first may be done or not.
+        assert!((19..=21).contains(&count), "{last}");
     });
 }
 

@@ -1,12 +1,19 @@
 //! Told to stop, the server answers what it has received, and ends.
 
-use std::{fs, io::ErrorKind, net::SocketAddr, time::Duration};
+use std::{
+    fs,
+    io::{self, ErrorKind, PipeReader, PipeWriter, Write},
+    net::SocketAddr,
+    process::Stdio,
+    time::Duration,
+};
 
 use arena_echo::{ArenaKind, Config};
-use rustix::process::Signal;
+use rustix::{io::ioctl_fionbio, process::Signal};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     join,
+    process::Command,
     sync::mpsc,
     task::JoinSet,
     time::timeout,
@@ -17,7 +24,7 @@ use crate::support::{
     client::Client,
     gate::{Gate, held},
     in_process::InProcess,
-    program::Program,
+    program::{self, Program},
     run,
     traffic::{exceed, frame, frames},
     until,
@@ -282,6 +289,49 @@ fn a_log_that_nobody_reads_changes_nothing() {
     });
 }
 
+/// A pipe that is full. Its reader reads nothing.
+fn full_pipe() -> (PipeReader, PipeWriter) {
+    let (reader, mut writer) = io::pipe().expect("a pipe");
+    ioctl_fionbio(&writer, true).expect("a pipe that does not block");
+    while writer.write(&[b'\n'; 4096]).is_ok() {}
+    ioctl_fionbio(&writer, false).expect("a pipe that blocks");
+    (reader, writer)
+}
+
+async fn start_with_a_log_that_is_stuck() -> (PipeReader, Program) {
+    let (reader, writer) = full_pipe();
+    let mut command = Command::new(program::PATH);
+    command.args(["--listen", "127.0.0.1:0", "--log-filter", "trace"]).stdin(Stdio::null());
+    (reader, Program::launch_logging_to(writer, command, 1).await)
+}
+
+#[test]
+fn a_log_whose_reader_has_stopped_changes_nothing() {
+    run(async {
+        let (_stuck, server) = start_with_a_log_that_is_stuck().await;
+        for seed in 0..20 {
+            let mut client = Client::connect(server.address).await;
+            client.echo(&frame(1000, seed)).await;
+            client.close_and_expect_end().await;
+        }
+        exceed(server.address, 1 << 20).await;
+        server.stop().await;
+    });
+}
+
+#[test]
+fn a_second_signal_ends_at_once_also_if_nobody_reads_the_log() {
+    run(async {
+        let (_stuck, server) = start_with_a_log_that_is_stuck().await;
+        let mut client = Client::connect(server.address).await;
+        client.echo(&frame(10, 1)).await;
+        server.signal(Signal::TERM);
+        server.signal(Signal::INT);
+        let (status, _) = server.ended().await;
+        assert!(matches!(status.code(), Some(130 | 143)), "{status}");
+    });
+}
+
 #[test]
 fn nobody_is_accepted_any_more() {
     run(async {
@@ -303,6 +353,70 @@ fn a_peer_that_does_not_read_delays_the_end_no_longer_than_the_drain_timeout() {
 
         // Enough to fill the buffers of the sockets: nothing moves any more.
         while timeout(Duration::from_millis(300), deaf.send(&flood)).await.is_ok() {}
-        let (_, ()) = join!(deaf.send_without_reading(&flood), server.stop());
+        let (_, drained) = join!(deaf.send_without_reading(&flood), server.end());
+        assert_eq!(drained.expect_err("the deaf peer").connections, 1);
     });
+}
+
+/// Who has the only place keeps it until the others are answered.
+#[test]
+fn connections_without_a_place_are_answered_whoever_has_the_places() {
+    run(async {
+        let config = Config { max_connections: 1, drain_timeout: HOUR, ..Config::buddy() };
+        let gate = Gate::new();
+        let server = InProcess::start_with(&config, gate.clone()).await;
+        let mut holder = Client::connect(server.address).await;
+        let held = held(1000);
+        holder.send(&held).await;
+        server.until_memory_is_held().await;
+        let mut waiting = Vec::new();
+        for seed in 0..20 {
+            let mut client = Client::connect(server.address).await;
+            client.send(&frames([1000, seed])).await;
+            until_received(server.address, &client, 1000).await;
+            waiting.push(client);
+        }
+
+        server.begin_to_stop();
+        for (seed, client) in waiting.iter_mut().enumerate() {
+            client.expect(&frames([1000, seed])).await;
+            client.expect_end().await;
+        }
+        gate.open_for(1);
+        holder.expect(&held).await;
+        drop((holder, waiting));
+        server.stop().await;
+    });
+}
+
+#[test]
+fn a_program_that_has_cut_somebody_off_says_so_and_exits_with_one() {
+    run(async {
+        let server = Program::start("--drain-timeout 100ms --write-timeout 1h").await;
+        let mut deaf = Client::connect(server.address).await;
+        let flood = frame(60_000, 1);
+        // Enough to fill the buffers of the sockets: nothing moves any more.
+        while timeout(Duration::from_millis(300), deaf.send(&flood)).await.is_ok() {}
+
+        server.signal(Signal::TERM);
+        let (_, (status, log)) = join!(deaf.send_without_reading(&flood), server.ended());
+        assert_eq!(status.code(), Some(1), "{log:#?}");
+        let last = log.last().expect("a log");
+        assert!(last.contains("ERROR cut off 1 connections"), "{last}");
+        assert!(last.contains("within 100ms, the time of --drain-timeout"), "{last}");
+    });
+}
+
+/// Such a peer leaves its socket open for longer than the server waits.
+#[tokio::test]
+async fn who_is_cut_off_when_all_is_answered_has_lost_nothing() {
+    let drain_timeout = Duration::from_millis(1);
+    let server = InProcess::start(&Config { drain_timeout, ..Config::buddy() }).await;
+    let mut client = Client::connect(server.address).await;
+    client.echo(&frame(10, 1)).await;
+
+    // Time goes on when nobody has anything else to do.
+    tokio::time::pause();
+    server.stop().await;
+    client.expect_end().await;
 }

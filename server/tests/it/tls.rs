@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf, process::Output, sync::Arc, time::Duration};
 
 use arena_echo::{ArenaKind, Config, Echo, Handler, Listener, Reject, Reply, Tls, TlsFiles};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::{
@@ -27,12 +27,16 @@ use tokio_rustls::{
 use crate::support::{
     client::Client,
     gate::{Gate, held},
+    http::get,
     in_process::InProcess,
     program::{self, Program},
     run,
     traffic::frame,
     until,
 };
+
+/// Nobody is late here, however slow the machine is.
+const LONG: Duration = Duration::from_secs(600);
 
 /// Who vouches for servers and peers, and where that is written.
 struct Authority {
@@ -56,8 +60,14 @@ impl Authority {
 
     /// Writes a certificate and its key.
     fn vouch_for(&self, name: &str) {
+        self.vouch_for_until(name, 4096);
+    }
+
+    /// Writes a certificate that is valid until the 17th of May of a year, and its key.
+    fn vouch_for_until(&self, name: &str, year: i32) {
         let key = KeyPair::generate().expect("randomness");
-        let params = CertificateParams::new(["localhost".to_owned()]).expect("a name");
+        let mut params = CertificateParams::new(["localhost".to_owned()]).expect("a name");
+        params.not_after = date_time_ymd(year, 5, 17);
         let certificate = params.signed_by(&key, &self.issuer).expect("a key that signs");
         fs::write(self.path(&format!("{name}.pem")), certificate.pem()).expect("a new file");
         fs::write(self.path(&format!("{name}-key.pem")), key.serialize_pem()).expect("a new file");
@@ -204,8 +214,16 @@ fn big_slots() -> Config {
 fn more_peers_than_blocks_all_get_their_echo() {
     run(async {
         let authority = Authority::new();
-        let config =
-            Config { capacity_bytes: 4 << 20, max_frame_bytes: 1 << 20, ..Config::buddy() };
+        let config = Config {
+            capacity_bytes: 4 << 20,
+            max_frame_bytes: 1 << 20,
+            first_byte_timeout: None,
+            frame_timeout: LONG,
+            write_timeout: LONG,
+            memory_timeout: LONG,
+            stall_timeout: LONG,
+            ..Config::buddy()
+        };
         let server = authority.in_process(&config).await;
         let connector = authority.connector(&[&TLS13], None);
         let peers: Vec<_> = (0..60)
@@ -410,6 +428,7 @@ fn only_peers_with_a_certificate_of_the_authority_are_let_in_if_one_is_named() {
 fn a_hangup_takes_new_files_over_for_new_connections() {
     run(async {
         let (authority, next) = (Authority::new(), Authority::new());
+        next.vouch_for_until("server", 2031);
         let mut server = Program::start(&authority.flags()).await;
         let mut early = authority.connect(tcp(server.address).await).await.expect("a server");
 
@@ -423,12 +442,40 @@ fn a_hangup_takes_new_files_over_for_new_connections() {
 
         fs::copy(next.path("server.pem"), authority.path("server.pem")).expect("a file");
         server.signal(Signal::HUP);
+        let line = server.until_logged("server.pem: the certificate is valid until ").await;
+        assert!(line.ends_with(" 2031-05-17T00:00:00Z"), "{line}");
         server.until_logged("reload: done").await;
         let new = next.connect(tcp(server.address).await).await;
         echo(&mut new.expect("the new certificate"), &frame(64, 3)).await;
         let stale = authority.connect(tcp(server.address).await).await;
         assert!(stale.is_err(), "the old certificate was shown");
         echo(&mut early, &frame(64, 4)).await;
+        server.stop().await;
+    });
+}
+
+/// 17 May 1999.
+const LONG_AGO_SECONDS: u64 = 926_899_200;
+
+#[test]
+fn operators_see_until_when_the_certificate_is_valid() {
+    run(async {
+        let authority = Authority::new();
+        authority.vouch_for_until("server", 1999);
+        let flags = format!("--admin 127.0.0.1:0 {}", authority.flags());
+        let mut server = Program::start(&flags).await;
+        let admin = server.admin().await;
+        let page = get(admin, "/metrics").await.body;
+        let wanted = format!("\necho_tls_valid_until_seconds {LONG_AGO_SECONDS}\n");
+        assert!(page.contains(&wanted), "{page}");
+        server.until_logged("the certificate has expired, 1999-05-17T00:00:00Z").await;
+
+        // A self-signed one, which vouches for others as well.
+        fs::copy(authority.path("ca.pem"), authority.path("server.pem")).expect("a file");
+        let key = authority.issuer.key().serialize_pem();
+        fs::write(authority.path("server-key.pem"), key).expect("a file");
+        server.signal(Signal::HUP);
+        server.until_logged("the certificate is valid until 4096-01-01T00:00:00Z").await;
         server.stop().await;
     });
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use arena_echo::{
-    Config, Echo, Handler, Listener, MemoryMetrics, Reject, Reply, Server, ServerMetrics,
+    Config, CutOff, Echo, Handler, Listener, MemoryMetrics, Reject, Reply, Server, ServerMetrics,
 };
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -14,7 +14,7 @@ pub(crate) struct InProcess<H = Echo> {
     pub(crate) address: SocketAddr,
     server: Server<H>,
     stop: CancellationToken,
-    running: JoinHandle<()>,
+    running: JoinHandle<Result<(), CutOff>>,
 }
 
 impl InProcess {
@@ -109,16 +109,23 @@ impl<H: Handler> InProcess<H> {
         self.stop.cancel();
     }
 
-    /// Stops the server. Every connection must have ended, and all memory must have come back.
+    /// Stops the server, which must answer everything.
     pub(crate) async fn stop(self) {
+        self.end().await.expect("all is answered");
+    }
+
+    /// Stops the server, and returns whether everything was answered. Every connection must have
+    /// ended, and all memory must have come back.
+    pub(crate) async fn end(self) -> Result<(), CutOff> {
         let Self { server, stop, running, .. } = self;
         stop.cancel();
-        running.await.expect("a server that does not panic");
+        let drained = running.await.expect("a server that does not panic");
         let memory = server.memory_metrics();
         assert_eq!(memory.bytes_live, 0, "memory that nobody gave back");
         assert_eq!(memory.spill_bytes_live, 0, "heap that nobody gave back");
         assert_eq!(memory.stalled_bytes, 0, "a stall that nobody ended");
         assert_eq!(memory.spill_stalled_bytes, 0, "a stall that nobody ended");
         assert_eq!(server.metrics().connections, 0, "a connection that nobody closed");
+        drained
     }
 }

@@ -46,18 +46,28 @@ impl Program {
 
     /// Starts it by a complete command, and waits until it says that it listens on so many
     /// addresses.
-    pub(crate) async fn launch(mut command: Command, addresses: usize) -> Self {
-        command.env_remove("RUST_LOG").stdout(Stdio::piped()).stderr(Stdio::piped());
+    pub(crate) async fn launch(command: Command, addresses: usize) -> Self {
+        Self::launch_logging_to(Stdio::piped(), command, addresses).await
+    }
+
+    /// The same, with its log in other hands.
+    pub(crate) async fn launch_logging_to(
+        log: impl Into<Stdio>,
+        mut command: Command,
+        addresses: usize,
+    ) -> Self {
+        command.env_remove("RUST_LOG").stdout(Stdio::piped()).stderr(log);
         let mut child = command.kill_on_drop(true).spawn().expect("the program starts");
 
-        let mut output = lines(child.stdout.take());
+        let mut output = lines(child.stdout.take().expect("an output that is piped"));
         let mut labels = Vec::new();
         for _ in 0..addresses {
             let line = next_line(&mut output).await;
             labels.push(line.strip_prefix("listening on ").expect("an address").to_owned());
         }
         let address = labels[0].parse().unwrap_or_else(|_| ([0; 4], 0).into());
-        Self { address, labels, output, log: Some(lines(child.stderr.take())), child }
+        let log = child.stderr.take().map(lines);
+        Self { address, labels, output, log, child }
     }
 
     pub(crate) fn id(&self) -> Pid {
@@ -128,8 +138,8 @@ impl Program {
     }
 }
 
-fn lines<R: AsyncRead + Unpin>(output: Option<R>) -> Lines<BufReader<R>> {
-    BufReader::new(output.expect("an output that is piped")).lines()
+fn lines<R: AsyncRead>(output: R) -> Lines<BufReader<R>> {
+    BufReader::new(output).lines()
 }
 
 async fn next_line<R: AsyncRead + Unpin>(lines: &mut Lines<BufReader<R>>) -> String {
