@@ -49,7 +49,7 @@ use crate::{
         text,
     },
     run,
-    search::Search,
+    search::{self, Search},
     size::Sizes,
     stop::Stop,
     units,
@@ -338,7 +338,17 @@ impl SearchArguments {
             judge.refuse("--rate", "cannot be given: it is what is searched for");
         }
         let order = match self.run.judge() {
-            Ok(order) => Some(order),
+            Ok(mut order) => {
+                judge.problems.extend(search::problems(&order.plan));
+                if order.plan.requests.is_some() {
+                    order.notes.push(
+                        "--requests is raised where it would not last for a second: a shorter run \
+                         cannot tell whether the server keeps up with the rate"
+                            .to_owned(),
+                    );
+                }
+                Some(order)
+            }
             Err(problems) => {
                 judge.problems.extend(problems);
                 None

@@ -49,7 +49,7 @@
 //!                           |            \    \-> schedule, tally, latency -> shelf
 //!                           |             \-> alarm
 //!                           |-> adversaries, server_command, server_probe, metrics_probe, noise
-//!                           \-> interval, verdict, slo, report
+//!                           \-> interval, backlog, verdict, slo, report
 //! cli -> live                       shows the intervals of a run as they end
 //! cli -> ab -> compare -> bootstrap ab runs what compare judges; both stand on resampled samples
 //! cli -> merge, report::output      make one run of several, and other forms of one
@@ -82,6 +82,7 @@ mod size;
 mod slo;
 mod template;
 
+mod backlog;
 mod interval;
 mod latency;
 mod tally;

@@ -23,13 +23,14 @@ use thiserror::Error;
 use crate::{
     address::Address,
     adversaries::AdversaryReport,
+    backlog::Backlog,
     clock::{self, Clock},
     interval::{Assembly, Cuts, Interval},
     metrics_probe::{MetricsProbe, MetricsUrl, Sample},
     noise::NoiseFloor,
     payload::{HEADER_BYTES, Payloads},
     plan::{Pin, Plan, PlanError},
-    rate::{Rate, Timetable},
+    rate::{Arrival, Rate, Timetable},
     report::{ClientUsage, Report, ServerUsage},
     schedule::Bounds,
     server_command::{ServerCommand, ServerCommandError},
@@ -202,6 +203,8 @@ struct Gathered {
     shelf: Shelf,
     arena: Option<MetricsProbe>,
     loading: usize,
+    /// Requests in flight when the load ended.
+    in_flight: u64,
     efforts: Vec<Effort>,
     costs: [Option<Cost>; 2],
 }
@@ -344,8 +347,9 @@ impl Site<'_> {
                     stop.request();
                     return Err(RunError::System(error));
                 }
-                Ok((_, News::LoadEnded)) => {
+                Ok((_, News::LoadEnded { in_flight })) => {
                     gathered.loading -= 1;
+                    gathered.in_flight += in_flight;
                     // Requests that time ends are in flight for a moment; a number of them may be,
                     // for long.
                     if gathered.loading == 0 && self.plan.duration.is_some() {
@@ -368,9 +372,10 @@ impl Site<'_> {
     }
 
     fn report(&self, gathered: Gathered, started_at: SystemTime, was_stopped: bool) -> Report {
-        let Gathered { total, intervals, arena, efforts, costs, .. } = gathered;
+        let Gathered { total, intervals, arena, in_flight, efforts, costs, .. } = gathered;
         let from = efforts.iter().map(|effort| effort.window.0).min().unwrap_or_default();
         let until = efforts.iter().map(|effort| effort.window.1).max().unwrap_or_default();
+        let load = Duration::from_nanos(until.saturating_sub(from));
         let until = until.max(total.last_echo_at);
         let duration = Duration::from_nanos(until.saturating_sub(from));
         let sent = total.counts.sent();
@@ -416,6 +421,7 @@ impl Site<'_> {
             unread_share: client.unread_share,
             stolen_share: client.stolen_share.filter(|_| is_telling),
             littles_law,
+            backlog: self.backlog(&total, in_flight, in_flight_mean, load, was_stopped),
         };
         let (verdict, reasons) = Verdict::of(&total.counts, &evidence);
         let mut report = Report {
@@ -449,6 +455,35 @@ impl Site<'_> {
         }
         report
     }
+
+    /// What the server owed when the load ended. Nothing in closed loop.
+    fn backlog(
+        &self,
+        total: &Tally,
+        in_flight: u64,
+        in_flight_mean: f64,
+        load: Duration,
+        was_stopped: bool,
+    ) -> Option<Backlog> {
+        let plan = self.plan;
+        let load_s = load.as_secs_f64();
+        let due = total.counts.sent() + total.counts.unsent;
+        // Whatever the rate is in the end, a steady latency keeps in flight in proportion to it.
+        let (late_s, end_to_mean) = match plan.rate {
+            Rate::Constant(rate) => (load_s - time_to_send(plan, rate).unwrap_or(load_s), 1.0),
+            Rate::Ramp { from, to } if !was_stopped => (0.0, 2.0 * to / (from + to)),
+            Rate::Max | Rate::Ramp { .. } => return None,
+        };
+        // A load that a number of requests ends goes on until they are sent, be it too late.
+        let sent_late = due as f64 * (late_s / load_s).clamp(0.0, 1.0);
+        Some(Backlog {
+            at_end: in_flight as f64 + total.counts.unsent as f64 + sent_late,
+            mean: (in_flight_mean + total.blocked.total.as_secs_f64() / load_s) * end_to_mean,
+            due,
+            load,
+            is_end_random: plan.requests.is_some() && plan.arrival == Arrival::Poisson,
+        })
+    }
 }
 
 impl Gathered {
@@ -460,6 +495,7 @@ impl Gathered {
             shelf: Shelf::new(),
             arena: None,
             loading: threads,
+            in_flight: 0,
             efforts: Vec::with_capacity(threads),
             costs: [None, None],
         }
@@ -489,7 +525,7 @@ impl Gathered {
                 self.efforts.push(effort);
                 self.assembly.finish(thread);
             }
-            News::Connected { .. } | News::LoadEnded | News::Failed(_) => {}
+            News::Connected { .. } | News::LoadEnded { .. } | News::Failed(_) => {}
         }
         while let Some(interval) = self.assembly.next() {
             let arena = self.arena.as_ref().and_then(MetricsProbe::latest);
@@ -520,6 +556,15 @@ fn cpus_for(plan: &Plan) -> (Option<Vec<usize>>, u32) {
     // The last ones first: servers, and what interrupts, tend to be on the first.
     let cpus = (0..CpuSet::MAX_CPU).rev().filter(|&cpu| allowed.is_set(cpu));
     (is_pinned.then(|| cpus.collect()), count)
+}
+
+/// How many seconds a number of requests takes at this rate, where a plan has one.
+fn time_to_send(plan: &Plan, rate: f64) -> Option<f64> {
+    // Threads have equal parts of it, but not all of them as many connections.
+    let threads = plan.threads_used();
+    let part = share(plan.requests?, 0, threads).end as f64;
+    let slowest = f64::from(plan.connections / threads) / f64::from(plan.connections);
+    Some(part / (rate * slowest))
 }
 
 /// The connections of one thread.

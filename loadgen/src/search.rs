@@ -10,11 +10,14 @@
 //! if it met the conditions all the same. One that does not count is repeated: a moment in which
 //! the machine did something else must not end a search. If none counts at a rate, nothing is known
 //! about the server there, and what is found is a lower bound.
+//!
+//! A rate that the server does not keep up with is missed, whatever the conditions are. So no run
+//! may be too short to tell: one that a number of requests ends has as many as that takes.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use crate::{
-    plan::Plan,
+    plan::{Plan, PlanError, Problem},
     rate::Rate,
     report::Report,
     run::{self, RunError},
@@ -29,6 +32,8 @@ const RATE_MAX: f64 = 1e8;
 const RATE_MIN: f64 = 1.0;
 /// The same where time ends a run: with fewer requests than this there is hardly a percentile.
 const REQUESTS_MIN: f64 = 10.0;
+/// How long a load must last to tell whether the server keeps up with the rate.
+const LOAD_MIN: Duration = Duration::from_secs(1);
 /// How often a run is made that does not count.
 const TRIES: u32 = 3;
 
@@ -60,7 +65,7 @@ pub struct Step {
 pub enum StepOutcome {
     /// The conditions were met.
     Met,
-    /// They were not, or requests were not answered.
+    /// They were not, or requests were not answered, or the server did not keep up with the rate.
     Missed,
     /// The generator did not keep the schedule, or the machine was not quiet.
     Invalid,
@@ -80,20 +85,28 @@ pub struct Found {
 impl Search {
     /// Runs `plan` at one rate after the other. `observe` is told of each run.
     ///
+    /// Where [`Plan::requests`] is less than a second has of them, a run has as many as that.
+    ///
     /// # Errors
     ///
-    /// Those of [`run()`](crate::run()).
+    /// Those of [`run()`](crate::run()), and [`RunError::Plan`] if [`Plan::duration`] is less than a
+    /// second.
     pub fn run(
         &self,
         plan: &Plan,
         stop: &Stop,
         observe: &mut dyn FnMut(&Step),
     ) -> Result<Found, RunError> {
+        let problems = problems(plan);
+        if !problems.is_empty() {
+            return Err(PlanError { problems }.into());
+        }
         let mut bracket = Bracket::new(self.start, rate_min(plan));
         let mut best = None;
         loop {
             let rate = bracket.next_rate();
-            let plan = Plan { rate: Rate::Constant(rate), ..plan.clone() };
+            let requests = plan.requests.map(|count| count.max(requests_min(rate)));
+            let plan = Plan { rate: Rate::Constant(rate), requests, ..plan.clone() };
             let report = run::run(&plan, stop, &mut |_| {})?;
             let is_met = report.slo.iter().all(|condition| condition.is_met);
             let outcome = StepOutcome::of(report.verdict, is_met);
@@ -113,6 +126,28 @@ impl Search {
             }
         }
     }
+}
+
+/// What keeps the runs of a search from telling anything.
+pub(crate) fn problems(plan: &Plan) -> Vec<Problem> {
+    let short = plan.duration.filter(|duration| !duration.is_zero() && *duration < LOAD_MIN);
+    let reason = |duration| {
+        format!(
+            "is {}; a search needs at least {} for each run, or it cannot tell whether the server \
+             keeps up with the rate",
+            units::time_of(duration),
+            units::time_of(LOAD_MIN)
+        )
+    };
+    short
+        .map(|duration| Problem { flag: "--duration", reason: reason(duration) })
+        .into_iter()
+        .collect()
+}
+
+/// The fewest requests with which a run at this rate says something.
+fn requests_min(rate: f64) -> u64 {
+    units::whole((rate * LOAD_MIN.as_secs_f64()).ceil())
 }
 
 /// The rate below which a run of `plan` says nothing.
@@ -295,6 +330,20 @@ mod tests {
         assert_eq!(rate_min(&plan(Some(Duration::from_secs(2)))), 5.0);
         assert_eq!(rate_min(&plan(Some(Duration::from_secs(60)))), RATE_MIN);
         assert_eq!(rate_min(&plan(None)), RATE_MIN);
+    }
+
+    #[test]
+    fn no_run_is_too_short_to_tell_whether_the_server_keeps_up() {
+        let of = |millis| {
+            let duration = Some(Duration::from_millis(millis));
+            problems(&Plan { duration, ..Plan::default() })
+        };
+        assert_eq!(of(1_000), []);
+        assert!(
+            of(999)[0].to_string().starts_with("--duration is 999 ms; a search needs at least")
+        );
+        assert_eq!(problems(&Plan { duration: None, ..Plan::default() }), []);
+        assert_eq!((requests_min(78_000.0), requests_min(0.5)), (78_000, 1));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    backlog::Backlog,
     noise::NoiseFloor,
     slo::SloOutcome,
     tally::{Counts, LittlesLaw},
@@ -45,7 +46,8 @@ pub enum Verdict {
     /// The generator was late or busy, and the server was not known to be: the figures describe the
     /// generator.
     ClientLimited,
-    /// The server left no room for requests that were due: it cannot keep up with the rate.
+    /// The server cannot keep up with the rate: it left no room for requests that were due, or
+    /// owed more and more replies.
     Overloaded,
     /// Something outside took the CPUs away, or threads wake up late on this machine even when it
     /// is idle.
@@ -73,6 +75,8 @@ pub(crate) struct Evidence {
     /// What share of the machine's time the hypervisor gave to others.
     pub(crate) stolen_share: Option<f64>,
     pub(crate) littles_law: Option<LittlesLaw>,
+    /// Open loop: what the server owed.
+    pub(crate) backlog: Option<Backlog>,
 }
 
 impl Verdict {
@@ -97,6 +101,9 @@ impl Verdict {
                 unsent * 100.0
             ));
             Self::Overloaded
+        } else if let Some(sentence) = evidence.growth_of_the_backlog() {
+            reasons.push(sentence);
+            Self::Overloaded
         } else if stolen.is_some() || restless.is_some() {
             Self::Disturbed
         } else {
@@ -115,6 +122,7 @@ impl Verdict {
                 law.in_flight_mean, law.rate_times_service
             )
         }));
+        reasons.extend(evidence.shortness_of_the_load().filter(|_| counts.requests > 0));
         reasons.extend(evidence.nearness_to_the_floor());
         (verdict, reasons)
     }
@@ -212,6 +220,28 @@ impl Evidence {
         ))
     }
 
+    /// How much more the server owed in the end than before, if that matters.
+    fn growth_of_the_backlog(&self) -> Option<String> {
+        let backlog = self.backlog.filter(Backlog::has_grown)?;
+        Some(format!(
+            "when the load ended, {:.0} requests were due and not answered, {:.1} % of all, and \
+             {:.0} on average before: the backlog grew",
+            backlog.at_end,
+            backlog.share() * 100.0,
+            backlog.mean
+        ))
+    }
+
+    /// Why it cannot be known whether the server kept up with the rate.
+    fn shortness_of_the_load(&self) -> Option<String> {
+        let load = self.backlog.filter(Backlog::is_untold)?.load;
+        Some(format!(
+            "the load lasted {}, which is too short to tell whether the server keeps up with the \
+             rate",
+            units::time_of(load)
+        ))
+    }
+
     /// What there is to know of a latency that hardly any server could undercut here.
     fn nearness_to_the_floor(&self) -> Option<String> {
         let (service, floor) = (self.service_p50?, self.noise_floor?.round_trip.p50);
@@ -262,6 +292,7 @@ mod tests {
         unread_share: None,
         stolen_share: None,
         littles_law: None,
+        backlog: None,
     };
 
     fn good() -> Counts {
@@ -375,6 +406,29 @@ mod tests {
         let (verdict, reasons) = Verdict::of(&counts, &NOTHING);
         assert_eq!(verdict, Verdict::Overloaded);
         assert!(reasons[0].contains("4.8 %"), "{reasons:?}");
+    }
+
+    #[test]
+    fn a_backlog_that_grows_means_the_same_though_all_was_sent() {
+        let judge = |at_end| {
+            let (due, load, is_end_random) = (345, Duration::from_secs(3), false);
+            let backlog = Backlog { at_end, mean: 24.0, due, load, is_end_random };
+            Verdict::of(&good(), &Evidence { backlog: Some(backlog), ..NOTHING })
+        };
+        assert_eq!(judge(30.0), (Verdict::Ok, Vec::new()));
+        let (verdict, reasons) = judge(48.0);
+        assert_eq!(verdict, Verdict::Overloaded);
+        assert!(reasons[0].contains("48 requests") && reasons[0].contains("13.9 %"), "{reasons:?}");
+    }
+
+    #[test]
+    fn a_load_that_is_too_short_to_tell_says_so() {
+        let (due, load, is_end_random) = (200, Duration::from_millis(3), false);
+        let backlog = Backlog { at_end: 30.0, mean: 1.0, due, load, is_end_random };
+        let (verdict, reasons) =
+            Verdict::of(&good(), &Evidence { backlog: Some(backlog), ..NOTHING });
+        assert_eq!(verdict, Verdict::Ok);
+        assert!(reasons[0].contains("3.00 ms, which is too short"), "{reasons:?}");
     }
 
     #[test]

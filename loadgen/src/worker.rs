@@ -102,7 +102,7 @@ pub(crate) enum News {
     /// What happened since the last cut.
     Interval(Piece),
     /// No more requests are sent.
-    LoadEnded,
+    LoadEnded { in_flight: u64 },
     /// All is over.
     Finished(Effort),
     /// The thread could not even start.
@@ -260,7 +260,7 @@ impl<'run> Worker<'run> {
             self.pass_if_time();
             self.desk.schedule.advance(self.desk.now);
             if meter.follow(self.desk.schedule.phase(), self.desk.now) {
-                self.tell(News::LoadEnded);
+                self.tell(News::LoadEnded { in_flight: self.desk.in_flight });
                 // What is in flight now belongs to this interval, unless it stays for long.
                 next_cut = next_cut.max(self.desk.now.saturating_add(cuts.length));
             }

@@ -258,6 +258,37 @@ fn a_search_ends_with_the_best_rate_and_its_report() {
 }
 
 #[test]
+fn a_search_finds_no_rate_that_the_server_does_not_keep_up_with() {
+    // Any number of replies may come late: the condition alone is met at every rate. More than 100
+    // requests per second are never answered.
+    let server = servers::replying(|_, _, frame| {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        frame
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("run.json");
+    let arguments = "search --slo rate>=0 --start 400 --precision 50 -c 1 -p 10000 -n 20 \
+                     --timeout 1h -o";
+    let output = loadgen(arguments).arg(&file).arg(server.to_string()).output().unwrap();
+    let steps = text(&output.stderr);
+    assert!(steps.contains("--requests is raised"), "{steps}");
+    assert!(steps.lines().any(|line| line.contains("400 requests/s") && line.ends_with("missed")));
+    let report: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    let found: f64 = report["config"]["rate"].as_str().unwrap().parse().unwrap();
+    assert!(found <= 150.0, "{steps}");
+    // A second of it, though so many were not asked for.
+    assert!(report["config"]["requests"].as_f64().unwrap() >= found.max(20.0), "{steps}");
+}
+
+#[test]
+fn a_search_of_runs_that_are_too_short_is_refused() {
+    let output = loadgen("search --slo p99<1ms -d 100ms :9000").output().unwrap();
+    exits_with(2, &output);
+    let message = text(&output.stderr);
+    assert!(message.contains("--duration is 100 ms; a search needs at least 1.00 s"), "{message}");
+}
+
+#[test]
 fn a_search_needs_conditions_and_no_rate() {
     let output = loadgen("search -R 10 :9000").output().unwrap();
     exits_with(2, &output);
