@@ -141,7 +141,7 @@ impl Verdict {
         }
     }
 
-    /// What that means, in a sentence.
+    /// What that means, in a sentence. What the replies were worth depends on the plan's `verify`.
     #[must_use]
     pub fn meaning(self) -> &'static str {
         match self {
@@ -153,7 +153,7 @@ impl Verdict {
                 "the figures describe the generator: try more threads or cores, or a lower rate"
             }
             Self::Disturbed => "the machine was not quiet: try again, or on another one",
-            Self::Ok => "every reply was right",
+            Self::Ok => "every request was answered",
         }
     }
 

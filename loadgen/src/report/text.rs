@@ -56,8 +56,8 @@ pub(crate) fn write(document: &Document) -> String {
     for condition in facts::conditions(document) {
         lines.add("condition", &condition);
     }
-    let verdict = document.verdict;
-    lines.add("verdict", &format!("{}: {}", verdict.word(), verdict.meaning()));
+    let verdict = document.verdict.word();
+    lines.add("verdict", &format!("{verdict}: {}", facts::meaning(document)));
     for reason in &document.verdict_reasons {
         lines.add("", reason);
     }
@@ -267,6 +267,21 @@ mod tests {
         };
         let line = progress(&Progress { elapsed: interval.end(), interval, arena: None });
         assert!(line.contains("0 requests/s  no answers  2 failures"), "{line}");
+    }
+
+    #[test]
+    fn nothing_is_claimed_of_replies_that_nobody_checked() {
+        let said = |verify: &str| {
+            let mut run = samples::run(&[5], 20_000);
+            run.config.set("verify", verify.into());
+            write(&run).split_whitespace().collect::<Vec<_>>().join(" ")
+        };
+        assert!(said("full").ends_with("verdict ok: every reply was right"));
+        assert!(said("none").ends_with("replies were not checked (--verify none)"));
+        assert!(said("sample:7").contains("one in 7 was checked, and was right"));
+        for verify in ["none", "sample:7"] {
+            assert!(!said(verify).contains("every reply"), "{}", said(verify));
+        }
     }
 
     #[test]
