@@ -158,7 +158,9 @@ impl Outcome {
 
     /// The exit code that the runs themselves ask for.
     pub(crate) fn exit_code(&self) -> u8 {
-        self.spoiler.map_or(0, |(_, verdict)| verdict.exit_code())
+        let verdict = self.spoiler.map_or(Verdict::Ok, |(_, verdict)| verdict);
+        let mut runs = self.rounds.iter().flatten();
+        verdict.exit_code_where(runs.any(Document::misses_a_condition))
     }
 
     /// What to tell of all this, of servers with these names.
@@ -174,12 +176,34 @@ impl Outcome {
         Comparison::new(names, figures, notes).of_rounds(rounds, config)
     }
 
+    /// What became of the conditions of each side, each a sentence.
+    fn conditions(&self) -> Vec<String> {
+        let mut sentences = Vec::new();
+        for (side, name) in NAMES.into_iter().enumerate() {
+            let runs = || self.rounds.iter().map(|round| &round[side]);
+            for (number, slo) in runs().next().map_or(&[][..], |run| &run.slo).iter().enumerate() {
+                let missed = runs().filter(|run| !run.slo[number].met).count();
+                sentences.push(match missed {
+                    0 => format!("{name} meets {} in every round.", slo.condition),
+                    _ => format!(
+                        "{name} misses {} in {missed} of {} rounds.",
+                        slo.condition,
+                        self.rounds.len()
+                    ),
+                });
+            }
+        }
+        sentences
+    }
+
     fn notes(&self, figures: &[Compared]) -> Vec<String> {
         let count = self.rounds.len();
+        let mut notes = self.conditions();
         if let Some((name, verdict)) = self.spoiler {
-            return vec![format!("{name} cannot be compared: {}.", verdict.meaning())];
+            notes.push(format!("{name} cannot be compared: {}.", verdict.meaning()));
+            return notes;
         }
-        let mut notes = vec![match count {
+        notes.push(match count {
             0..SAMPLES_MIN => format!(
                 "There were {count} complete rounds: with fewer than {SAMPLES_MIN}, chance alone \
                  may put them all on one side."
@@ -188,7 +212,7 @@ impl Outcome {
                 "Geometric means over {count} rounds. In brackets: {CONFIDENCE_PERCENT} % \
                  confidence, from resampling the rounds."
             ),
-        }];
+        });
         if figures.iter().any(|compared| compared.finding() == Finding::NoDifference) {
             notes.push(
                 "No difference detected is not the same as no difference: one inside the brackets \

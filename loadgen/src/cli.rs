@@ -61,6 +61,8 @@ const USAGE: u8 = 2;
 /// How long each of the many runs of `ab` lasts, unless it is said.
 const AB_DURATION: &str = "3s";
 const AB_WARM_UP: &str = "1s";
+/// Where a search begins, unless it is said.
+const START: &str = "1k";
 
 /// One screen. Commands are listed below the options, in one line.
 const HELP_TEMPLATE: &str = "\
@@ -164,7 +166,7 @@ impl Action {
 #[derive(Args, Debug)]
 struct SearchArguments {
     /// The rate to begin with
-    #[arg(long, value_name = "RATE", default_value = "1k")]
+    #[arg(long, value_name = "RATE", default_value = START)]
     start: String,
     /// How near to the limit to go
     #[arg(long, value_name = "PERCENT", default_value = "3")]
@@ -324,7 +326,7 @@ fn refuse(problems: Vec<Problem>) -> u8 {
 }
 
 impl SearchArguments {
-    fn carry_out(self) -> u8 {
+    fn carry_out(mut self) -> u8 {
         let mut judge = Judge::default();
         let start = judge.value("--start", Some(&self.start), units::parse_rate);
         let precision = judge.value("--precision", Some(&self.precision), |text| {
@@ -337,6 +339,8 @@ impl SearchArguments {
         if self.run.rate != "max" {
             judge.refuse("--rate", "cannot be given: it is what is searched for");
         }
+        // The first of many.
+        self.run.rate = if start.is_some() { self.start } else { START.to_owned() };
         let order = match self.run.judge() {
             Ok(mut order) => {
                 judge.problems.extend(search::problems(&order.plan));

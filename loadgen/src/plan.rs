@@ -57,7 +57,8 @@ pub struct Plan {
     pub sizes: Sizes,
     /// How many requests are sent.
     pub rate: Rate,
-    /// How they are spread over time, unless the rate is [`Rate::Max`].
+    /// How they are spread over time. With [`Rate::Max`] nothing but the replies says when, and
+    /// this stays [`Arrival::Fixed`].
     pub arrival: Arrival,
     /// Over how long the connections are opened, one after the other. It comes before the warm-up.
     pub ramp_up: Duration,
@@ -189,6 +190,14 @@ impl Plan {
             self.duration.is_some() || !matches!(self.rate, Rate::Ramp { .. }),
             "--rate",
             "is a ramp; it needs a --duration over which to rise or fall".to_owned(),
+        );
+        rule(
+            self.arrival == Arrival::Fixed || self.rate != Rate::Max,
+            "--arrival",
+            format!(
+                "is {}, which says when requests are due; it needs a --rate such as 20k",
+                self.arrival.word()
+            ),
         );
         let problem = self.sizes.problem();
         rule(problem.is_none(), "--size", problem.unwrap_or_default());
@@ -372,6 +381,13 @@ mod tests {
     #[test]
     fn something_must_end_the_load() {
         blames(&Plan { duration: None, requests: None, ..plan() }, &["--duration"]);
+    }
+
+    #[test]
+    fn arrivals_need_a_rate() {
+        let poisson = Plan { arrival: Arrival::Poisson, ..plan() };
+        blames(&poisson, &["--arrival"]);
+        assert_eq!(Plan { rate: Rate::Constant(5.0), ..poisson }.check(), Ok(()));
     }
 
     #[test]

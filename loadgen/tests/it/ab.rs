@@ -84,6 +84,28 @@ fn a_server_that_sends_wrong_bytes_is_not_compared() {
 }
 
 #[test]
+fn a_condition_that_one_side_misses_is_said_and_exits_with_3() {
+    let folder = tempfile::tempdir().unwrap();
+    let notes = folder.path().join("notes");
+    let slow = servers::replying(|_, _, frame| {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        frame
+    });
+    let (a, b) = (announcing(slow, "a", &notes), announcing(honest(), "b", &notes));
+    let mut command = loadgen("ab --rounds 2 -c 1 -n 5 --slo p50<20ms,max<1h");
+    let output = command.args(["--a", &a, "--b", &b]).output().unwrap();
+    exits_with(3, &output);
+    let report = text(&output.stdout);
+    for words in [
+        "A misses p50<20ms in 2 of 2 rounds.",
+        "A meets max<1h in every round.",
+        "B meets max<1h in every round.",
+    ] {
+        assert!(report.contains(words), "{words} is not in:\n{report}");
+    }
+}
+
+#[test]
 fn what_has_no_meaning_for_two_servers_exits_with_2() {
     let output = loadgen("ab --a x --b y --server-pid 3 -o ab.hlog :9000").output().unwrap();
     exits_with(2, &output);

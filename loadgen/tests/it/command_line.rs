@@ -289,6 +289,17 @@ fn a_search_of_runs_that_are_too_short_is_refused() {
 }
 
 #[test]
+fn arrivals_without_a_rate_are_refused_but_for_a_search() {
+    let output = loadgen("--arrival poisson :9000").output().unwrap();
+    exits_with(2, &output);
+    let message = text(&output.stderr);
+    assert!(message.contains("--arrival is poisson") && message.contains("--rate"), "{message}");
+    let output = loadgen("search --arrival poisson :9000").output().unwrap();
+    exits_with(2, &output);
+    assert!(!text(&output.stderr).contains("--arrival"), "{}", text(&output.stderr));
+}
+
+#[test]
 fn a_search_needs_conditions_and_no_rate() {
     let output = loadgen("search -R 10 :9000").output().unwrap();
     exits_with(2, &output);
