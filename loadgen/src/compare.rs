@@ -49,7 +49,7 @@ pub(crate) struct Arguments {
     b: PathBuf,
     /// Write the comparison to FILE: .json .md .html; repeatable
     #[arg(short, long, value_name = "FILE")]
-    output: Vec<PathBuf>,
+    pub(crate) output: Vec<PathBuf>,
 }
 
 /// A saved run that a new one is held against.

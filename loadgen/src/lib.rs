@@ -53,7 +53,7 @@
 //! cli -> live                       shows the intervals of a run as they end
 //! cli -> ab -> compare -> bootstrap ab runs what compare judges; both stand on resampled samples
 //! cli -> merge, report::output      make one run of several, and other forms of one
-//! cli -> completions
+//! cli -> completions, misspelt
 //! ```
 //!
 //! Everything that is written or read after a run goes through one document, the saved JSON: so
@@ -97,6 +97,7 @@ mod compare;
 mod merge;
 
 mod completions;
+mod misspelt;
 
 mod metrics_probe;
 mod noise;

@@ -50,7 +50,7 @@ pub(crate) struct Arguments {
     runs: Vec<PathBuf>,
     /// Write the sum to FILE, in the format of its extension; repeatable
     #[arg(short, long, value_name = "FILE", required = true)]
-    output: Vec<PathBuf>,
+    pub(crate) output: Vec<PathBuf>,
 }
 
 /// A run and the name by which people know it.

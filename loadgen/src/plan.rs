@@ -27,9 +27,9 @@ pub(crate) const DEFAULT_WARM_UP: Duration = Duration::from_secs(2);
 /// How large payloads are unless the plan says otherwise.
 pub(crate) const DEFAULT_PAYLOAD_BYTES: u32 = 64;
 
-const THREADS_MAX: u32 = 1024;
+pub(crate) const THREADS_MAX: u32 = 1024;
 /// Deep enough for any link, small enough that a batch's size always fits.
-const PIPELINE_MAX: u32 = 1 << 16;
+pub(crate) const PIPELINE_MAX: u32 = 1 << 16;
 
 /// Everything that a run does.
 #[derive(Clone, Debug)]

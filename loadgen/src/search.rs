@@ -128,6 +128,19 @@ impl Search {
     }
 }
 
+/// Reads the rate to begin with. The error is a sentence without subject.
+pub(crate) fn parse_start(text: &str) -> Result<f64, String> {
+    let rate = units::parse_rate(text)?;
+    match (RATE_MIN..=RATE_MAX).contains(&rate) {
+        true => Ok(rate),
+        false => Err(format!(
+            "is `{text}`; it must be {} to {} requests per second",
+            units::rate(RATE_MIN),
+            units::rate(RATE_MAX)
+        )),
+    }
+}
+
 /// What keeps the runs of a search from telling anything.
 pub(crate) fn problems(plan: &Plan) -> Vec<Problem> {
     let short = plan.duration.filter(|duration| !duration.is_zero() && *duration < LOAD_MIN);

@@ -3,7 +3,7 @@
 //! | Written             | Means                                     |
 //! |---------------------|-------------------------------------------|
 //! | `64`, `4k`, `1MiB`  | bytes; every unit is a power of 1,024     |
-//! | `500`, `20k`, `1M`  | requests per second; powers of 1,000      |
+//! | `500`, `20k`, `1M`  | counts and rates; powers of 1,000         |
 //! | `500ms`, `10s`      | a time, as `humantime` reads it           |
 
 use std::time::Duration;
@@ -48,6 +48,22 @@ pub(crate) fn parse_rate(text: &str) -> Result<f64, String> {
         return Ok(rate);
     }
     Err(format!("is not a rate: `{text}`; write for example 500, 20k or 1.5M requests per second"))
+}
+
+/// Reads a whole number such as `500`, `20k` or `1e6`. Units are powers of 1,000.
+///
+/// # Errors
+///
+/// A sentence without subject if the text is no whole number.
+pub(crate) fn parse_count(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    if let Ok(count) = text.parse() {
+        return Ok(count);
+    }
+    let rounded = parse_rate(text).ok().filter(|count| *count >= 0.0 && count.fract() == 0.0);
+    rounded
+        .map(whole)
+        .ok_or_else(|| format!("is not a whole number: `{text}`; write for example 500, 20k or 1M"))
 }
 
 /// Reads a time such as `500ms`, `10s` or `1m 30s`.
@@ -166,6 +182,23 @@ mod tests {
         }
         for text in ["", "k", "1kk", "2x", "inf", "nan", "1e999"] {
             assert!(parse_rate(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn counts_have_the_units_of_rates_and_are_whole() {
+        for (text, count) in [
+            ("0", 0),
+            ("10k", 10_000),
+            ("1e6", 1_000_000),
+            ("1.5M", 1_500_000),
+            ("18446744073709551615", u64::MAX),
+            ("99999999999999999999", u64::MAX),
+        ] {
+            assert_eq!(parse_count(text), Ok(count), "{text}");
+        }
+        for text in ["", "k", "-3", "1.5", "0.1k2", "ten", "inf"] {
+            assert!(parse_count(text).is_err(), "{text}");
         }
     }
 

@@ -103,6 +103,24 @@ fn an_unknown_flag_exits_with_2() {
 }
 
 #[test]
+fn a_misspelt_command_is_told_from_a_target() {
+    for arguments in ["serch :9000", "serch --slo p99<1ms :9000", "-c 3 serch :9000"] {
+        let output = loadgen(arguments).output().unwrap();
+        exits_with(2, &output);
+        let message = text(&output.stderr);
+        assert!(
+            message.contains("there is no command `serch`; did you mean `search`?"),
+            "{message}"
+        );
+    }
+    let output = loadgen("serch").output().unwrap();
+    exits_with(2, &output);
+    assert!(text(&output.stderr).contains("loadgen search"), "{}", text(&output.stderr));
+    let output = loadgen("127.0.0.1:9000 :9000").output().unwrap();
+    assert!(!text(&output.stderr).contains("command `"), "{}", text(&output.stderr));
+}
+
+#[test]
 fn help_and_version_exit_with_0() {
     exits_with(0, &loadgen("--help").output().unwrap());
     exits_with(0, &loadgen("--version").output().unwrap());
@@ -286,6 +304,17 @@ fn a_search_of_runs_that_are_too_short_is_refused() {
     exits_with(2, &output);
     let message = text(&output.stderr);
     assert!(message.contains("--duration is 100 ms; a search needs at least 1.00 s"), "{message}");
+}
+
+#[test]
+fn a_search_names_the_rate_that_it_cannot_begin_with() {
+    for start in ["--start 0", "--start=-4", "--start -4", "--start 1e12"] {
+        let output = loadgen(&format!("search --slo p99<1ms {start} :9000")).output().unwrap();
+        exits_with(2, &output);
+        let message = text(&output.stderr);
+        assert!(message.contains("--start is `") && message.contains("1 to 100,000,000"));
+        assert!(!message.contains("--rate"), "{message}");
+    }
 }
 
 #[test]

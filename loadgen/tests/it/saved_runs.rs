@@ -88,7 +88,19 @@ fn a_comparison_is_written_in_the_forms_that_are_asked_for() {
     assert!(markdown.contains("**loadgen: no difference detected**"), "{markdown}");
     assert!(markdown.contains("B: a\\|&lt;b>"), "{markdown}");
     assert!(page.contains("B: a|&lt;b&gt;"), "{page}");
-    fails_with(&compare(&file, &other).args(["-o", "diff.csv"]).output().unwrap(), ".json, .md");
+}
+
+#[test]
+fn a_file_whose_form_nobody_knows_is_refused_before_anything_is_read() {
+    for command in ["compare no.json no.json", "merge no.json no.json", "report no.json"] {
+        let output = loadgen(&format!("{command} -o run.txt")).output().unwrap();
+        exits_with(2, &output);
+        let message = text(&output.stderr);
+        assert!(
+            message.contains("--output is `run.txt`") && message.contains(".json"),
+            "{message}"
+        );
+    }
 }
 
 #[test]
