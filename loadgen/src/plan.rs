@@ -276,6 +276,18 @@ impl fmt::Display for ReconnectEvery {
     }
 }
 
+impl Pin {
+    /// The word, as in JSON and on the command line.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::On => "on",
+            Self::Off => "off",
+        }
+    }
+}
+
 impl FromStr for Pin {
     type Err = String;
 

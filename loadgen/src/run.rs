@@ -427,6 +427,7 @@ impl Site<'_> {
         let mut report = Report {
             started_at,
             plan: Plan { metrics: self.metrics.clone(), ..self.plan.clone() },
+            are_threads_pinned: cpus_for(self.plan).0.is_some(),
             target: self.target.clone(),
             verdict,
             reasons,

@@ -168,6 +168,39 @@ fn runs_of_two_machines_become_one() {
 }
 
 #[test]
+fn the_configuration_tells_all_that_was_asked_for_and_older_files_do_without() {
+    let (folder, file) = (tempfile::tempdir().unwrap(), "run.json");
+    let path = folder.path().join(file);
+    let arguments = format!("{LOAD} --pin off --slo p99<1h --server-pid {}", std::process::id());
+    let output = loadgen(&format!("{arguments} {} -o", honest())).arg(&path).output().unwrap();
+    exits_with(0, &output);
+    let run: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let config = &run["config"];
+    assert_eq!((&config["pin"], &config["threads_pinned"]), (&"off".into(), &false.into()));
+    assert_eq!(config["slo"], "p99<1h");
+    assert_eq!(config["server_pid"], std::process::id());
+    let older = changed(&path, |run| {
+        for name in ["pin", "threads_pinned", "slo", "server_pid"] {
+            run["config"].as_object_mut().unwrap().remove(name).unwrap();
+        }
+        run["started_at_unix_s"] = (run["started_at_unix_s"].as_f64().unwrap() + 0.001).into();
+    });
+    let page = folder.path().join("run.html");
+    let merged = folder.path().join("sum.json");
+    exits_with(0, &loadgen("report").arg(&older).arg("-o").arg(&page).output().unwrap());
+    let compared = compare(&path, &older).output().unwrap();
+    exits_with(0, &compared);
+    assert!(!text(&compared.stdout).contains("The loads differ"), "{}", text(&compared.stdout));
+    let merge = loadgen("merge").arg(&path).arg(&older).arg("-o").arg(&merged).output().unwrap();
+    exits_with(0, &merge);
+    exits_with(0, &loadgen("report").arg(&path).arg("-o").arg(&page).output().unwrap());
+    let page = fs::read_to_string(page).unwrap();
+    for name in ["pin", "threads_pinned", "slo", "server_pid"] {
+        assert!(page.contains(&format!(">{name}<")), "{name} is not in:\n{page}");
+    }
+}
+
+#[test]
 fn runs_that_do_not_fit_are_not_added_up_and_no_file_is_left() {
     let (folder, file) = saved();
     let sum = folder.path().join("sum.json");
