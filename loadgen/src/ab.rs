@@ -60,6 +60,8 @@ pub(crate) struct Outcome {
     rounds: Vec<[Document; 2]>,
     /// The run that ended it all because its replies were wrong or missing.
     spoiler: Option<(&'static str, Verdict)>,
+    /// How many rounds there were to be, if someone ended it all before that.
+    stopped_of: Option<usize>,
 }
 
 impl Sides {
@@ -105,19 +107,18 @@ impl Contest {
         stop: &Stop,
         tell: &mut dyn FnMut(&str),
     ) -> Result<Outcome, RunError> {
-        let mut outcome = Outcome { rounds: Vec::new(), spoiler: None };
+        let mut outcome = Outcome { rounds: Vec::new(), spoiler: None, stopped_of: None };
         for round in 1..=self.rounds {
             let mut runs = [None, None];
             let order = if round % 2 == 1 { [0, 1] } else { [1, 0] };
             for side in order {
                 let name = NAMES[side];
                 let report = match run::run(&self.plans[side], stop, &mut |_| {}) {
-                    Err(_) if stop.is_requested() => return Ok(outcome),
+                    _ if stop.is_requested() => {
+                        return Ok(Outcome { stopped_of: Some(self.rounds), ..outcome });
+                    }
                     report => report?,
                 };
-                if stop.is_requested() {
-                    return Ok(outcome);
-                }
                 let run = Document::of(&report);
                 tell(&format!("round {round} of {}, {name}: {}", self.rounds, describe(&run)));
                 if run.verdict.exit_code() != 0 {
@@ -199,14 +200,22 @@ impl Outcome {
     fn notes(&self, figures: &[Compared]) -> Vec<String> {
         let count = self.rounds.len();
         let mut notes = self.conditions();
+        notes.extend(
+            self.stopped_of
+                .map(|rounds| format!("Stopped before all {rounds} rounds were complete.")),
+        );
         if let Some((name, verdict)) = self.spoiler {
             notes.push(format!("{name} cannot be compared: {}.", verdict.meaning()));
             return notes;
         }
         notes.push(match count {
             0..SAMPLES_MIN => format!(
-                "There were {count} complete rounds: with fewer than {SAMPLES_MIN}, chance alone \
-                 may put them all on one side."
+                "There {}: with fewer than {SAMPLES_MIN}, chance alone may put them all on one \
+                 side.",
+                match count {
+                    1 => "was 1 complete round".to_owned(),
+                    _ => format!("were {count} complete rounds"),
+                }
             ),
             _ => format!(
                 "Geometric means over {count} rounds. In brackets: {CONFIDENCE_PERCENT} % \
@@ -266,7 +275,7 @@ mod tests {
             let b = a * ratio_percent / 100 + noise * 13 % 5 - 2;
             [a, b].map(|rate| samples::run(&[rate; 2], 50_000_000 / rate))
         };
-        Outcome { rounds: (0..10).map(round).collect(), spoiler: None }
+        Outcome { rounds: (0..10).map(round).collect(), spoiler: None, stopped_of: None }
     }
 
     fn told(outcome: &Outcome) -> String {
@@ -293,6 +302,14 @@ mod tests {
         outcome.rounds.truncate(SAMPLES_MIN - 1);
         let text = told(&outcome);
         assert!(text.contains("cannot tell") && text.contains("7 complete rounds"), "{text}");
+    }
+
+    #[test]
+    fn one_round_is_one() {
+        let mut outcome = outcome(150);
+        outcome.rounds.truncate(1);
+        let text = told(&outcome);
+        assert!(text.contains("There was 1 complete round:"), "{text}");
     }
 
     #[test]

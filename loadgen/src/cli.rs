@@ -695,7 +695,9 @@ impl Order {
             let mut live = Live::start(&order.plan, order.is_plain, stop);
             let report = run::run(&order.plan, stop, &mut |progress| live.show(progress));
             drop(live);
-            report.map_err(|error| error.to_string())
+            let report = report.map_err(|error| error.to_string())?;
+            let exit_code = report.verdict.exit_code_with(&report.slo);
+            Ok((report, exit_code))
         })
     }
 
@@ -707,7 +709,8 @@ impl Order {
             let found = found.map_err(|error| error.to_string())?;
             // A reader that has gone is no reason to lose the exit code.
             let _ = writeln!(io::stdout(), "{found}");
-            Ok(found.report)
+            let exit_code = found.exit_code();
+            Ok((found.report, exit_code))
         })
     }
 
@@ -717,22 +720,22 @@ impl Order {
         }
     }
 
-    /// Makes a report, writes it where it was asked for, and turns it into an exit code.
-    fn report_on(&self, make: impl FnOnce(&Self, &Stop) -> Result<Report, String>) -> u8 {
+    /// Makes a report and its exit code, and writes it where it was asked for. Returns the exit
+    /// code of all that.
+    fn report_on(&self, make: impl FnOnce(&Self, &Stop) -> Result<(Report, u8), String>) -> u8 {
         // Before the run: a file that cannot be written must not cost its result.
         let outcome = Output::open_all(&self.outputs).and_then(|outputs| {
             let stop = Stop::new();
             stop_on_signals(&stop).map_err(|error| format!("cannot catch signals: {error}"))?;
             Ok((outputs, make(self, &stop)?))
         });
-        let (outputs, report) = match outcome {
+        let (outputs, (report, mut exit_code)) = match outcome {
             Ok(results) => results,
             Err(error) => {
                 eprintln!("loadgen: {error}");
                 return COULD_NOT_RUN;
             }
         };
-        let mut exit_code = report.verdict.exit_code_with(&report.slo);
         let document = Document::of(&report);
         for output in outputs {
             if let Err(error) = output.write(&document) {

@@ -93,6 +93,9 @@ pub enum RunError {
     /// Someone asked to stop before the load began.
     #[error("stopped before the load began")]
     Stopped,
+    /// Someone asked to stop a search before a request of its first run counted.
+    #[error("stopped before anything was measured")]
+    NothingMeasured,
 }
 
 /// What is told while a run goes on: the interval that has just ended.

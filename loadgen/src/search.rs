@@ -67,7 +67,7 @@ pub enum StepOutcome {
     Met,
     /// They were not, or requests were not answered, or the server did not keep up with the rate.
     Missed,
-    /// The generator did not keep the schedule, or the machine was not quiet.
+    /// The generator did not keep the schedule, or the machine was not quiet and they were missed.
     Invalid,
 }
 
@@ -76,9 +76,13 @@ pub enum StepOutcome {
 pub struct Found {
     /// The largest rate that met the conditions. `None`: none did.
     pub rate: Option<f64>,
-    /// Whether runs that do not count ended the search: then the server may do more.
+    /// Whether runs that do not count ended the search, or someone did: then the server may do
+    /// more.
     pub is_lower_bound: bool,
-    /// The run at that rate, or the last one if there is no such rate.
+    /// Whether someone ended the search before its time.
+    pub was_stopped: bool,
+    /// The run at that rate, or the last complete one if there is no such rate. Part of a run only
+    /// if the search was stopped in the first.
     pub report: Report,
 }
 
@@ -89,8 +93,8 @@ impl Search {
     ///
     /// # Errors
     ///
-    /// Those of [`run()`](crate::run()), and [`RunError::Plan`] if [`Plan::duration`] is less than a
-    /// second.
+    /// Those of [`run()`](crate::run()), [`RunError::Plan`] if [`Plan::duration`] is less than a
+    /// second, and [`RunError::NothingMeasured`].
     pub fn run(
         &self,
         plan: &Plan,
@@ -102,29 +106,43 @@ impl Search {
             return Err(PlanError { problems }.into());
         }
         let mut bracket = Bracket::new(self.start, rate_min(plan));
-        let mut best = None;
+        // The run at the best rate, or the last one.
+        let mut best: Option<Report> = None;
         loop {
             let rate = bracket.next_rate();
             let requests = plan.requests.map(|count| count.max(requests_min(rate)));
             let plan = Plan { rate: Rate::Constant(rate), requests, ..plan.clone() };
-            let report = run::run(&plan, stop, &mut |_| {})?;
+            let report = match run::run(&plan, stop, &mut |_| {}) {
+                Ok(report) if !report.was_stopped => report,
+                Err(error) if !stop.is_requested() => return Err(error),
+                stopped => return bracket.found_when_stopped(best, stopped),
+            };
             let is_met = report.slo.iter().all(|condition| condition.is_met);
             let outcome = StepOutcome::of(report.verdict, is_met);
             let latency = &report.latency;
             let p99 = (latency.count() > 0).then(|| latency.percentiles().p99);
-            if !report.was_stopped {
-                observe(&Step { rate, outcome, verdict: report.verdict, p99 });
-                bracket.note(rate, outcome);
+            observe(&Step { rate, outcome, verdict: report.verdict, p99 });
+            bracket.note(rate, outcome);
+            let report = match best.take() {
+                Some(best) if bracket.met.is_some() && outcome != StepOutcome::Met => best,
+                _ => report,
+            };
+            if bracket.is_narrow(self.precision) {
+                let is_lower_bound = bracket.is_invalid_above;
+                let rate = bracket.met;
+                return Ok(Found { rate, is_lower_bound, was_stopped: false, report });
             }
-            let is_over = report.was_stopped || bracket.is_narrow(self.precision);
-            if outcome == StepOutcome::Met || best.is_none() {
-                best = Some(report);
-            }
-            if let (true, Some(report)) = (is_over, best.take_if(|_| is_over)) {
-                let is_lower_bound = bracket.is_invalid_above || report.was_stopped;
-                return Ok(Found { rate: bracket.met, is_lower_bound, report });
-            }
+            best = Some(report);
         }
+    }
+}
+
+impl Found {
+    /// The exit code of a program that ends with this: that of a missed condition if no rate was
+    /// found, but wrong bytes come first.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        self.report.verdict.exit_code_where(self.rate.is_none())
     }
 }
 
@@ -195,6 +213,12 @@ impl fmt::Display for Step {
 impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.rate, self.is_lower_bound) {
+            (Some(rate), _) if self.was_stopped => {
+                write!(f, "found        {} requests/s, and maybe more: stopped", units::rate(rate))
+            }
+            (None, _) if self.was_stopped => {
+                f.write_str("found        nothing: stopped before a rate met the conditions")
+            }
             (Some(rate), false) => {
                 write!(f, "found        {} requests/s meet the conditions", units::rate(rate))
             }
@@ -250,6 +274,22 @@ impl Bracket {
                 self.is_invalid_above = outcome == StepOutcome::Invalid;
             }
         }
+    }
+
+    /// What is known when someone stops the search in the middle of a run.
+    fn found_when_stopped(
+        &self,
+        best: Option<Report>,
+        partial: Result<Report, RunError>,
+    ) -> Result<Found, RunError> {
+        let report = match best {
+            Some(report) => report,
+            None => partial?,
+        };
+        if report.counts.requests == 0 && report.was_stopped {
+            return Err(RunError::NothingMeasured);
+        }
+        Ok(Found { rate: self.met, is_lower_bound: true, was_stopped: true, report })
     }
 
     fn is_narrow(&self, precision: f64) -> bool {

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::Path};
 use serde_json::Value;
 
 use crate::{
-    command_line::{exits_with, loadgen, text},
+    command_line::{exits_with, interrupted, loadgen, text},
     servers::{self, echo},
 };
 
@@ -103,6 +103,19 @@ fn a_condition_that_one_side_misses_is_said_and_exits_with_3() {
     ] {
         assert!(report.contains(words), "{words} is not in:\n{report}");
     }
+}
+
+#[test]
+fn ctrl_c_is_said_with_what_is_known() {
+    let folder = tempfile::tempdir().unwrap();
+    let notes = folder.path().join("notes");
+    let (server, told) = servers::telling();
+    let mut command = loadgen("ab --rounds 5 -c 1 -d 1h -w 0s");
+    command.args(["--a", &announcing(server, "a", &notes), "--b", "never"]);
+    let output = interrupted(command, &told);
+    exits_with(0, &output);
+    let report = text(&output.stdout);
+    assert!(report.contains("Stopped before all 5 rounds were complete."), "{report}");
 }
 
 #[test]

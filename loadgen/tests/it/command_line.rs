@@ -4,6 +4,7 @@ use std::{
     io::{BufRead, BufReader},
     net::{SocketAddr, TcpListener},
     process::{Child, Command, Output, Stdio},
+    sync::mpsc::Receiver,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -209,6 +210,55 @@ fn ctrl_c_ends_a_run_with_a_report() {
     let report = text(&output.stdout);
     assert!(report.contains("stopped early"), "{report}");
     assert!(report.contains("p99.9"), "{report}");
+}
+
+/// Interrupts this as soon as it loads `server`, which tells of it.
+pub(crate) fn interrupted(mut command: Command, told: &Receiver<()>) -> Output {
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    told.recv().unwrap();
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn ctrl_c_before_a_search_has_measured_anything_says_so() {
+    let (server, told) = servers::telling();
+    let command = loadgen(&format!("search --slo p99<1h -c 1 -w 1h {server}"));
+    let output = interrupted(command, &told);
+    exits_with(1, &output);
+    let message = text(&output.stderr);
+    assert!(message.contains("stopped before anything was measured"), "{message}");
+    assert!(output.stdout.is_empty(), "{}", text(&output.stdout));
+}
+
+#[test]
+fn ctrl_c_in_the_first_run_of_a_search_finds_nothing_and_reports() {
+    let (server, told) = servers::telling();
+    let command = loadgen(&format!("search --slo p99<1h -c 1 -w 0s -d 1h {server}"));
+    let output = interrupted(command, &told);
+    exits_with(3, &output);
+    let report = text(&output.stdout);
+    assert!(report.contains("found        nothing: stopped"), "{report}");
+    assert!(report.contains("stopped early"), "{report}");
+}
+
+#[test]
+fn a_search_that_finds_no_rate_exits_with_3_and_reports_on_the_last_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("run.json");
+    // So slow that how late the generator is does not matter.
+    let server = servers::replying(|_, _, frame| {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        frame
+    });
+    let arguments = "search --slo p50<1ns --start 40 -c 1 -p 100 -d 1s -w 0s -o";
+    let output = loadgen(arguments).arg(&file).arg(server.to_string()).output().unwrap();
+    exits_with(3, &output);
+    assert!(text(&output.stdout).contains("found "), "{}", text(&output.stdout));
+    let report: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    let last = text(&output.stderr).lines().last().unwrap().trim().to_owned();
+    let rate = report["config"]["rate"].as_str().unwrap();
+    assert!(last.starts_with(&format!("{rate} requests/s")) && rate != "40", "{rate}, {last}");
 }
 
 #[test]
