@@ -30,6 +30,8 @@ pub(crate) const DEFAULT_PAYLOAD_BYTES: u32 = 64;
 pub(crate) const THREADS_MAX: u32 = 1024;
 /// Deep enough for any link, small enough that a batch's size always fits.
 pub(crate) const PIPELINE_MAX: u32 = 1 << 16;
+/// Reports that come more often cost more than the load.
+const INTERVAL_MIN: Duration = Duration::from_millis(10);
 
 /// Everything that a run does.
 #[derive(Clone, Debug)]
@@ -77,7 +79,7 @@ pub struct Plan {
     /// The process whose CPU time and memory are reported. Not needed with
     /// [`command`](Self::command).
     pub server_pid: Option<u32>,
-    /// How often progress is reported.
+    /// How often progress is reported, at least 10 ms.
     pub interval: Duration,
     /// The page on which the server tells of its arena.
     pub metrics: Option<MetricsUrl>,
@@ -217,7 +219,15 @@ impl Plan {
             "--timeout",
             "is zero; it must be longer".to_owned(),
         );
-        rule(!self.interval.is_zero(), "--interval", "is zero; it must be longer".to_owned());
+        rule(
+            self.interval >= INTERVAL_MIN,
+            "--interval",
+            format!(
+                "is {}; it must be at least {}",
+                units::time_of(self.interval),
+                units::time_of(INTERVAL_MIN)
+            ),
+        );
         rule(
             self.server_pid.is_none() || self.command.is_empty(),
             "--server-pid",
@@ -393,6 +403,17 @@ mod tests {
     #[test]
     fn something_must_end_the_load() {
         blames(&Plan { duration: None, requests: None, ..plan() }, &["--duration"]);
+    }
+
+    #[test]
+    fn an_interval_that_would_ruin_the_run_is_refused() {
+        let of = |interval| Plan { interval, ..plan() }.check();
+        assert_eq!(of(Duration::from_millis(10)), Ok(()));
+        for micros in [0, 1, 9_999] {
+            let problems = of(Duration::from_micros(micros)).unwrap_err().problems;
+            assert!(problems[0].to_string().contains("--interval is "), "{problems:?}");
+            assert!(problems[0].to_string().ends_with("at least 10.0 ms"), "{problems:?}");
+        }
     }
 
     #[test]

@@ -87,9 +87,21 @@ pub(crate) fn grouped(number: u64) -> String {
     group(&number.to_string())
 }
 
-/// Writes a rate as a whole number, with a comma between groups of three digits.
+/// Writes a rate as a whole number, with a comma between groups of three digits. Of a small one two
+/// digits are shown, so that only nothing is `0`.
 pub(crate) fn rate(per_second: f64) -> String {
-    group(&format!("{per_second:.0}"))
+    let digits = match per_second.abs() {
+        0.1..10.0 => 1 + usize::from(per_second.abs() < 1.0),
+        number if number > 0.0 && number < 0.1 => 1 + leading_zeros(number),
+        _ => return group(&format!("{per_second:.0}")),
+    };
+    let text = format!("{per_second:.digits$}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// How many zeros a fraction begins with, that before the point included.
+fn leading_zeros(fraction: f64) -> usize {
+    usize::try_from(whole(-fraction.log10().floor())).unwrap_or(usize::MAX)
 }
 
 fn group(digits: &str) -> String {
@@ -218,6 +230,22 @@ mod tests {
         assert_eq!(grouped(1_000), "1,000");
         assert_eq!(grouped(12_345_678), "12,345,678");
         assert_eq!(rate(999_999.7), "1,000,000");
+    }
+
+    #[test]
+    fn only_a_rate_of_nothing_is_written_as_0() {
+        for (per_second, text) in [
+            (0.0, "0"),
+            (1.0 / 86_400.0, "0.000012"),
+            (0.05, "0.05"),
+            (0.25, "0.25"),
+            (0.5, "0.5"),
+            (1.0, "1"),
+            (1.5, "1.5"),
+            (10.4, "10"),
+        ] {
+            assert_eq!(rate(per_second), text);
+        }
     }
 
     #[test]

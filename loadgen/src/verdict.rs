@@ -52,7 +52,7 @@ pub enum Verdict {
     /// Something outside took the CPUs away, or threads wake up late on this machine even when it
     /// is idle.
     Disturbed,
-    /// The figures describe the server.
+    /// None of these: the figures describe a server that answered everything and kept up.
     Ok,
 }
 
