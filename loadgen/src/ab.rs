@@ -60,6 +60,8 @@ pub(crate) struct Outcome {
     rounds: Vec<[Document; 2]>,
     /// The run that ended it all because its replies were wrong or missing.
     spoiler: Option<(&'static str, Verdict)>,
+    /// How many rounds there were to be, if someone ended it all before that.
+    stopped_of: Option<usize>,
 }
 
 impl Sides {
@@ -105,19 +107,18 @@ impl Contest {
         stop: &Stop,
         tell: &mut dyn FnMut(&str),
     ) -> Result<Outcome, RunError> {
-        let mut outcome = Outcome { rounds: Vec::new(), spoiler: None };
+        let mut outcome = Outcome { rounds: Vec::new(), spoiler: None, stopped_of: None };
         for round in 1..=self.rounds {
             let mut runs = [None, None];
             let order = if round % 2 == 1 { [0, 1] } else { [1, 0] };
             for side in order {
                 let name = NAMES[side];
                 let report = match run::run(&self.plans[side], stop, &mut |_| {}) {
-                    Err(_) if stop.is_requested() => return Ok(outcome),
+                    _ if stop.is_requested() => {
+                        return Ok(Outcome { stopped_of: Some(self.rounds), ..outcome });
+                    }
                     report => report?,
                 };
-                if stop.is_requested() {
-                    return Ok(outcome);
-                }
                 let run = Document::of(&report);
                 tell(&format!("round {round} of {}, {name}: {}", self.rounds, describe(&run)));
                 if run.verdict.exit_code() != 0 {
@@ -158,7 +159,9 @@ impl Outcome {
 
     /// The exit code that the runs themselves ask for.
     pub(crate) fn exit_code(&self) -> u8 {
-        self.spoiler.map_or(0, |(_, verdict)| verdict.exit_code())
+        let verdict = self.spoiler.map_or(Verdict::Ok, |(_, verdict)| verdict);
+        let mut runs = self.rounds.iter().flatten();
+        verdict.exit_code_where(runs.any(Document::misses_a_condition))
     }
 
     /// What to tell of all this, of servers with these names.
@@ -174,21 +177,51 @@ impl Outcome {
         Comparison::new(names, figures, notes).of_rounds(rounds, config)
     }
 
+    /// What became of the conditions of each side, each a sentence.
+    fn conditions(&self) -> Vec<String> {
+        let mut sentences = Vec::new();
+        for (side, name) in NAMES.into_iter().enumerate() {
+            let runs = || self.rounds.iter().map(|round| &round[side]);
+            for (number, slo) in runs().next().map_or(&[][..], |run| &run.slo).iter().enumerate() {
+                let missed = runs().filter(|run| !run.slo[number].met).count();
+                sentences.push(match missed {
+                    0 => format!("{name} meets {} in every round.", slo.condition),
+                    _ => format!(
+                        "{name} misses {} in {missed} of {} rounds.",
+                        slo.condition,
+                        self.rounds.len()
+                    ),
+                });
+            }
+        }
+        sentences
+    }
+
     fn notes(&self, figures: &[Compared]) -> Vec<String> {
         let count = self.rounds.len();
+        let mut notes = self.conditions();
+        notes.extend(
+            self.stopped_of
+                .map(|rounds| format!("Stopped before all {rounds} rounds were complete.")),
+        );
         if let Some((name, verdict)) = self.spoiler {
-            return vec![format!("{name} cannot be compared: {}.", verdict.meaning())];
+            notes.push(format!("{name} cannot be compared: {}.", verdict.meaning()));
+            return notes;
         }
-        let mut notes = vec![match count {
+        notes.push(match count {
             0..SAMPLES_MIN => format!(
-                "There were {count} complete rounds: with fewer than {SAMPLES_MIN}, chance alone \
-                 may put them all on one side."
+                "There {}: with fewer than {SAMPLES_MIN}, chance alone may put them all on one \
+                 side.",
+                match count {
+                    1 => "was 1 complete round".to_owned(),
+                    _ => format!("were {count} complete rounds"),
+                }
             ),
             _ => format!(
                 "Geometric means over {count} rounds. In brackets: {CONFIDENCE_PERCENT} % \
                  confidence, from resampling the rounds."
             ),
-        }];
+        });
         if figures.iter().any(|compared| compared.finding() == Finding::NoDifference) {
             notes.push(
                 "No difference detected is not the same as no difference: one inside the brackets \
@@ -242,7 +275,7 @@ mod tests {
             let b = a * ratio_percent / 100 + noise * 13 % 5 - 2;
             [a, b].map(|rate| samples::run(&[rate; 2], 50_000_000 / rate))
         };
-        Outcome { rounds: (0..10).map(round).collect(), spoiler: None }
+        Outcome { rounds: (0..10).map(round).collect(), spoiler: None, stopped_of: None }
     }
 
     fn told(outcome: &Outcome) -> String {
@@ -269,6 +302,14 @@ mod tests {
         outcome.rounds.truncate(SAMPLES_MIN - 1);
         let text = told(&outcome);
         assert!(text.contains("cannot tell") && text.contains("7 complete rounds"), "{text}");
+    }
+
+    #[test]
+    fn one_round_is_one() {
+        let mut outcome = outcome(150);
+        outcome.rounds.truncate(1);
+        let text = told(&outcome);
+        assert!(text.contains("There was 1 complete round:"), "{text}");
     }
 
     #[test]

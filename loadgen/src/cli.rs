@@ -13,17 +13,23 @@
 #![allow(rustdoc::broken_intra_doc_links, reason = "the comments of flags are help texts")]
 
 use std::{
+    env,
+    ffi::OsString,
+    fmt,
     hash::{BuildHasher, RandomState},
     io, mem,
     num::NonZero,
+    ops::RangeInclusive,
     path::PathBuf,
     process::ExitCode,
-    str::FromStr,
     thread,
     time::Duration,
 };
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{
+    ArgAction, Args, Command, CommandFactory, Parser, Subcommand,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM},
     iterator::Signals,
@@ -39,7 +45,9 @@ use crate::{
     live::Live,
     merge,
     metrics_probe::MetricsUrlError,
-    plan::{DEFAULT_DURATION, DEFAULT_WARM_UP, Plan, Problem},
+    misspelt,
+    payload::CONNECTIONS_MAX,
+    plan::{DEFAULT_DURATION, DEFAULT_WARM_UP, PIPELINE_MAX, Plan, Problem, THREADS_MAX},
     rate::Rate,
     report::{
         Report,
@@ -49,7 +57,7 @@ use crate::{
         text,
     },
     run,
-    search::Search,
+    search::{self, Search},
     size::Sizes,
     stop::Stop,
     units,
@@ -60,6 +68,8 @@ const USAGE: u8 = 2;
 /// How long each of the many runs of `ab` lasts, unless it is said.
 const AB_DURATION: &str = "3s";
 const AB_WARM_UP: &str = "1s";
+/// Where a search begins, unless it is said.
+const START: &str = "1k";
 
 /// One screen. Commands are listed below the options, in one line.
 const HELP_TEMPLATE: &str = "\
@@ -72,10 +82,8 @@ const HELP_TEMPLATE: &str = "\
 {options}{after-help}";
 
 const AFTER_HELP: &str = "\
-Commands: run (the default), search, doctor, compare, ab, merge, report, man,
-          completions. All flags, and exit codes: loadgen [COMMAND] --help
-Examples: loadgen -c 64 -p 16 :9000
-          loadgen -R 20k -d 30s --slo 'p99<1ms' -o run.json -- arena-echo";
+Commands: run (default) search doctor compare ab merge report man completions
+Example:  loadgen -R 20k -d 30s --slo 'p99<1ms' -o run.json -- arena-echo";
 
 const AFTER_LONG_HELP: &str = "\
 Commands, each with its own --help:
@@ -105,6 +113,8 @@ Exit codes: 0 good, 1 could not run or not every request was answered, 2 usage,
     version,
     args_conflicts_with_subcommands = true,
     disable_help_subcommand = true,
+    disable_version_flag = true,
+    override_usage = "loadgen [COMMAND] [OPTIONS] [TARGET] [-- COMMAND...]",
     help_template = HELP_TEMPLATE,
     after_help = AFTER_HELP,
     after_long_help = AFTER_LONG_HELP
@@ -114,6 +124,9 @@ struct Cli {
     action: Option<Action>,
     #[command(flatten)]
     run: RunArguments,
+    /// Print version
+    #[arg(short = 'V', long, action = ArgAction::Version, hide_short_help = true)]
+    version: Option<bool>,
 }
 
 /// What can be asked for besides a run. Each has its arguments and a function that carries them out
@@ -147,12 +160,21 @@ impl Action {
             Self::Run(arguments) => arguments.judge().map_or_else(refuse, Order::carry_out),
             Self::Search(arguments) => arguments.carry_out(),
             Self::Doctor => doctor::main(),
-            Self::Compare(arguments) => print(arguments.carry_out()),
+            Self::Compare(arguments) => {
+                write_to::<Comparison>(&arguments.output, || print(arguments.carry_out()))
+            }
             Self::Ab(arguments) => arguments.carry_out(),
-            Self::Merge(arguments) => print(arguments.carry_out()),
-            Self::Report(arguments) => print(arguments.carry_out()),
+            Self::Merge(arguments) => {
+                write_to::<Document>(&arguments.output, || print(arguments.carry_out()))
+            }
+            Self::Report(arguments) => {
+                write_to::<Document>(&arguments.output, || print(arguments.carry_out()))
+            }
             Self::Completions(shell) => console::print(&shell.text(Cli::command())),
-            Self::Man(page) => print(page.text(Cli::command()).map(|text| (text, 0))),
+            Self::Man(page) => match page.text(Cli::command()) {
+                Ok(text) => console::print(&text),
+                Err(reason) => refuse(vec![Problem { flag: "COMMAND", reason }]),
+            },
         }
     }
 }
@@ -160,7 +182,7 @@ impl Action {
 #[derive(Args, Debug)]
 struct SearchArguments {
     /// The rate to begin with
-    #[arg(long, value_name = "RATE", default_value = "1k")]
+    #[arg(long, value_name = "RATE", default_value = START)]
     start: String,
     /// How near to the limit to go
     #[arg(long, value_name = "PERCENT", default_value = "3")]
@@ -243,7 +265,7 @@ struct RunArguments {
     ///
     /// The server's page, http://HOST:PORT/metrics. A COMMAND announces it by `admin on IP:PORT`,
     /// in the same write as `listening on ADDR`.
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", hide_short_help = true)]
     metrics: Option<String>,
     /// Compare with this run afterwards, which was saved with -o FILE.json
     #[arg(long, value_name = "FILE", hide_short_help = true)]
@@ -299,9 +321,15 @@ struct RunArguments {
 
 /// Runs the program with the arguments of this process.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let words: Vec<OsString> = env::args_os().collect();
+    let cli = match read(&words) {
         Ok(cli) => cli,
         Err(error) => {
+            let word =
+                unknown_command(&words).filter(|_| error.kind() == ErrorKind::UnknownArgument);
+            if let Some(word) = word {
+                return refuse(vec![no_command(&word)]).into();
+            }
             // Help and version are such errors too; clap knows where they go.
             let printed = error.print();
             return if error.use_stderr() { USAGE } else { console::outcome_of(printed) }.into();
@@ -311,16 +339,89 @@ pub fn main() -> ExitCode {
     action.carry_out().into()
 }
 
-fn refuse(problems: Vec<Problem>) -> u8 {
+/// Reads the arguments, the name of the program first.
+fn read(words: &[OsString]) -> Result<Cli, clap::Error> {
+    Cli::try_parse_from(with_negative_values(words)).map_err(without_false_tip)
+}
+
+/// Joins a flag and a negative value behind it, so that the value is judged: no flag begins like a
+/// number.
+fn with_negative_values(words: &[OsString]) -> Vec<OsString> {
+    let is_flag = |word: &OsString| word.as_encoded_bytes().starts_with(b"-");
+    let is_negative =
+        |word: &OsString| matches!(word.as_encoded_bytes(), [b'-', b'0'..=b'9' | b'.', ..]);
+    let end = words.iter().position(|word| word == "--").unwrap_or(words.len());
+    let mut joined: Vec<OsString> = Vec::with_capacity(words.len());
+    for word in &words[..end] {
+        match joined.last_mut() {
+            Some(flag) if is_negative(word) && is_flag(flag) => {
+                flag.push("=");
+                flag.push(word);
+            }
+            _ => joined.push(word.clone()),
+        }
+    }
+    joined.extend_from_slice(&words[end..]);
+    joined
+}
+
+/// Takes away the advice to write a flag after `--`: here that would run it as a command.
+fn without_false_tip(mut error: clap::Error) -> clap::Error {
+    if error.kind() == ErrorKind::UnknownArgument
+        && let Some(ContextValue::StyledStrs(mut tips)) = error.remove(ContextKind::Suggested)
+    {
+        tips.retain(|tip| !tip.to_string().contains("'-- "));
+        if !tips.is_empty() {
+            error.insert(ContextKind::Suggested, ContextValue::StyledStrs(tips));
+        }
+    }
+    error
+}
+
+/// The word that stands where a command would, if it cannot be a target either.
+fn unknown_command(words: &[OsString]) -> Option<String> {
+    let matches = Cli::command().ignore_errors(true).try_get_matches_from(words).ok()?;
+    let word = matches.get_one::<String>("target")?;
+    (!word.contains([':', '.', '/'])).then(|| word.clone())
+}
+
+/// A sentence that names the command that was meant, or all of them.
+fn no_command(word: &str) -> String {
+    let advice = command_like(word).map_or_else(
+        || {
+            let program = Cli::command();
+            let names: Vec<_> = program.get_subcommands().map(Command::get_name).collect();
+            format!("there are {}", names.join(", "))
+        },
+        |name| format!("did you mean `{name}`?"),
+    );
+    format!("there is no command `{word}`; {advice}")
+}
+
+/// The command that someone meant by this word.
+fn command_like(word: &str) -> Option<String> {
+    let program = Cli::command();
+    misspelt::nearest(word, program.get_subcommands().map(Command::get_name)).map(str::to_owned)
+}
+
+/// Does what ends with files of these names, if they say in which forms.
+fn write_to<T: Forms>(outputs: &[PathBuf], carry_out: impl FnOnce() -> u8) -> u8 {
+    match output::problems::<T>(outputs) {
+        problems if problems.is_empty() => carry_out(),
+        problems => refuse(problems),
+    }
+}
+
+fn refuse<P: fmt::Display>(problems: Vec<P>) -> u8 {
     problems.iter().for_each(console::complain);
     console::say("Try `loadgen --help`.");
     USAGE
 }
 
 impl SearchArguments {
-    fn carry_out(self) -> u8 {
+    fn carry_out(mut self) -> u8 {
         let mut judge = Judge::default();
-        let start = judge.value("--start", Some(&self.start), units::parse_rate);
+        let start = judge.value("--start", Some(&self.start), search::parse_start);
         let precision = judge.value("--precision", Some(&self.precision), |text| {
             let percent = text.parse().ok().filter(|percent| (0.1..=50.0).contains(percent));
             percent.ok_or_else(|| format!("is `{text}`; it must be 0.1 to 50"))
@@ -331,8 +432,20 @@ impl SearchArguments {
         if self.run.rate != "max" {
             judge.refuse("--rate", "cannot be given: it is what is searched for");
         }
+        // The first of many.
+        self.run.rate = if start.is_some() { self.start } else { START.to_owned() };
         let order = match self.run.judge() {
-            Ok(order) => Some(order),
+            Ok(mut order) => {
+                judge.problems.extend(search::problems(&order.plan));
+                if order.plan.requests.is_some() {
+                    order.notes.push(
+                        "--requests is raised where it would not last for a second: a shorter run \
+                         cannot tell whether the server keeps up with the rate"
+                            .to_owned(),
+                    );
+                }
+                Some(order)
+            }
             Err(problems) => {
                 judge.problems.extend(problems);
                 None
@@ -383,23 +496,37 @@ struct Order {
 impl RunArguments {
     fn judge(self) -> Result<Order, Vec<Problem>> {
         let mut judge = Judge::default();
-        let requests = judge.number("--requests", self.requests.as_deref());
+        let requests = judge.number("--requests", self.requests.as_deref(), 1..=u64::MAX);
         let (default_duration, default_warm_up) = match self.requests {
             Some(_) => (None, Duration::ZERO),
             None => (Some(DEFAULT_DURATION), DEFAULT_WARM_UP),
         };
-        let connections = judge.number("--connections", Some(&self.connections)).unwrap_or(1);
-        let threads = judge.number("--threads", self.threads.as_deref());
+        let connections =
+            judge.number("--connections", Some(&self.connections), 1..=CONNECTIONS_MAX);
+        let connections = connections.unwrap_or(1);
+        let threads = judge.number("--threads", self.threads.as_deref(), 1..=THREADS_MAX);
+        let any = 0..=u32::MAX;
+        let mut clients = |flag, text| judge.number(flag, Some(text), any.clone()).unwrap_or(0);
+        let adversaries = Adversaries {
+            slow_readers: clients("--slow-readers", &self.slow_readers),
+            slow_senders: clients("--slow-senders", &self.slow_senders),
+            resets: clients("--resets", &self.resets),
+        };
+        let pipeline = judge.number("--pipeline", Some(&self.pipeline), 1..=PIPELINE_MAX);
         let plan = Plan {
             target: judge.value("TARGET", self.target.as_deref(), |text| {
-                text.parse().map_err(|error| format!("is wrong: {error}"))
+                text.parse().map_err(|error| match command_like(text) {
+                    Some(name) => format!("is wrong: {error}; or did you mean `loadgen {name}`?"),
+                    None => format!("is wrong: {error}"),
+                })
             }),
             command: self.command,
             connections,
-            threads: threads.unwrap_or_else(|| available_threads().min(connections.max(1))),
-            pipeline: judge.number("--pipeline", Some(&self.pipeline)).unwrap_or(1),
+            threads: threads.unwrap_or_else(|| available_threads().min(connections)),
+            pipeline: pipeline.unwrap_or(1),
             duration: judge.time("--duration", self.duration.as_deref()).or(default_duration),
-            requests,
+            // One that cannot be read is not missing.
+            requests: self.requests.as_ref().map(|_| requests.unwrap_or(1)),
             warm_up: judge.time("--warm-up", self.warm_up.as_deref()).unwrap_or(default_warm_up),
             sizes: judge.value("--size", Some(&self.size), str::parse).unwrap_or(Sizes::Fixed(0)),
             rate: judge.value("--rate", Some(&self.rate), str::parse).unwrap_or(Rate::Max),
@@ -410,16 +537,14 @@ impl RunArguments {
                 self.reconnect_every.as_deref(),
                 str::parse,
             ),
-            adversaries: Adversaries {
-                slow_readers: judge.number("--slow-readers", Some(&self.slow_readers)).unwrap_or(0),
-                slow_senders: judge.number("--slow-senders", Some(&self.slow_senders)).unwrap_or(0),
-                resets: judge.number("--resets", Some(&self.resets)).unwrap_or(0),
-            },
+            adversaries,
             verify: judge.value("--verify", Some(&self.verify), str::parse).unwrap_or_default(),
             pin: judge.value("--pin", Some(&self.pin), str::parse).unwrap_or_default(),
-            seed: judge.number("--seed", self.seed.as_deref()).unwrap_or_else(any_seed),
+            seed: judge
+                .number("--seed", self.seed.as_deref(), 0..=u64::MAX)
+                .unwrap_or_else(any_seed),
             timeout: judge.time("--timeout", self.timeout.as_deref()),
-            server_pid: judge.number("--server-pid", self.server_pid.as_deref()),
+            server_pid: judge.number("--server-pid", self.server_pid.as_deref(), 1..=u32::MAX),
             interval: judge
                 .time("--interval", Some(&self.interval))
                 .unwrap_or(Duration::from_secs(1)),
@@ -429,9 +554,7 @@ impl RunArguments {
             }),
             finds_metrics: true,
         };
-        for path in &self.output {
-            judge.value("--output", Some(""), |_| Document::form_of(path));
-        }
+        judge.problems.extend(output::problems::<Document>(&self.output));
         let known: Vec<_> = judge.problems.iter().map(|problem| problem.flag).collect();
         if let Err(error) = plan.check() {
             // What could not be read stands in the plan as a default: the plan knows nothing about
@@ -487,10 +610,7 @@ impl RunArguments {
             .collect();
         // It is no run that is written.
         let outputs = mem::take(&mut self.output);
-        problems.extend(outputs.iter().filter_map(|path| {
-            let reason = Comparison::form_of(path).err()?;
-            Some(Problem { flag: "--output", reason })
-        }));
+        problems.extend(output::problems::<Comparison>(&outputs));
         if !problems.is_empty() {
             return Err(problems);
         }
@@ -531,10 +651,28 @@ impl Judge {
         self.problems.push(Problem { flag, reason: reason.to_owned() });
     }
 
-    fn number<T: FromStr>(&mut self, flag: &'static str, text: Option<&str>) -> Option<T> {
+    fn number<T>(
+        &mut self,
+        flag: &'static str,
+        text: Option<&str>,
+        range: RangeInclusive<T>,
+    ) -> Option<T>
+    where
+        T: Copy + Into<u64> + TryFrom<u64> + PartialOrd,
+    {
         self.value(flag, text, |text| {
-            text.parse().map_err(|_| {
-                format!("is not a whole number in range: `{text}`; write for example 10")
+            let number = match units::parse_count(text) {
+                Ok(count) => T::try_from(count).ok(),
+                Err(_) if text.starts_with('-') => None,
+                Err(reason) => return Err(reason),
+            };
+            let (least, most) = range.clone().into_inner();
+            number.filter(|number| range.contains(number)).ok_or_else(|| {
+                let least = units::grouped(least.into());
+                match most.into() {
+                    u64::MAX => format!("is `{text}`; it must be at least {least}"),
+                    most => format!("is `{text}`; it must be {least} to {}", units::grouped(most)),
+                }
             })
         })
     }
@@ -551,7 +689,9 @@ impl Order {
             let mut live = Live::start(&order.plan, order.is_plain, stop);
             let report = run::run(&order.plan, stop, &mut |progress| live.show(progress));
             drop(live);
-            Ok((String::new(), report.map_err(|error| error.to_string())?))
+            let report = report.map_err(|error| error.to_string())?;
+            let exit_code = report.verdict.exit_code_with(&report.slo);
+            Ok((String::new(), report, exit_code))
         })
     }
 
@@ -561,7 +701,8 @@ impl Order {
         self.report_on(|order, stop| {
             let found = search.run(&order.plan, stop, &mut |step| console::say(step));
             let found = found.map_err(|error| error.to_string())?;
-            Ok((format!("{found}\n"), found.report))
+            let (words, exit_code) = (format!("{found}\n"), found.exit_code());
+            Ok((words, found.report, exit_code))
         })
     }
 
@@ -569,16 +710,19 @@ impl Order {
         self.notes.iter().for_each(console::complain);
     }
 
-    /// Makes a report with words to come before it, writes it where it was asked for, and turns it
-    /// into an exit code.
-    fn report_on(&self, make: impl FnOnce(&Self, &Stop) -> Result<(String, Report), String>) -> u8 {
+    /// Makes a report with words to come before it and its exit code, and writes it where it was
+    /// asked for. Returns the exit code of all that.
+    fn report_on(
+        &self,
+        make: impl FnOnce(&Self, &Stop) -> Result<(String, Report, u8), String>,
+    ) -> u8 {
         // Before the run: a file that cannot be written must not cost its result.
         let outcome = Output::open_all(&self.outputs).and_then(|outputs| {
             let stop = Stop::new();
             stop_on_signals(&stop).map_err(|error| format!("cannot catch signals: {error}"))?;
             Ok((outputs, make(self, &stop)?))
         });
-        let (outputs, (mut text, report)) = match outcome {
+        let (outputs, (mut text, report, mut exit_code)) = match outcome {
             Ok(results) => results,
             Err(error) => {
                 console::complain(error);
@@ -587,7 +731,6 @@ impl Order {
         };
         let document = Document::of(&report);
         // Wrong replies come before a regression, which comes before what is missing.
-        let mut exit_code = report.verdict.exit_code_with(&report.slo);
         exit_code = exit_code.max(Output::write_all(outputs, &document));
         text += &text::write(&document);
         if let Some(baseline) = &self.baseline {
@@ -647,9 +790,13 @@ fn is_ignored(_: i32) -> bool {
 mod tests {
     use super::*;
 
-    fn judge(line: &str) -> Result<Order, Vec<Problem>> {
+    fn parsed(line: &str) -> Result<Cli, clap::Error> {
         let words = ["loadgen"].into_iter().chain(line.split_whitespace());
-        let cli = Cli::try_parse_from(words).unwrap();
+        read(&words.map(OsString::from).collect::<Vec<_>>())
+    }
+
+    fn judge(line: &str) -> Result<Order, Vec<Problem>> {
+        let cli = parsed(line).unwrap();
         match cli.action {
             None => cli.run.judge(),
             Some(Action::Run(arguments)) => arguments.judge(),
@@ -703,8 +850,9 @@ mod tests {
         let line = line.replace("-n ", "");
         let flags = [
             "--connections",
-            "TARGET",
+            "--threads",
             "--pipeline",
+            "TARGET",
             "--duration",
             "--warm-up",
             "--size",
@@ -712,10 +860,52 @@ mod tests {
             "--seed",
             "--server-pid",
             "--output",
-            "--threads",
             "--timeout",
         ];
         blames(&line, &flags);
+    }
+
+    #[test]
+    fn a_negative_value_is_judged_and_none_is_a_command() {
+        blames("-R -5 :9000", &["--rate"]);
+        blames("-n -3 --seed -1 -d -1s :9000", &["--requests", "--duration", "--seed"]);
+        let order = judge("-c 2 -- server -n -3").unwrap();
+        assert_eq!(order.plan.command, ["server", "-n", "-3"]);
+        for line in ["-5 :9000", "--plain -5 :9000", "-c 4 -5 :9000", "--nosuch 3 :9000"] {
+            let message = parsed(line).unwrap_err().to_string();
+            assert!(!message.contains("tip: "), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_flag_is_no_value_of_another() {
+        let message = parsed("-d -w 3s :9000").unwrap_err().to_string();
+        assert!(message.contains("--duration"), "{message}");
+    }
+
+    #[test]
+    fn counts_have_units() {
+        let Order { plan, .. } = judge("-n 10k -c 1e3 :9000").unwrap();
+        assert_eq!((plan.requests, plan.connections), (Some(10_000), 1_000));
+    }
+
+    #[test]
+    fn a_number_that_cannot_be_read_is_not_missing() {
+        blames("-n ten :9000", &["--requests"]);
+    }
+
+    #[test]
+    fn a_number_out_of_range_is_told_the_range() {
+        let problems = judge("-c 99999999999 -t 0 -n 0 :9000").unwrap_err();
+        let said: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            said,
+            [
+                "--requests is `0`; it must be at least 1",
+                "--connections is `99999999999`; it must be 1 to 1,048,576",
+                "--threads is `0`; it must be 1 to 1,024",
+            ]
+        );
     }
 
     #[test]
@@ -733,14 +923,15 @@ mod tests {
 
     #[test]
     fn help_fits_a_screen() {
-        let help = Cli::try_parse_from(["loadgen", "-h"]).unwrap_err().to_string();
-        assert!(help.lines().count() <= 27, "{help}");
+        let help = parsed("-h").unwrap_err().to_string();
+        // Of 24 lines one is the command and one the next prompt.
+        assert!(help.lines().count() <= 22, "{help}");
         assert!(help.lines().all(|line| line.chars().count() <= 80), "{help}");
     }
 
     #[test]
     fn two_servers_have_no_flags_of_one() {
-        let help = Cli::try_parse_from(["loadgen", "ab", "--help"]).unwrap_err().to_string();
+        let help = parsed("ab --help").unwrap_err().to_string();
         for words in ["TARGET", "--server-pid", "--metrics", "--baseline", ".hlog"] {
             assert!(!help.contains(words), "{words} is in:\n{help}");
         }

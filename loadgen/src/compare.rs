@@ -35,8 +35,17 @@ const BATCHES_MAX: usize = 30;
 
 /// What of the configuration makes runs differ for reasons of their own. The rest may differ from
 /// run to run.
-const INCIDENTAL: [&str; 7] =
-    ["seed", "duration_s", "requests", "warm_up_s", "interval_s", "metrics", "command"];
+const INCIDENTAL: [&str; 9] = [
+    "seed",
+    "duration_s",
+    "requests",
+    "warm_up_s",
+    "interval_s",
+    "slo",
+    "metrics",
+    "server_pid",
+    "command",
+];
 
 /// Compares two saved runs
 #[derive(Args, Debug)]
@@ -49,7 +58,7 @@ pub(crate) struct Arguments {
     b: PathBuf,
     /// Write the comparison to FILE: .json .md .html; repeatable
     #[arg(short, long, value_name = "FILE")]
-    output: Vec<PathBuf>,
+    pub(crate) output: Vec<PathBuf>,
 }
 
 /// A saved run that a new one is held against.
@@ -278,9 +287,10 @@ fn compare(a: &Document, b: &Document) -> Vec<Compared> {
         .collect()
 }
 
-/// What of the load differs between two configurations, in words.
+/// What of the load differs between two configurations, in words. What only one of them tells was
+/// saved by another version.
 fn differences(a: &Config, b: &Config) -> Vec<String> {
-    let names: BTreeSet<&str> = a.names().chain(b.names()).collect();
+    let names: BTreeSet<&str> = a.names().filter(|name| b.get(name).is_some()).collect();
     let names = names.into_iter().filter(|name| !INCIDENTAL.contains(name));
     names
         .filter(|name| a.text(name) != b.text(name))
@@ -529,6 +539,15 @@ mod tests {
         other.set("pipeline", 7.into());
         other.set("seed", 7.into());
         assert_eq!(differences(&run.config, &other), ["pipeline is 1 in A and 7 in B"]);
+    }
+
+    #[test]
+    fn a_setting_that_an_older_file_lacks_is_no_difference() {
+        let run = samples::run(&around(1_000), 50_000);
+        let mut newer = run.config.clone();
+        newer.set("a_new_setting", 7.into());
+        assert!(differences(&run.config, &newer).is_empty());
+        assert!(differences(&newer, &run.config).is_empty());
     }
 
     #[test]

@@ -36,14 +36,14 @@ impl ManPage {
     ///
     /// # Errors
     ///
-    /// A sentence that names all pages, if there is none for this command.
+    /// A sentence without subject that names all pages, if there is none for this command.
     pub(crate) fn text(&self, mut program: Command) -> Result<String, String> {
         program.build();
         let page = match &self.command {
             None => program,
             Some(name) => program.find_subcommand(name).cloned().ok_or_else(|| {
                 let names: Vec<&str> = program.get_subcommands().map(Command::get_name).collect();
-                format!("there is no command `{name}`; there are {}", names.join(", "))
+                format!("is `{name}`, which has no page; there are {}", names.join(", "))
             })?,
         };
         let mut text = Vec::new();

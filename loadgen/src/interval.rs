@@ -128,9 +128,6 @@ pub(crate) struct Piece {
 #[derive(Debug)]
 pub(crate) struct Assembly {
     cuts: Cuts,
-    /// Whether requests are due at times of their own, so that service time and send lag are not
-    /// told by latency.
-    is_open_loop: bool,
     /// For each thread the number of the interval that it is in. `None`: it has finished.
     threads: Vec<Option<u64>>,
     pending: BTreeMap<u64, Pending>,
@@ -148,10 +145,9 @@ struct Pending {
 }
 
 impl Assembly {
-    pub(crate) fn new(cuts: Cuts, threads: usize, is_open_loop: bool) -> Self {
+    pub(crate) fn new(cuts: Cuts, threads: usize) -> Self {
         Self {
             cuts,
-            is_open_loop,
             threads: vec![Some(0); threads],
             pending: BTreeMap::new(),
             told_until: cuts.load_begins_at,
@@ -204,8 +200,6 @@ impl Assembly {
         let start = self.told_until;
         self.told_until = start.max(*until);
         let times = if is_warm_up { &tally.warm_up_times } else { &tally.times };
-        let latency = times.latency.latency();
-        let service = if self.is_open_loop { times.service.latency() } else { latency.clone() };
         Interval {
             start: Duration::from_nanos(start - self.cuts.load_begins_at),
             length: Duration::from_nanos(self.told_until - start),
@@ -214,8 +208,8 @@ impl Assembly {
             errors: tally.counts.errors.total(),
             mismatches: tally.counts.mismatches.total(),
             in_flight: tally.in_flight,
-            latency,
-            service,
+            latency: times.latency.latency(),
+            service: times.service.latency(),
             send_lag: times.send_lag.latency(),
         }
     }
@@ -287,7 +281,7 @@ mod tests {
 
     #[test]
     fn an_interval_is_told_once_every_thread_is_past_it() {
-        let mut assembly = Assembly::new(cuts(0), 2, false);
+        let mut assembly = Assembly::new(cuts(0), 2);
         assembly.add(0, piece(0, 3));
         assembly.add(0, piece(1, 4));
         assert!(assembly.next().is_none());
@@ -299,7 +293,7 @@ mod tests {
 
     #[test]
     fn what_is_measured_before_a_thread_comes_to_the_cut_is_in_the_first_measured_interval() {
-        let mut assembly = Assembly::new(cuts(100), 1, true);
+        let mut assembly = Assembly::new(cuts(100), 1);
         let mut late = piece(0, 2);
         late.until = 1_130;
         late.tally.counts.warm_up_requests = 5;
@@ -320,7 +314,7 @@ mod tests {
 
     #[test]
     fn a_load_that_is_over_before_the_cut_has_a_measured_interval() {
-        let mut assembly = Assembly::new(cuts(100), 1, false);
+        let mut assembly = Assembly::new(cuts(100), 1);
         let mut only = piece(0, 2);
         only.until = 1_130;
         only.tally.times.latency.record(20, 2);
@@ -335,7 +329,7 @@ mod tests {
 
     #[test]
     fn an_interval_without_length_and_content_is_none() {
-        let mut assembly = Assembly::new(cuts(0), 1, false);
+        let mut assembly = Assembly::new(cuts(0), 1);
         for requests in [3, 0] {
             let mut piece = piece(0, requests);
             piece.number = u64::from(requests == 0);
@@ -349,7 +343,7 @@ mod tests {
 
     #[test]
     fn a_thread_that_has_finished_is_not_waited_for() {
-        let mut assembly = Assembly::new(cuts(0), 2, false);
+        let mut assembly = Assembly::new(cuts(0), 2);
         assembly.add(0, piece(0, 3));
         assembly.finish(1);
         assert_eq!(assembly.next().unwrap().requests, 3);
@@ -357,7 +351,7 @@ mod tests {
 
     #[test]
     fn where_a_thread_misses_a_cut_the_interval_is_longer() {
-        let mut assembly = Assembly::new(cuts(0), 1, false);
+        let mut assembly = Assembly::new(cuts(0), 1);
         assembly.add(0, piece(0, 1));
         assembly.add(0, piece(2, 1));
         let intervals = std::iter::from_fn(|| assembly.next());

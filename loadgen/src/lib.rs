@@ -51,11 +51,11 @@
 //!                           |             \-> alarm
 //!                           |-> server_watch -> server_command, server_probe
 //!                           |-> adversaries, metrics_probe, noise
-//!                           \-> interval, verdict, slo, report
+//!                           \-> interval, backlog, verdict, slo, report
 //! cli -> live                       shows the intervals of a run as they end
 //! cli -> ab -> compare -> bootstrap ab runs what compare judges; both stand on resampled samples
 //! cli -> merge, report::output      make one run of several, and other forms of one
-//! cli -> completions
+//! cli -> completions, misspelt
 //! ```
 //!
 //! Everything that is written or read after a run goes through one document, the saved JSON: so
@@ -84,6 +84,7 @@ mod size;
 mod slo;
 mod template;
 
+mod backlog;
 mod interval;
 mod latency;
 mod tally;
@@ -98,6 +99,7 @@ mod compare;
 mod merge;
 
 mod completions;
+mod misspelt;
 
 mod metrics_probe;
 mod noise;

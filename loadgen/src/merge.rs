@@ -35,7 +35,8 @@ use crate::{
 const ADDED: [&str; 6] =
     ["connections", "threads", "requests", "slow_readers", "slow_senders", "resets"];
 /// Settings of one machine each, which are kept side by side.
-const LISTED: [&str; 3] = ["seed", "metrics", "command"];
+const LISTED: [&str; 7] =
+    ["seed", "pin", "slo", "metrics", "server_pid", "command", "threads_pinned"];
 /// The setting that says how often each machine sent.
 const RATE: &str = "rate";
 /// How much of the time in which any of them measured all of them must have measured.
@@ -49,7 +50,7 @@ pub(crate) struct Arguments {
     runs: Vec<PathBuf>,
     /// Write the sum to FILE, in the format of its extension; repeatable
     #[arg(short, long, value_name = "FILE", required = true)]
-    output: Vec<PathBuf>,
+    pub(crate) output: Vec<PathBuf>,
 }
 
 /// A run and the name by which people know it.

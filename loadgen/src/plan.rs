@@ -3,7 +3,7 @@
 //! [`Plan`] is a plain struct: fill in what differs from the defaults. [`Plan::check`] finds
 //! everything that is wrong with it at once, and names each part by the flag that sets it.
 
-use std::{fmt, num::NonZeroU64, ops::Range, str::FromStr, time::Duration};
+use std::{fmt, num::NonZeroU64, str::FromStr, time::Duration};
 
 use thiserror::Error;
 
@@ -27,9 +27,11 @@ pub(crate) const DEFAULT_WARM_UP: Duration = Duration::from_secs(2);
 /// How large payloads are unless the plan says otherwise.
 pub(crate) const DEFAULT_PAYLOAD_BYTES: u32 = 64;
 
-const THREADS_MAX: u32 = 1024;
+pub(crate) const THREADS_MAX: u32 = 1024;
 /// Deep enough for any link, small enough that a batch's size always fits.
-const PIPELINE_MAX: u32 = 1 << 16;
+pub(crate) const PIPELINE_MAX: u32 = 1 << 16;
+/// Reports that come more often cost more than the load.
+const INTERVAL_MIN: Duration = Duration::from_millis(10);
 
 /// Everything that a run does.
 #[derive(Clone, Debug)]
@@ -57,7 +59,8 @@ pub struct Plan {
     pub sizes: Sizes,
     /// How many requests are sent.
     pub rate: Rate,
-    /// How they are spread over time, unless the rate is [`Rate::Max`].
+    /// How they are spread over time. With [`Rate::Max`] nothing but the replies says when, and
+    /// this stays [`Arrival::Fixed`].
     pub arrival: Arrival,
     /// Over how long the connections are opened, one after the other. It comes before the warm-up.
     pub ramp_up: Duration,
@@ -76,7 +79,7 @@ pub struct Plan {
     /// The process whose CPU time and memory are reported. Not needed with
     /// [`command`](Self::command).
     pub server_pid: Option<u32>,
-    /// How often progress is reported.
+    /// How often progress is reported, at least 10 ms.
     pub interval: Duration,
     /// The page on which the server tells of its arena.
     pub metrics: Option<MetricsUrl>,
@@ -150,6 +153,15 @@ impl Plan {
         self.threads.min(self.connections)
     }
 
+    /// How many measured requests a connection sends, if their number is limited. They are dealt out
+    /// one by one, so that regular arrivals are the first ones of the timetable.
+    pub(crate) fn requests_of(&self, connection: u32) -> Option<u64> {
+        let requests = self.requests?;
+        let connections = u64::from(self.connections);
+        let has_one_more = u64::from(connection) < requests % connections;
+        Some(requests / connections + u64::from(has_one_more))
+    }
+
     /// Finds everything that is wrong.
     ///
     /// # Errors
@@ -190,6 +202,14 @@ impl Plan {
             "--rate",
             "is a ramp; it needs a --duration over which to rise or fall".to_owned(),
         );
+        rule(
+            self.arrival == Arrival::Fixed || self.rate != Rate::Max,
+            "--arrival",
+            format!(
+                "is {}, which says when requests are due; it needs a --rate such as 20k",
+                self.arrival.word()
+            ),
+        );
         let problem = self.sizes.problem();
         rule(problem.is_none(), "--size", problem.unwrap_or_default());
         rule(
@@ -208,7 +228,15 @@ impl Plan {
             "--timeout",
             "is zero; it must be longer".to_owned(),
         );
-        rule(!self.interval.is_zero(), "--interval", "is zero; it must be longer".to_owned());
+        rule(
+            self.interval >= INTERVAL_MIN,
+            "--interval",
+            format!(
+                "is {}; it must be at least {}",
+                units::time_of(self.interval),
+                units::time_of(INTERVAL_MIN)
+            ),
+        );
         rule(
             self.server_pid.is_none() || self.command.is_empty(),
             "--server-pid",
@@ -267,6 +295,18 @@ impl fmt::Display for ReconnectEvery {
     }
 }
 
+impl Pin {
+    /// The word, as in JSON and on the command line.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::On => "on",
+            Self::Off => "off",
+        }
+    }
+}
+
 impl FromStr for Pin {
     type Err = String;
 
@@ -317,15 +357,6 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.flag, self.reason)
     }
-}
-
-/// One of `parts` parts of `total` things, as even as they can be.
-pub(crate) fn part_of(total: u64, number: u32, parts: u32) -> Range<u64> {
-    let start = |number: u32| {
-        let start = u128::from(total) * u128::from(number) / u128::from(parts);
-        u64::try_from(start).expect("a part is no more than the whole")
-    };
-    start(number)..start(number + 1)
 }
 
 #[cfg(test)]
@@ -384,21 +415,39 @@ mod tests {
     }
 
     #[test]
+    fn an_interval_that_would_ruin_the_run_is_refused() {
+        let of = |interval| Plan { interval, ..plan() }.check();
+        assert_eq!(of(Duration::from_millis(10)), Ok(()));
+        for micros in [0, 1, 9_999] {
+            let problems = of(Duration::from_micros(micros)).unwrap_err().problems;
+            assert!(problems[0].to_string().contains("--interval is "), "{problems:?}");
+            assert!(problems[0].to_string().ends_with("at least 10.0 ms"), "{problems:?}");
+        }
+    }
+
+    #[test]
+    fn arrivals_need_a_rate() {
+        let poisson = Plan { arrival: Arrival::Poisson, ..plan() };
+        blames(&poisson, &["--arrival"]);
+        assert_eq!(Plan { rate: Rate::Constant(5.0), ..poisson }.check(), Ok(()));
+    }
+
+    #[test]
     fn there_are_never_more_threads_than_connections() {
         assert_eq!(Plan { connections: 3, threads: 8, ..plan() }.threads_used(), 3);
     }
 
     #[test]
-    fn parts_are_even_and_make_the_whole() {
-        for total in [1, 7, 10, u64::MAX] {
-            for count in [1, 3, 7] {
-                let parts: Vec<_> =
-                    (0..count).map(|number| part_of(total, number, count)).collect();
-                assert_eq!((parts[0].start, parts.last().unwrap().end), (0, total));
-                assert!(parts.windows(2).all(|pair| pair[0].end == pair[1].start));
-                let lengths = parts.iter().map(|part| part.end - part.start);
-                assert!(lengths.clone().max().unwrap() - lengths.min().unwrap() <= 1);
-            }
+    fn requests_are_dealt_out_one_by_one() {
+        let plan = |requests| Plan {
+            connections: 4,
+            requests,
+            ..Plan::for_target("127.0.0.1:1".parse().unwrap())
+        };
+        let parts = |plan: Plan| [0, 1, 2, 3].map(|connection| plan.requests_of(connection));
+        assert_eq!(parts(plan(None)), [None; 4]);
+        for (requests, expected) in [(1, [1, 0, 0, 0]), (8, [2; 4]), (11, [3, 3, 3, 2])] {
+            assert_eq!(parts(plan(Some(requests))), expected.map(Some));
         }
     }
 }

@@ -23,14 +23,15 @@ use thiserror::Error;
 use crate::{
     address::Address,
     adversaries::AdversaryReport,
+    backlog::Backlog,
     clock::{self, Clock},
     interval::{Assembly, Cuts, Interval},
     metrics_probe::{MetricsProbe, MetricsUrl, Sample},
     noise::NoiseFloor,
     open_files::{self, TooLow},
     payload::{HEADER_BYTES, Payloads},
-    plan::{Pin, Plan, PlanError, part_of},
-    rate::{Rate, Timetable},
+    plan::{Pin, Plan, PlanError},
+    rate::{Arrival, Rate, Timetable},
     report::{ClientUsage, Report, ServerUsage},
     schedule::Bounds,
     server_command::{ServerCommand, ServerCommandError},
@@ -111,6 +112,9 @@ pub enum RunError {
     /// Someone asked to stop before the load began.
     #[error("stopped before the load began")]
     Stopped,
+    /// Someone asked to stop a search before a request of its first run counted.
+    #[error("stopped before anything was measured")]
+    NothingMeasured,
 }
 
 /// What is told while a run goes on: the interval that has just ended.
@@ -229,6 +233,8 @@ struct Gathered<'run> {
     shelf: Shelf,
     arena: Option<MetricsProbe>,
     loading: usize,
+    /// Requests in flight when the load ended.
+    in_flight: u64,
     efforts: Vec<Effort>,
     server: ServerWatch<'run>,
     costs: [Option<Cost>; 2],
@@ -346,7 +352,7 @@ impl Site<'_> {
         let wall_clock = SystemTime::now();
         let length = units::nanos(self.plan.interval);
         let cuts = Cuts { load_begins_at: started_at, measuring_begins_at: measured_from, length };
-        let assembly = Assembly::new(cuts, lines.len(), timetable.is_some());
+        let assembly = Assembly::new(cuts, lines.len());
         let mut gathered = Gathered::new(assembly, lines.len(), server);
         if let Some(url) = &self.metrics {
             let probe = MetricsProbe::start(url, self.plan.interval, *clock, started_at)?;
@@ -373,8 +379,9 @@ impl Site<'_> {
                     stop.request();
                     return Err(RunError::System(error));
                 }
-                Ok((_, News::LoadEnded)) => {
+                Ok((_, News::LoadEnded { in_flight })) => {
                     gathered.loading -= 1;
+                    gathered.in_flight += in_flight;
                     // Requests that time ends are in flight for a moment; a number of them may be,
                     // for long.
                     if gathered.loading == 0 && self.plan.duration.is_some() {
@@ -392,9 +399,11 @@ impl Site<'_> {
     }
 
     fn report(&self, gathered: Gathered, started_at: SystemTime, was_stopped: bool) -> Report {
-        let Gathered { total, intervals, arena, efforts, costs, server: mut watch, .. } = gathered;
+        let Gathered { total, intervals, arena, in_flight, efforts, costs, server, .. } = gathered;
+        let mut watch = server;
         let from = efforts.iter().map(|effort| effort.window.0).min().unwrap_or_default();
         let until = efforts.iter().map(|effort| effort.window.1).max().unwrap_or_default();
+        let load = Duration::from_nanos(until.saturating_sub(from));
         let until = until.max(total.last_echo_at);
         let duration = Duration::from_nanos(until.saturating_sub(from));
         let sent = total.counts.sent();
@@ -418,11 +427,7 @@ impl Site<'_> {
             ..server_usage(&costs, sent)
         };
         let latency = total.times.latency.latency();
-        // In closed loop a request is due when it is sent.
-        let service = match self.plan.rate {
-            Rate::Max => latency.clone(),
-            _ => total.times.service.latency(),
-        };
+        let service = total.times.service.latency();
         let send_lag = total.times.send_lag.latency();
         let littles_law = (total.samples.count >= SAMPLES_MIN).then(|| LittlesLaw {
             in_flight_mean,
@@ -444,6 +449,7 @@ impl Site<'_> {
             unread_share: client.unread_share,
             stolen_share: client.stolen_share.filter(|_| is_telling),
             littles_law,
+            backlog: self.backlog(&total, in_flight, in_flight_mean, load, was_stopped),
         };
         let (verdict, mut reasons) = Verdict::of(&total.counts, &evidence);
         if let Some(how) = watch.end() {
@@ -454,6 +460,7 @@ impl Site<'_> {
         let mut report = Report {
             started_at,
             plan: Plan { metrics: self.metrics.clone(), ..self.plan.clone() },
+            are_threads_pinned: cpus_for(self.plan).0.is_some(),
             target: self.target.clone(),
             verdict,
             reasons,
@@ -482,6 +489,38 @@ impl Site<'_> {
         }
         report
     }
+
+    /// What the server owed when the load ended. Nothing in closed loop.
+    fn backlog(
+        &self,
+        total: &Tally,
+        in_flight: u64,
+        in_flight_mean: f64,
+        load: Duration,
+        was_stopped: bool,
+    ) -> Option<Backlog> {
+        let plan = self.plan;
+        let load_s = load.as_secs_f64();
+        let due = total.counts.sent() + total.counts.unsent;
+        // Whatever the rate is in the end, a steady latency keeps in flight in proportion to it.
+        let (late_s, end_to_mean) = match plan.rate {
+            Rate::Constant(rate) => {
+                let time_to_send = plan.requests.map(|requests| requests as f64 / rate);
+                (load_s - time_to_send.unwrap_or(load_s), 1.0)
+            }
+            Rate::Ramp { from, to } if !was_stopped => (0.0, 2.0 * to / (from + to)),
+            Rate::Max | Rate::Ramp { .. } => return None,
+        };
+        // A load that a number of requests ends goes on until they are sent, be it too late.
+        let sent_late = due as f64 * (late_s / load_s).clamp(0.0, 1.0);
+        Some(Backlog {
+            at_end: in_flight as f64 + total.counts.unsent as f64 + sent_late,
+            mean: (in_flight_mean + total.blocked.total.as_secs_f64() / load_s) * end_to_mean,
+            due,
+            load,
+            is_end_random: plan.requests.is_some() && plan.arrival == Arrival::Poisson,
+        })
+    }
 }
 
 impl Cost {
@@ -506,6 +545,7 @@ impl<'run> Gathered<'run> {
             shelf: Shelf::new(),
             arena: None,
             loading: threads,
+            in_flight: 0,
             efforts: Vec::with_capacity(threads),
             server,
             costs: [None, None],
@@ -536,7 +576,7 @@ impl<'run> Gathered<'run> {
                 self.efforts.push(effort);
                 self.assembly.finish(thread);
             }
-            News::Connected { .. } | News::LoadEnded | News::Failed(_) => {}
+            News::Connected { .. } | News::LoadEnded { .. } | News::Failed(_) => {}
         }
         while let Some(interval) = self.assembly.next() {
             let arena = self.arena.as_ref().and_then(MetricsProbe::latest);
@@ -571,9 +611,12 @@ fn cpus_for(plan: &Plan) -> (Option<Vec<usize>>, u32) {
 
 /// The connections of one thread.
 fn connections_of(thread: u32, plan: &Plan) -> Range<u32> {
-    let part = part_of(u64::from(plan.connections), thread, plan.threads_used());
-    let narrow = |id| u32::try_from(id).expect("there are no more than connections");
-    narrow(part.start)..narrow(part.end)
+    let start = |thread: u32| {
+        let before = u64::from(plan.connections) * u64::from(thread);
+        let start = before / u64::from(plan.threads_used());
+        u32::try_from(start).expect("there are no more than connections")
+    };
+    start(thread)..start(thread + 1)
 }
 
 /// Adds what the clients did that behave badly, or why nobody knows it.
@@ -671,5 +714,19 @@ mod tests {
         let report = with_adversaries(report, Err(io::Error::other("no more files")));
         assert_eq!(report.counts.requests, 10);
         assert!(report.reasons.iter().any(|reason| reason.contains("no more files")));
+    }
+
+    #[test]
+    fn connections_are_shared_evenly_among_the_threads() {
+        for (connections, threads) in [(1, 1), (7, 3), (10, 7), (u32::MAX, 5), (3, 8)] {
+            let target = "127.0.0.1:1".parse().unwrap();
+            let plan = Plan { connections, threads, ..Plan::for_target(target) };
+            let parts: Vec<_> =
+                (0..plan.threads_used()).map(|thread| connections_of(thread, &plan)).collect();
+            assert_eq!((parts[0].start, parts.last().unwrap().end), (0, connections));
+            assert!(parts.windows(2).all(|pair| pair[0].end == pair[1].start));
+            let lengths = parts.iter().map(|part| part.end - part.start);
+            assert!(lengths.clone().max().unwrap() - lengths.min().unwrap() <= 1);
+        }
     }
 }

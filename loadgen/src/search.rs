@@ -10,11 +10,14 @@
 //! if it met the conditions all the same. One that does not count is repeated: a moment in which
 //! the machine did something else must not end a search. If none counts at a rate, nothing is known
 //! about the server there, and what is found is a lower bound.
+//!
+//! A rate that the server does not keep up with is missed, whatever the conditions are. So no run
+//! may be too short to tell: one that a number of requests ends has as many as that takes.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use crate::{
-    plan::Plan,
+    plan::{Plan, PlanError, Problem},
     rate::Rate,
     report::Report,
     run::{self, RunError},
@@ -29,6 +32,8 @@ const RATE_MAX: f64 = 1e8;
 const RATE_MIN: f64 = 1.0;
 /// The same where time ends a run: with fewer requests than this there is hardly a percentile.
 const REQUESTS_MIN: f64 = 10.0;
+/// How long a load must last to tell whether the server keeps up with the rate.
+const LOAD_MIN: Duration = Duration::from_secs(1);
 /// How often a run is made that does not count.
 const TRIES: u32 = 3;
 
@@ -60,9 +65,9 @@ pub struct Step {
 pub enum StepOutcome {
     /// The conditions were met.
     Met,
-    /// They were not, or requests were not answered.
+    /// They were not, or requests were not answered, or the server did not keep up with the rate.
     Missed,
-    /// The generator did not keep the schedule, or the machine was not quiet.
+    /// The generator did not keep the schedule, or the machine was not quiet and they were missed.
     Invalid,
 }
 
@@ -71,48 +76,109 @@ pub enum StepOutcome {
 pub struct Found {
     /// The largest rate that met the conditions. `None`: none did.
     pub rate: Option<f64>,
-    /// Whether runs that do not count ended the search: then the server may do more.
+    /// Whether runs that do not count ended the search, or someone did: then the server may do
+    /// more.
     pub is_lower_bound: bool,
-    /// The run at that rate, or the last one if there is no such rate.
+    /// Whether someone ended the search before its time.
+    pub was_stopped: bool,
+    /// The run at that rate, or the last complete one if there is no such rate. Part of a run only
+    /// if the search was stopped in the first.
     pub report: Report,
 }
 
 impl Search {
     /// Runs `plan` at one rate after the other. `observe` is told of each run.
     ///
+    /// Where [`Plan::requests`] is less than a second has of them, a run has as many as that.
+    ///
     /// # Errors
     ///
-    /// Those of [`run()`](crate::run()).
+    /// Those of [`run()`](crate::run()), [`RunError::Plan`] if [`Plan::duration`] is less than a
+    /// second, and [`RunError::NothingMeasured`].
     pub fn run(
         &self,
         plan: &Plan,
         stop: &Stop,
         observe: &mut dyn FnMut(&Step),
     ) -> Result<Found, RunError> {
+        let problems = problems(plan);
+        if !problems.is_empty() {
+            return Err(PlanError { problems }.into());
+        }
         let mut bracket = Bracket::new(self.start, rate_min(plan));
-        let mut best = None;
+        // The run at the best rate, or the last one.
+        let mut best: Option<Report> = None;
         loop {
             let rate = bracket.next_rate();
-            let plan = Plan { rate: Rate::Constant(rate), ..plan.clone() };
-            let report = run::run(&plan, stop, &mut |_| {})?;
+            let requests = plan.requests.map(|count| count.max(requests_min(rate)));
+            let plan = Plan { rate: Rate::Constant(rate), requests, ..plan.clone() };
+            let report = match run::run(&plan, stop, &mut |_| {}) {
+                Ok(report) if !report.was_stopped => report,
+                Err(error) if !stop.is_requested() => return Err(error),
+                stopped => return bracket.found_when_stopped(best, stopped),
+            };
             let is_met = report.slo.iter().all(|condition| condition.is_met);
             let outcome = StepOutcome::of(report.verdict, is_met);
             let latency = &report.latency;
             let p99 = (latency.count() > 0).then(|| latency.percentiles().p99);
-            if !report.was_stopped {
-                observe(&Step { rate, outcome, verdict: report.verdict, p99 });
-                bracket.note(rate, outcome);
+            observe(&Step { rate, outcome, verdict: report.verdict, p99 });
+            bracket.note(rate, outcome);
+            let report = match best.take() {
+                Some(best) if bracket.met.is_some() && outcome != StepOutcome::Met => best,
+                _ => report,
+            };
+            if bracket.is_narrow(self.precision) {
+                let is_lower_bound = bracket.is_invalid_above;
+                let rate = bracket.met;
+                return Ok(Found { rate, is_lower_bound, was_stopped: false, report });
             }
-            let is_over = report.was_stopped || bracket.is_narrow(self.precision);
-            if outcome == StepOutcome::Met || best.is_none() {
-                best = Some(report);
-            }
-            if let (true, Some(report)) = (is_over, best.take_if(|_| is_over)) {
-                let is_lower_bound = bracket.is_invalid_above || report.was_stopped;
-                return Ok(Found { rate: bracket.met, is_lower_bound, report });
-            }
+            best = Some(report);
         }
     }
+}
+
+impl Found {
+    /// The exit code of a program that ends with this: that of a missed condition if no rate was
+    /// found, but wrong bytes come first.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        self.report.verdict.exit_code_where(self.rate.is_none())
+    }
+}
+
+/// Reads the rate to begin with. The error is a sentence without subject.
+pub(crate) fn parse_start(text: &str) -> Result<f64, String> {
+    let rate = units::parse_rate(text)?;
+    match (RATE_MIN..=RATE_MAX).contains(&rate) {
+        true => Ok(rate),
+        false => Err(format!(
+            "is `{text}`; it must be {} to {} requests per second",
+            units::rate(RATE_MIN),
+            units::rate(RATE_MAX)
+        )),
+    }
+}
+
+/// What keeps the runs of a search from telling anything.
+pub(crate) fn problems(plan: &Plan) -> Vec<Problem> {
+    let short = plan.duration.filter(|duration| !duration.is_zero() && *duration < LOAD_MIN);
+    let reason = |duration| {
+        format!(
+            "is {}; a search needs at least {} for each run, or it cannot tell whether the server \
+             keeps up with the rate",
+            units::time_of(duration),
+            units::time_of(LOAD_MIN)
+        )
+    };
+    short
+        .map(|duration| Problem { flag: "--duration", reason: reason(duration) })
+        .into_iter()
+        .collect()
+}
+
+/// The fewest requests with which a run at this rate says something.
+fn requests_min(rate: f64) -> u64 {
+    units::whole((rate * LOAD_MIN.as_secs_f64()).ceil())
 }
 
 /// The rate below which a run of `plan` says nothing.
@@ -147,6 +213,12 @@ impl fmt::Display for Step {
 impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.rate, self.is_lower_bound) {
+            (Some(rate), _) if self.was_stopped => {
+                write!(f, "found        {} requests/s, and maybe more: stopped", units::rate(rate))
+            }
+            (None, _) if self.was_stopped => {
+                f.write_str("found        nothing: stopped before a rate met the conditions")
+            }
             (Some(rate), false) => {
                 write!(f, "found        {} requests/s meet the conditions", units::rate(rate))
             }
@@ -202,6 +274,22 @@ impl Bracket {
                 self.is_invalid_above = outcome == StepOutcome::Invalid;
             }
         }
+    }
+
+    /// What is known when someone stops the search in the middle of a run.
+    fn found_when_stopped(
+        &self,
+        best: Option<Report>,
+        partial: Result<Report, RunError>,
+    ) -> Result<Found, RunError> {
+        let report = match best {
+            Some(report) => report,
+            None => partial?,
+        };
+        if report.counts.requests == 0 && report.was_stopped {
+            return Err(RunError::NothingMeasured);
+        }
+        Ok(Found { rate: self.met, is_lower_bound: true, was_stopped: true, report })
     }
 
     fn is_narrow(&self, precision: f64) -> bool {
@@ -295,6 +383,20 @@ mod tests {
         assert_eq!(rate_min(&plan(Some(Duration::from_secs(2)))), 5.0);
         assert_eq!(rate_min(&plan(Some(Duration::from_secs(60)))), RATE_MIN);
         assert_eq!(rate_min(&plan(None)), RATE_MIN);
+    }
+
+    #[test]
+    fn no_run_is_too_short_to_tell_whether_the_server_keeps_up() {
+        let of = |millis| {
+            let duration = Some(Duration::from_millis(millis));
+            problems(&Plan { duration, ..Plan::default() })
+        };
+        assert_eq!(of(1_000), []);
+        assert!(
+            of(999)[0].to_string().starts_with("--duration is 999 ms; a search needs at least")
+        );
+        assert_eq!(problems(&Plan { duration: None, ..Plan::default() }), []);
+        assert_eq!((requests_min(78_000.0), requests_min(0.5)), (78_000, 1));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! | Written             | Means                                     |
 //! |---------------------|-------------------------------------------|
 //! | `64`, `4k`, `1MiB`  | bytes; every unit is a power of 1,024     |
-//! | `500`, `20k`, `1M`  | requests per second; powers of 1,000      |
+//! | `500`, `20k`, `1M`  | counts and rates; powers of 1,000         |
 //! | `500ms`, `10s`      | a time, as `humantime` reads it           |
 
 use std::time::Duration;
@@ -50,6 +50,22 @@ pub(crate) fn parse_rate(text: &str) -> Result<f64, String> {
     Err(format!("is not a rate: `{text}`; write for example 500, 20k or 1.5M requests per second"))
 }
 
+/// Reads a whole number such as `500`, `20k` or `1e6`. Units are powers of 1,000.
+///
+/// # Errors
+///
+/// A sentence without subject if the text is no whole number.
+pub(crate) fn parse_count(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    if let Ok(count) = text.parse() {
+        return Ok(count);
+    }
+    let rounded = parse_rate(text).ok().filter(|count| *count >= 0.0 && count.fract() == 0.0);
+    rounded
+        .map(whole)
+        .ok_or_else(|| format!("is not a whole number: `{text}`; write for example 500, 20k or 1M"))
+}
+
 /// Reads a time such as `500ms`, `10s` or `1m 30s`.
 ///
 /// # Errors
@@ -71,9 +87,21 @@ pub(crate) fn grouped(number: u64) -> String {
     group(&number.to_string())
 }
 
-/// Writes a rate as a whole number, with a comma between groups of three digits.
+/// Writes a rate as a whole number, with a comma between groups of three digits. Of a small one two
+/// digits are shown, so that only nothing is `0`.
 pub(crate) fn rate(per_second: f64) -> String {
-    group(&format!("{per_second:.0}"))
+    let digits = match per_second.abs() {
+        0.1..10.0 => 1 + usize::from(per_second.abs() < 1.0),
+        number if number > 0.0 && number < 0.1 => 1 + leading_zeros(number),
+        _ => return group(&format!("{per_second:.0}")),
+    };
+    let text = format!("{per_second:.digits$}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// How many zeros a fraction begins with, that before the point included.
+fn leading_zeros(fraction: f64) -> usize {
+    usize::try_from(whole(-fraction.log10().floor())).unwrap_or(usize::MAX)
 }
 
 fn group(digits: &str) -> String {
@@ -180,6 +208,23 @@ mod tests {
     }
 
     #[test]
+    fn counts_have_the_units_of_rates_and_are_whole() {
+        for (text, count) in [
+            ("0", 0),
+            ("10k", 10_000),
+            ("1e6", 1_000_000),
+            ("1.5M", 1_500_000),
+            ("18446744073709551615", u64::MAX),
+            ("99999999999999999999", u64::MAX),
+        ] {
+            assert_eq!(parse_count(text), Ok(count), "{text}");
+        }
+        for text in ["", "k", "-3", "1.5", "0.1k2", "ten", "inf"] {
+            assert!(parse_count(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
     fn times_carry_a_unit() {
         assert_eq!(parse_time("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(parse_time("0s"), Ok(Duration::ZERO));
@@ -195,6 +240,22 @@ mod tests {
         assert_eq!(grouped(1_000), "1,000");
         assert_eq!(grouped(12_345_678), "12,345,678");
         assert_eq!(rate(999_999.7), "1,000,000");
+    }
+
+    #[test]
+    fn only_a_rate_of_nothing_is_written_as_0() {
+        for (per_second, text) in [
+            (0.0, "0"),
+            (1.0 / 86_400.0, "0.000012"),
+            (0.05, "0.05"),
+            (0.25, "0.25"),
+            (0.5, "0.5"),
+            (1.0, "1"),
+            (1.5, "1.5"),
+            (10.4, "10"),
+        ] {
+            assert_eq!(rate(per_second), text);
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    backlog::Backlog,
     noise::NoiseFloor,
     slo::SloOutcome,
     tally::{Counts, LittlesLaw},
@@ -47,12 +48,13 @@ pub enum Verdict {
     /// The generator was late or busy, and the server was not known to be: the figures describe the
     /// generator.
     ClientLimited,
-    /// The server left no room for requests that were due: it cannot keep up with the rate.
+    /// The server cannot keep up with the rate: it left no room for requests that were due, or
+    /// owed more and more replies.
     Overloaded,
     /// Something outside took the CPUs away, or threads wake up late on this machine even when it
     /// is idle.
     Disturbed,
-    /// The figures describe the server.
+    /// None of these: the figures describe a server that answered everything and kept up.
     Ok,
 }
 
@@ -77,6 +79,8 @@ pub(crate) struct Evidence {
     /// What share of the machine's time the hypervisor gave to others.
     pub(crate) stolen_share: Option<f64>,
     pub(crate) littles_law: Option<LittlesLaw>,
+    /// Open loop: what the server owed.
+    pub(crate) backlog: Option<Backlog>,
 }
 
 impl Verdict {
@@ -103,6 +107,9 @@ impl Verdict {
                 unsent * 100.0
             ));
             Self::Overloaded
+        } else if let Some(sentence) = evidence.growth_of_the_backlog() {
+            reasons.push(sentence);
+            Self::Overloaded
         } else if stolen.is_some() || stood_still.is_some() || restless.is_some() {
             Self::Disturbed
         } else {
@@ -127,6 +134,7 @@ impl Verdict {
                 law.in_flight_mean, law.rate_times_service
             )
         }));
+        reasons.extend(evidence.shortness_of_the_load().filter(|_| counts.requests > 0));
         reasons.extend(evidence.nearness_to_the_floor());
         (verdict, reasons)
     }
@@ -145,7 +153,7 @@ impl Verdict {
         }
     }
 
-    /// What that means, in a sentence.
+    /// What that means, in a sentence. What the replies were worth depends on the plan's `verify`.
     #[must_use]
     pub fn meaning(self) -> &'static str {
         match self {
@@ -157,7 +165,7 @@ impl Verdict {
                 "the figures describe the generator: try more threads or cores, or a lower rate"
             }
             Self::Disturbed => "the machine was not quiet: try again, or on another one",
-            Self::Ok => "every reply was right",
+            Self::Ok => "every request was answered",
         }
     }
 
@@ -224,6 +232,28 @@ impl Evidence {
         ))
     }
 
+    /// How much more the server owed in the end than before, if that matters.
+    fn growth_of_the_backlog(&self) -> Option<String> {
+        let backlog = self.backlog.filter(Backlog::has_grown)?;
+        Some(format!(
+            "when the load ended, {:.0} requests were due and not answered, {:.1} % of all, and \
+             {:.0} on average before: the backlog grew",
+            backlog.at_end,
+            backlog.share() * 100.0,
+            backlog.mean
+        ))
+    }
+
+    /// Why it cannot be known whether the server kept up with the rate.
+    fn shortness_of_the_load(&self) -> Option<String> {
+        let load = self.backlog.filter(Backlog::is_untold)?.load;
+        Some(format!(
+            "the load lasted {}, which is too short to tell whether the server keeps up with the \
+             rate",
+            units::time_of(load)
+        ))
+    }
+
     /// What there is to know of a latency that hardly any server could undercut here.
     fn nearness_to_the_floor(&self) -> Option<String> {
         let (service, floor) = (self.service_p50?, self.noise_floor?.round_trip.p50);
@@ -275,6 +305,7 @@ mod tests {
         unread_share: None,
         stolen_share: None,
         littles_law: None,
+        backlog: None,
     };
 
     fn good() -> Counts {
@@ -388,6 +419,29 @@ mod tests {
         let (verdict, reasons) = Verdict::of(&counts, &NOTHING);
         assert_eq!(verdict, Verdict::Overloaded);
         assert!(reasons[0].contains("4.8 %"), "{reasons:?}");
+    }
+
+    #[test]
+    fn a_backlog_that_grows_means_the_same_though_all_was_sent() {
+        let judge = |at_end| {
+            let (due, load, is_end_random) = (345, Duration::from_secs(3), false);
+            let backlog = Backlog { at_end, mean: 24.0, due, load, is_end_random };
+            Verdict::of(&good(), &Evidence { backlog: Some(backlog), ..NOTHING })
+        };
+        assert_eq!(judge(30.0), (Verdict::Ok, Vec::new()));
+        let (verdict, reasons) = judge(48.0);
+        assert_eq!(verdict, Verdict::Overloaded);
+        assert!(reasons[0].contains("48 requests") && reasons[0].contains("13.9 %"), "{reasons:?}");
+    }
+
+    #[test]
+    fn a_load_that_is_too_short_to_tell_says_so() {
+        let (due, load, is_end_random) = (200, Duration::from_millis(3), false);
+        let backlog = Backlog { at_end: 30.0, mean: 1.0, due, load, is_end_random };
+        let (verdict, reasons) =
+            Verdict::of(&good(), &Evidence { backlog: Some(backlog), ..NOTHING });
+        assert_eq!(verdict, Verdict::Ok);
+        assert!(reasons[0].contains("3.00 ms, which is too short"), "{reasons:?}");
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::{
     interval::{Cuts, Piece},
     link::{Agenda, Desk, Link, Turn},
     payload::Payloads,
-    plan::{Plan, part_of},
+    plan::Plan,
     rate::{Arrivals, Timetable},
     schedule::{Bounds, Phase, Schedule},
     stop::{Stop, Urgency},
@@ -102,7 +102,7 @@ pub(crate) enum News {
     /// What happened since the last cut.
     Interval(Piece),
     /// No more requests are sent.
-    LoadEnded,
+    LoadEnded { in_flight: u64 },
     /// All is over.
     Finished(Effort),
     /// The thread could not even start.
@@ -264,7 +264,7 @@ impl<'run> Worker<'run> {
             self.pass_if_time();
             self.desk.schedule.advance(self.desk.now);
             if meter.follow(self.desk.schedule.phase(), self.desk.now) {
-                self.tell(News::LoadEnded);
+                self.tell(News::LoadEnded { in_flight: self.desk.in_flight });
                 // What is in flight now belongs to this interval, unless it stays for long.
                 next_cut = next_cut.max(self.desk.now.saturating_add(cuts.length));
             }
@@ -293,15 +293,11 @@ impl<'run> Worker<'run> {
     /// Gives every link its part of the measured requests, if their number is limited: which
     /// connection sends what does not depend on who is quicker. Returns the sum.
     fn deal_out(&mut self) -> Option<u64> {
-        let requests = self.plan.requests?;
-        let ids = self.first_connection..;
-        let parts = self.links.iter_mut().zip(ids).map(|(link, id)| {
-            let part = part_of(requests, id, self.plan.connections);
-            let count = part.end - part.start;
-            link.limit(count);
-            count
-        });
-        Some(parts.sum())
+        self.links.iter_mut().zip(self.first_connection..).try_fold(0, |sum, (link, id)| {
+            let part = self.plan.requests_of(id)?;
+            link.limit(part);
+            Some(sum + part)
+        })
     }
 
     /// Open loop: gives every link its times.

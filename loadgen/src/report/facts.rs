@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::json::{Client, Document, Server, WarmUp};
 use crate::{
     adversaries::AdversaryCounts, latency::Percentiles, metrics_probe::Sample, rate::Rate, units,
+    verdict::Verdict,
 };
 
 /// The figures of a run, each with its name. What is unknown is left out.
@@ -44,6 +45,23 @@ pub(super) fn figures(document: &Document) -> Vec<(&'static str, String)> {
     add("arena", arena(document));
     add("noise floor", noise_floor(document));
     figures
+}
+
+/// What the verdict means, in a sentence. It claims of the replies only what was checked.
+pub(super) fn meaning(document: &Document) -> String {
+    let meaning = document.verdict.meaning();
+    if document.verdict != Verdict::Ok {
+        return meaning.to_owned();
+    }
+    let verify = document.config.text("verify");
+    match (verify.as_str(), verify.strip_prefix("sample:")) {
+        ("none", _) => format!("{meaning}; replies were not checked (--verify none)"),
+        (_, Some(one_in)) if one_in != "1" => format!(
+            "{meaning}; of the replies on each connection one in {one_in} was checked, and was \
+             right (--verify {verify})"
+        ),
+        _ => "every reply was right".to_owned(),
+    }
 }
 
 /// What became of the conditions of a run, each a sentence.

@@ -35,7 +35,7 @@ pub(super) fn write(document: &Document) -> String {
             false => document.verdict.word().to_owned(),
             true => format!("{}, but a condition is missed", document.verdict.word()),
         },
-        "meaning" => escape(document.verdict.meaning()),
+        "meaning" => escape(&facts::meaning(document)),
         "reasons" => reasons(document),
         "keys" => keys(document),
         "percentiles" => percentiles(document),

@@ -281,7 +281,7 @@ impl Document {
                 .map(|(class, count)| (key(class), count))
                 .collect(),
             first_error: report.first_error.clone(),
-            config: Config::of(&report.plan),
+            config: Config::of(&report.plan).with_threads_pinned(report.are_threads_pinned),
             histograms: Histograms::of(&report.latency, &report.service, &report.send_lag),
             unanswered_age_histogram: Encoded::of_latency(&report.unanswered_ages),
             intervals,
@@ -428,14 +428,23 @@ impl Config {
             "seed": plan.seed,
             "timeout_s": plan.timeout.map(|timeout| timeout.as_secs_f64()),
             "verify": plan.verify.words(),
+            "pin": plan.pin.word(),
             "interval_s": plan.interval.as_secs_f64(),
+            "slo": plan.slo.as_ref().map(ToString::to_string),
             "metrics": plan.metrics.as_ref().map(ToString::to_string),
+            "server_pid": plan.server_pid,
             "command": plan.command,
         });
         match config {
             Value::Object(config) => Self(config),
             other => unreachable!("the configuration is an object, not {other:?}"),
         }
+    }
+
+    /// The same, and what came of its `pin`.
+    fn with_threads_pinned(mut self, are_pinned: bool) -> Self {
+        self.set("threads_pinned", are_pinned.into());
+        self
     }
 
     /// Whether requests had no rate of their own.

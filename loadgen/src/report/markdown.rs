@@ -8,8 +8,8 @@ use super::{
 };
 
 pub(super) fn write(document: &Document) -> String {
-    let verdict = document.verdict;
-    let mut text = format!("**loadgen: {}** ({})\n\n", verdict.word(), verdict.meaning());
+    let (verdict, meaning) = (document.verdict.word(), facts::meaning(document));
+    let mut text = format!("**loadgen: {verdict}** ({meaning})\n\n");
     for sentence in facts::conditions(document).iter().chain(&document.verdict_reasons) {
         writeln!(text, "* {}", escape(sentence)).expect("a string takes everything");
     }

@@ -35,6 +35,8 @@ pub struct Report {
     pub started_at: SystemTime,
     /// What was asked for.
     pub plan: Plan,
+    /// Whether each thread of the generator stayed on one CPU.
+    pub are_threads_pinned: bool,
     /// The server that was loaded.
     pub target: Address,
     /// The worth of it all in one word.

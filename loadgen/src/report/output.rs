@@ -9,7 +9,10 @@ use std::{
 use clap::Args;
 
 use super::{csv, hlog, html, json::Document, markdown};
-use crate::console::{self, COULD_NOT_RUN};
+use crate::{
+    console::{self, COULD_NOT_RUN},
+    plan::Problem,
+};
 
 /// How something is written in one form.
 pub(crate) type Form<T> = fn(&T) -> String;
@@ -54,7 +57,7 @@ pub(crate) struct Arguments {
     run: PathBuf,
     /// Write the report to FILE, in the format of its extension; repeatable
     #[arg(short, long, value_name = "FILE", required = true)]
-    output: Vec<PathBuf>,
+    pub(crate) output: Vec<PathBuf>,
 }
 
 impl Arguments {
@@ -64,6 +67,12 @@ impl Arguments {
         let outputs = Output::open_all(&self.output)?;
         Ok((String::new(), Output::write_all(outputs, &run)))
     }
+}
+
+/// What is wrong with the names of files for reports or comparisons.
+pub(crate) fn problems<T: Forms>(paths: &[PathBuf]) -> Vec<Problem> {
+    let reasons = paths.iter().filter_map(|path| T::form_of(path).err());
+    reasons.map(|reason| Problem { flag: "--output", reason }).collect()
 }
 
 /// A file for a report, opened before there is one. Dropped without, it disappears again if it was

@@ -1,7 +1,7 @@
 //! The report and its progress for people at a terminal. Lines fit [`COLUMNS`]; what is longer goes
 //! on in the next line.
 
-use std::{fmt::Write, time::Duration};
+use std::fmt::Write;
 
 use super::{
     facts::{self, PERCENTILE_NAMES},
@@ -14,6 +14,10 @@ const COLUMNS: usize = 80;
 /// How wide names are, with the blank behind them.
 const NAME_COLUMNS: usize = 13;
 const TIME_COLUMNS: usize = 10;
+/// What share of an interval its label may be wrong by.
+const LABEL_ERROR_MAX: f64 = 0.05;
+/// Labels have no more digits behind the point.
+const DIGITS_MAX: usize = 3;
 
 pub(crate) fn write(document: &Document) -> String {
     let mut lines = Lines::default();
@@ -56,8 +60,8 @@ pub(crate) fn write(document: &Document) -> String {
     for condition in facts::conditions(document) {
         lines.add("condition", &condition);
     }
-    let verdict = document.verdict;
-    lines.add("verdict", &format!("{}: {}", verdict.word(), verdict.meaning()));
+    let verdict = document.verdict.word();
+    lines.add("verdict", &format!("{verdict}: {}", facts::meaning(document)));
     for reason in &document.verdict_reasons {
         lines.add("", reason);
     }
@@ -72,9 +76,10 @@ pub(crate) fn paragraph(sentences: &str) -> String {
 /// One interval in one line, without a line end.
 pub(crate) fn progress(Progress { elapsed, interval, .. }: &Progress) -> String {
     let rate = units::rate(interval.rate());
-    // Shorter intervals would have the same number.
-    let digits = usize::from(interval.length < Duration::from_millis(950));
-    let mut line = format!("{:>6.digits$} s  {rate:>11} requests/s", elapsed.as_secs_f64());
+    let (elapsed, length) = (elapsed.as_secs_f64(), interval.length.as_secs_f64());
+    // Of the length as well: all lines have as many.
+    let digits = digits_for(elapsed, length).max(digits_for(length, length));
+    let mut line = format!("{elapsed:>6.digits$} s  {rate:>11} requests/s");
     let percentiles = interval.latency.percentiles();
     let times = match interval.latency.count() {
         _ if interval.is_warm_up => "  warming up".to_owned(),
@@ -90,6 +95,16 @@ pub(crate) fn progress(Progress { elapsed, interval, .. }: &Progress) -> String 
         write!(line, "  {} failures", units::grouped(failures)).expect("a string takes everything");
     }
     line
+}
+
+/// How many digits behind the point a time must have to be right, but for a small part of an
+/// interval of this length.
+fn digits_for(seconds: f64, length: f64) -> usize {
+    let is_right = |digits: &usize| {
+        let scale = 10_f64.powi(i32::try_from(*digits).unwrap_or_default());
+        ((seconds * scale).round() / scale - seconds).abs() <= length * LABEL_ERROR_MAX
+    };
+    (0..DIGITS_MAX).find(is_right).unwrap_or(DIGITS_MAX)
 }
 
 /// Lines of a name and a value.
@@ -154,6 +169,7 @@ fn blocked(document: &Document) -> String {
     let blocked = document.blocked;
     let mut text = match blocked.requests {
         0 => "no request had to wait for room".to_owned(),
+        1 => format!("1 request had to wait for room, for {}", units::time(blocked.max_ns)),
         count => format!(
             "{} requests had to wait for room, up to {}",
             units::grouped(count),
@@ -161,10 +177,12 @@ fn blocked(document: &Document) -> String {
         ),
     };
     if document.unsent > 0 {
-        let (unsent, age) =
-            (units::grouped(document.unsent), units::time(document.unsent_age_ns.max));
-        write!(text, "; {unsent} were never sent, the oldest due for {age}")
-            .expect("a string takes everything");
+        let age = units::time(document.unsent_age_ns.max);
+        let unsent = match document.unsent {
+            1 => format!("1 was never sent, due for {age}"),
+            count => format!("{} were never sent, the oldest due for {age}", units::grouped(count)),
+        };
+        write!(text, "; {unsent}").expect("a string takes everything");
     }
     text
 }
@@ -224,6 +242,8 @@ fn usage(cpu_us_per_request: Option<f64>, busy: Option<String>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::{interval::Interval, latency::Latency, report::json::samples};
 
@@ -248,12 +268,12 @@ mod tests {
         assert_eq!(latency.split_whitespace().collect::<Vec<_>>()[1..], ["-"; 5]);
     }
 
-    #[test]
-    fn an_interval_without_answers_says_so() {
+    /// An interval in which nothing was answered, which ended then.
+    fn silent(end: Duration, length: Duration) -> String {
         let nothing = Latency::default();
         let interval = Interval {
-            start: Duration::ZERO,
-            length: Duration::from_secs(1),
+            start: end - length,
+            length,
             is_warm_up: false,
             requests: 0,
             errors: 2,
@@ -263,8 +283,41 @@ mod tests {
             service: nothing.clone(),
             send_lag: nothing,
         };
-        let line = progress(&Progress { elapsed: interval.end(), interval, arena: None });
+        progress(&Progress { elapsed: end, interval, arena: None })
+    }
+
+    #[test]
+    fn an_interval_without_answers_says_so() {
+        let line = silent(Duration::from_secs(1), Duration::from_secs(1));
         assert!(line.contains("0 requests/s  no answers  2 failures"), "{line}");
+    }
+
+    #[test]
+    fn an_interval_is_labelled_with_the_time_at_which_it_ended() {
+        for (end_ms, length_ms, label) in [
+            (3_001, 1_000, "3 s"),
+            (1_500, 1_500, "1.5 s"),
+            (3_000, 1_500, "3.0 s"),
+            (2_500, 1_000, "2.5 s"),
+            (250, 250, "0.25 s"),
+            (500, 250, "0.50 s"),
+            (100, 100, "0.1 s"),
+            (120, 10, "0.12 s"),
+        ] {
+            let line = silent(Duration::from_millis(end_ms), Duration::from_millis(length_ms));
+            assert!(line.trim_start().starts_with(label), "{label}: {line}");
+        }
+    }
+
+    #[test]
+    fn one_request_is_one() {
+        let mut run = samples::run(&[5], 20_000);
+        run.config.set("rate", "5".into());
+        run.blocked.requests = 1;
+        run.unsent = 1;
+        let text = write(&run);
+        assert!(text.contains("1 request had to wait"), "{text}");
+        assert!(text.contains("1 was never sent,"), "{text}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::Path};
 use serde_json::Value;
 
 use crate::{
-    command_line::{exits_with, loadgen, text},
+    command_line::{exits_with, interrupted, loadgen, text},
     servers::{self, echo},
 };
 
@@ -81,6 +81,41 @@ fn a_server_that_sends_wrong_bytes_is_not_compared() {
     let output = command.args(["--a", &a, "--b", &b]).output().unwrap();
     exits_with(4, &output);
     assert!(text(&output.stdout).contains("B cannot be compared"), "{}", text(&output.stdout));
+}
+
+#[test]
+fn a_condition_that_one_side_misses_is_said_and_exits_with_3() {
+    let folder = tempfile::tempdir().unwrap();
+    let notes = folder.path().join("notes");
+    let slow = servers::replying(|_, _, frame| {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        frame
+    });
+    let (a, b) = (announcing(slow, "a", &notes), announcing(honest(), "b", &notes));
+    let mut command = loadgen("ab --rounds 2 -c 1 -n 5 --slo p50<20ms,max<1h");
+    let output = command.args(["--a", &a, "--b", &b]).output().unwrap();
+    exits_with(3, &output);
+    let report = text(&output.stdout);
+    for words in [
+        "A misses p50<20ms in 2 of 2 rounds.",
+        "A meets max<1h in every round.",
+        "B meets max<1h in every round.",
+    ] {
+        assert!(report.contains(words), "{words} is not in:\n{report}");
+    }
+}
+
+#[test]
+fn ctrl_c_is_said_with_what_is_known() {
+    let folder = tempfile::tempdir().unwrap();
+    let notes = folder.path().join("notes");
+    let (server, told) = servers::telling();
+    let mut command = loadgen("ab --rounds 5 -c 1 -d 1h -w 0s");
+    command.args(["--a", &announcing(server, "a", &notes), "--b", "never"]);
+    let output = interrupted(command, &told);
+    exits_with(0, &output);
+    let report = text(&output.stdout);
+    assert!(report.contains("Stopped before all 5 rounds were complete."), "{report}");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::{
     io::{BufRead, BufReader},
     net::{SocketAddr, TcpListener},
     process::{Child, Command, Output, Stdio},
+    sync::mpsc::Receiver,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -108,6 +109,24 @@ fn an_unknown_flag_exits_with_2() {
 }
 
 #[test]
+fn a_misspelt_command_is_told_from_a_target() {
+    for arguments in ["serch :9000", "serch --slo p99<1ms :9000", "-c 3 serch :9000"] {
+        let output = loadgen(arguments).output().unwrap();
+        exits_with(2, &output);
+        let message = text(&output.stderr);
+        assert!(
+            message.contains("there is no command `serch`; did you mean `search`?"),
+            "{message}"
+        );
+    }
+    let output = loadgen("serch").output().unwrap();
+    exits_with(2, &output);
+    assert!(text(&output.stderr).contains("loadgen search"), "{}", text(&output.stderr));
+    let output = loadgen("127.0.0.1:9000 :9000").output().unwrap();
+    assert!(!text(&output.stderr).contains("command `"), "{}", text(&output.stderr));
+}
+
+#[test]
 fn help_and_version_exit_with_0() {
     exits_with(0, &loadgen("--help").output().unwrap());
     exits_with(0, &loadgen("--version").output().unwrap());
@@ -196,6 +215,55 @@ fn ctrl_c_ends_a_run_with_a_report() {
     let report = text(&output.stdout);
     assert!(report.contains("stopped early"), "{report}");
     assert!(report.contains("p99.9"), "{report}");
+}
+
+/// Interrupts this as soon as it loads `server`, which tells of it.
+pub(crate) fn interrupted(mut command: Command, told: &Receiver<()>) -> Output {
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    told.recv().unwrap();
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn ctrl_c_before_a_search_has_measured_anything_says_so() {
+    let (server, told) = servers::telling();
+    let command = loadgen(&format!("search --slo p99<1h -c 1 -w 1h {server}"));
+    let output = interrupted(command, &told);
+    exits_with(1, &output);
+    let message = text(&output.stderr);
+    assert!(message.contains("stopped before anything was measured"), "{message}");
+    assert!(output.stdout.is_empty(), "{}", text(&output.stdout));
+}
+
+#[test]
+fn ctrl_c_in_the_first_run_of_a_search_finds_nothing_and_reports() {
+    let (server, told) = servers::telling();
+    let command = loadgen(&format!("search --slo p99<1h -c 1 -w 0s -d 1h {server}"));
+    let output = interrupted(command, &told);
+    exits_with(3, &output);
+    let report = text(&output.stdout);
+    assert!(report.contains("found        nothing: stopped"), "{report}");
+    assert!(report.contains("stopped early"), "{report}");
+}
+
+#[test]
+fn a_search_that_finds_no_rate_exits_with_3_and_reports_on_the_last_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("run.json");
+    // So slow that how late the generator is does not matter.
+    let server = servers::replying(|_, _, frame| {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        frame
+    });
+    let arguments = "search --slo p50<1ns --start 40 -c 1 -p 100 -d 1s -w 0s -o";
+    let output = loadgen(arguments).arg(&file).arg(server.to_string()).output().unwrap();
+    exits_with(3, &output);
+    assert!(text(&output.stdout).contains("found "), "{}", text(&output.stdout));
+    let report: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    let last = text(&output.stderr).lines().last().unwrap().trim().to_owned();
+    let rate = report["config"]["rate"].as_str().unwrap();
+    assert!(last.starts_with(&format!("{rate} requests/s")) && rate != "40", "{rate}, {last}");
 }
 
 #[test]
@@ -309,6 +377,59 @@ fn a_search_ends_with_the_best_rate_and_its_report() {
     let steps = text(&output.stderr);
     assert!(steps.lines().any(|line| line.ends_with("met")), "{steps}");
     exits_with(0, &output);
+}
+
+#[test]
+fn a_search_finds_no_rate_that_the_server_does_not_keep_up_with() {
+    // Any number of replies may come late: the condition alone is met at every rate. More than 100
+    // requests per second are never answered.
+    let server = servers::replying(|_, _, frame| {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        frame
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("run.json");
+    let arguments = "search --slo rate>=0 --start 400 --precision 50 -c 1 -p 10000 -n 20 \
+                     --timeout 1h -o";
+    let output = loadgen(arguments).arg(&file).arg(server.to_string()).output().unwrap();
+    let steps = text(&output.stderr);
+    assert!(steps.contains("--requests is raised"), "{steps}");
+    assert!(steps.lines().any(|line| line.contains("400 requests/s") && line.ends_with("missed")));
+    let report: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    let found: f64 = report["config"]["rate"].as_str().unwrap().parse().unwrap();
+    assert!(found <= 150.0, "{steps}");
+    // A second of it, though so many were not asked for.
+    assert!(report["config"]["requests"].as_f64().unwrap() >= found.max(20.0), "{steps}");
+}
+
+#[test]
+fn a_search_of_runs_that_are_too_short_is_refused() {
+    let output = loadgen("search --slo p99<1ms -d 100ms :9000").output().unwrap();
+    exits_with(2, &output);
+    let message = text(&output.stderr);
+    assert!(message.contains("--duration is 100 ms; a search needs at least 1.00 s"), "{message}");
+}
+
+#[test]
+fn a_search_names_the_rate_that_it_cannot_begin_with() {
+    for start in ["--start 0", "--start=-4", "--start -4", "--start 1e12"] {
+        let output = loadgen(&format!("search --slo p99<1ms {start} :9000")).output().unwrap();
+        exits_with(2, &output);
+        let message = text(&output.stderr);
+        assert!(message.contains("--start is `") && message.contains("1 to 100,000,000"));
+        assert!(!message.contains("--rate"), "{message}");
+    }
+}
+
+#[test]
+fn arrivals_without_a_rate_are_refused_but_for_a_search() {
+    let output = loadgen("--arrival poisson :9000").output().unwrap();
+    exits_with(2, &output);
+    let message = text(&output.stderr);
+    assert!(message.contains("--arrival is poisson") && message.contains("--rate"), "{message}");
+    let output = loadgen("search --arrival poisson :9000").output().unwrap();
+    exits_with(2, &output);
+    assert!(!text(&output.stderr).contains("--arrival"), "{}", text(&output.stderr));
 }
 
 #[test]

@@ -103,6 +103,30 @@ fn time_blocked_by_a_full_pipeline_counts_as_latency_and_not_as_send_lag() {
     assert!(report.send_lag.percentiles().p50 < 30_000_000, "{report:?}");
 }
 
+/// A server that answers at most 50 requests per second, under twice as many.
+fn overload(requests: Option<u64>, duration: Option<Duration>, pipeline: u32) -> Verdict {
+    let server = servers::replying(|_, _, frame| {
+        thread::sleep(Duration::from_millis(20));
+        frame
+    });
+    let load = paced(server, 100.0, HALF_A_SECOND);
+    let (connections, timeout) = (1, Some(Duration::from_secs(60)));
+    let report = run(&Plan { requests, duration, pipeline, connections, timeout, ..load });
+    assert_eq!((report.counts.requests, report.counts.unsent), (100, 0), "{report:?}");
+    report.verdict
+}
+
+#[test]
+fn a_backlog_that_the_pipeline_holds_is_an_overload_all_the_same() {
+    assert_eq!(overload(None, Some(Duration::from_secs(1)), 1_000), Verdict::Overloaded);
+}
+
+#[test]
+fn a_number_of_requests_that_the_server_makes_late_is_an_overload_too() {
+    assert_eq!(overload(Some(100), None, 1_000), Verdict::Overloaded);
+    assert_eq!(overload(Some(100), None, 1), Verdict::Overloaded);
+}
+
 #[test]
 fn what_a_dead_server_left_no_room_for_is_counted_as_never_sent() {
     let server = servers::start(|_, mut stream| {

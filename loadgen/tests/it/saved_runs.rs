@@ -89,7 +89,19 @@ fn a_comparison_is_written_in_the_forms_that_are_asked_for() {
     assert!(markdown.contains("**loadgen: no difference detected**"), "{markdown}");
     assert!(markdown.contains("B: a\\|&lt;b>"), "{markdown}");
     assert!(page.contains("B: a|&lt;b&gt;"), "{page}");
-    fails_with(&compare(&file, &other).args(["-o", "diff.csv"]).output().unwrap(), ".json, .md");
+}
+
+#[test]
+fn a_file_whose_form_nobody_knows_is_refused_before_anything_is_read() {
+    for command in ["compare no.json no.json", "merge no.json no.json", "report no.json"] {
+        let output = loadgen(&format!("{command} -o run.txt")).output().unwrap();
+        exits_with(2, &output);
+        let message = text(&output.stderr);
+        assert!(
+            message.contains("--output is `run.txt`") && message.contains(".json"),
+            "{message}"
+        );
+    }
 }
 
 #[test]
@@ -193,6 +205,39 @@ fn runs_of_two_machines_become_one() {
     assert_eq!(longest(&sum), longest(&parts[0]).max(longest(&parts[1])));
     let shown = text(&output.stdout);
     assert!(shown.starts_with("target ") && shown.contains("2 connections x 1"), "{shown}");
+}
+
+#[test]
+fn the_configuration_tells_all_that_was_asked_for_and_older_files_do_without() {
+    let (folder, file) = (tempfile::tempdir().unwrap(), "run.json");
+    let path = folder.path().join(file);
+    let arguments = format!("{LOAD} --pin off --slo p99<1h --server-pid {}", std::process::id());
+    let output = loadgen(&format!("{arguments} {} -o", honest())).arg(&path).output().unwrap();
+    exits_with(0, &output);
+    let run: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let config = &run["config"];
+    assert_eq!((&config["pin"], &config["threads_pinned"]), (&"off".into(), &false.into()));
+    assert_eq!(config["slo"], "p99<1h");
+    assert_eq!(config["server_pid"], std::process::id());
+    let older = changed(&path, |run| {
+        for name in ["pin", "threads_pinned", "slo", "server_pid"] {
+            run["config"].as_object_mut().unwrap().remove(name).unwrap();
+        }
+        run["started_at_unix_s"] = (run["started_at_unix_s"].as_f64().unwrap() + 0.001).into();
+    });
+    let page = folder.path().join("run.html");
+    let merged = folder.path().join("sum.json");
+    exits_with(0, &loadgen("report").arg(&older).arg("-o").arg(&page).output().unwrap());
+    let compared = compare(&path, &older).output().unwrap();
+    exits_with(0, &compared);
+    assert!(!text(&compared.stdout).contains("The loads differ"), "{}", text(&compared.stdout));
+    let merge = loadgen("merge").arg(&path).arg(&older).arg("-o").arg(&merged).output().unwrap();
+    exits_with(0, &merge);
+    exits_with(0, &loadgen("report").arg(&path).arg("-o").arg(&page).output().unwrap());
+    let page = fs::read_to_string(page).unwrap();
+    for name in ["pin", "threads_pinned", "slo", "server_pid"] {
+        assert!(page.contains(&format!(">{name}<")), "{name} is not in:\n{page}");
+    }
 }
 
 #[test]

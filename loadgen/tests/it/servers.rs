@@ -3,7 +3,10 @@
 use std::{
     io::{self, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
-    sync::Arc,
+    sync::{
+        Arc,
+        mpsc::{self, Receiver},
+    },
     thread,
     time::Duration,
 };
@@ -53,6 +56,19 @@ pub(crate) fn closing_its_first() -> SocketAddr {
         read_frame(&mut stream)?;
         Ok(())
     })
+}
+
+/// A server that echoes, and tells of every connection that asks for something.
+pub(crate) fn telling() -> (SocketAddr, Receiver<()>) {
+    let (tell, told) = mpsc::channel();
+    let server = start(move |_, mut stream| {
+        let first = read_frame(&mut stream)?;
+        // Nobody listens once the test has what it waits for.
+        let _ = tell.send(());
+        stream.write_all(&first)?;
+        echo(stream)
+    });
+    (server, told)
 }
 
 /// A server that passes each frame, header included, through `reply` with its number on its

@@ -49,6 +49,6 @@ fn every_command_has_a_man_page_of_its_own() {
         assert!(page.contains(&format!(".TH loadgen-{command} 1")), "{page}");
     }
     let output = loadgen("man nothing").output().unwrap();
-    exits_with(1, &output);
+    exits_with(2, &output);
     assert!(text(&output.stderr).contains("merge"), "{}", text(&output.stderr));
 }
