@@ -60,7 +60,7 @@ fn a_search_and_a_contest_need_nobody_who_listens() {
     contest.args(["--a", &announcing(server), "--b", &announcing(server)]);
     let contest = without_stderr(contest);
     exits_with(0, &contest);
-    assert!(text(&contest.stdout).contains("complete rounds"), "{}", text(&contest.stdout));
+    assert!(text(&contest.stdout).contains("complete round"), "{}", text(&contest.stdout));
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn a_contest_that_no_disk_takes_is_printed_and_keeps_its_exit_code() {
         frame[30] ^= u8::from(number == 3);
         frame
     });
-    for (server, code, words) in [(honest(), 1, "complete rounds"), (liar, 4, "cannot be compared")]
+    for (server, code, words) in [(honest(), 1, "complete round"), (liar, 4, "cannot be compared")]
     {
         let mut contest = loadgen("ab --rounds 1 -c 1 -n 10");
         contest.args(["--a", &announcing(honest()), "--b", &announcing(server), "-o"]).arg(&file);
