@@ -65,7 +65,7 @@ def measure(connections):
         f"send lag p99 {spread(lag, 0)} us  (wanted: below 100)")
 
 
-for connections in (4, 16):
+for connections in (4, 10, 16):
     measure(connections)
 
 if long_seconds:
