@@ -153,8 +153,8 @@ impl Plan {
         self.threads.min(self.connections)
     }
 
-    /// How many measured requests a connection sends, if their number is limited. They are dealt out
-    /// one by one, so that regular arrivals are the first ones of the timetable.
+    /// How many measured requests a connection sends, if their number is limited. They are dealt
+    /// out one by one, so that regular arrivals are the first ones of the timetable.
     pub(crate) fn requests_of(&self, connection: u32) -> Option<u64> {
         let requests = self.requests?;
         let connections = u64::from(self.connections);

@@ -1,4 +1,5 @@
-//! `Map`: which memory is in use, in as few cells as a picture needs.
+//! `Map`: which memory is in use, and by blocks of which order the rest is free, in as few cells as
+//! a picture needs.
 
 use arena::{Occupancy, Run};
 use serde_json::{Value, json};
@@ -16,8 +17,11 @@ const FULL: usize = 8;
 pub(super) struct Map {
     /// Bytes of a cell.
     cell_bytes: usize,
-    /// A digit for each cell: how full it is.
+    /// A character for each cell. A digit above 0: how full it is. A letter: all of it is free, and
+    /// lies in a free block of this order; `A` is order 0, a block of `unit_bytes`.
     cells: String,
+    /// The smallest piece: a block of the lowest order, or a slot.
+    unit_bytes: usize,
     /// How many free blocks there are of each size, or slots. Neighbours that a buddy arena would
     /// merge count as one.
     free_blocks: Vec<(usize, usize)>,
@@ -26,12 +30,19 @@ pub(super) struct Map {
 impl Map {
     pub(super) fn of(occupancy: &Occupancy, plan: &Plan) -> Self {
         let units_per_cell = occupancy.units().div_ceil(CELLS_MAX);
-        let mut used = vec![0; occupancy.units().div_ceil(units_per_cell)];
-        let mut free_blocks = FreeBlocks::new(plan);
         let unit_bytes = occupancy.unit_bytes();
+        let cell_bytes = units_per_cell * unit_bytes;
+        let mut cells = vec![Cell::default(); occupancy.units().div_ceil(units_per_cell)];
+        let mut free_blocks = FreeBlocks::new(plan);
         for run in occupancy.runs() {
             if run.is_free {
-                free_blocks.add(run);
+                free_blocks.add(run, |offset, bytes| {
+                    let order = (bytes / unit_bytes).ilog2();
+                    for cell in &mut cells[offset / cell_bytes..=(offset + bytes - 1) / cell_bytes]
+                    {
+                        cell.order = cell.order.max(order);
+                    }
+                });
                 continue;
             }
             let first = run.offset_bytes / unit_bytes;
@@ -40,19 +51,14 @@ impl Map {
             while unit < end {
                 let cell = unit / units_per_cell;
                 let next = end.min((cell + 1) * units_per_cell);
-                used[cell] += next - unit;
+                cells[cell].used_units += next - unit;
                 unit = next;
             }
         }
-        let fullness = |used: &usize| match *used * FULL / units_per_cell {
-            // A little is not nothing, and the last cell may be a short one.
-            0 if *used > 0 => 1,
-            eighths => eighths,
-        };
-        let digits = used.iter().map(|used| char::from_digit(digit(fullness(used)), 10));
         Self {
-            cell_bytes: units_per_cell * unit_bytes,
-            cells: digits.map(|digit| digit.unwrap_or('9')).collect(),
+            cell_bytes,
+            cells: cells.iter().map(|cell| cell.character(units_per_cell)).collect(),
+            unit_bytes,
             free_blocks: free_blocks.sorted(),
         }
     }
@@ -61,13 +67,29 @@ impl Map {
         json!({
             "cell_bytes": self.cell_bytes,
             "cells": self.cells,
+            "unit_bytes": self.unit_bytes,
             "free_blocks": self.free_blocks,
         })
     }
 }
 
-fn digit(fullness: usize) -> u32 {
-    u32::try_from(fullness).unwrap_or(u32::MAX)
+/// What is in the memory of a cell.
+#[derive(Clone, Copy, Debug, Default)]
+struct Cell {
+    used_units: usize,
+    /// That of the largest free block which it is a part of, or has a part of.
+    order: u32,
+}
+
+impl Cell {
+    fn character(self, units_per_cell: usize) -> char {
+        let (base, steps) = match self.used_units * FULL / units_per_cell {
+            0 if self.used_units == 0 => ('A', self.order),
+            // A little is not nothing, and the last cell may be a short one.
+            eighths => ('0', u32::try_from(eighths).map_or(1, |eighths| eighths.max(1))),
+        };
+        char::from_u32(u32::from(base) + steps).unwrap_or('?')
+    }
 }
 
 /// Free blocks by size, as they are found.
@@ -91,7 +113,8 @@ impl FreeBlocks {
         Self { ends: ends.collect(), slot_bytes, counts: [0; usize::BITS as usize] }
     }
 
-    fn add(&mut self, run: Run) {
+    /// Counts the blocks of a free run, and tells where each of them begins and its size.
+    fn add(&mut self, run: Run, mut tell: impl FnMut(usize, usize)) {
         if let Some(slot_bytes) = self.slot_bytes {
             self.counts[0] += run.len_bytes / slot_bytes;
             return;
@@ -104,6 +127,7 @@ impl FreeBlocks {
             // The largest block that begins here: it is aligned to its size.
             let order = left.ilog2().min(offset.trailing_zeros());
             self.counts[order as usize] += 1;
+            tell(offset, 1 << order);
             offset += 1 << order;
         }
     }
@@ -133,15 +157,35 @@ mod tests {
         let arena = BuddyArena::builder(positive(8 << 20), positive(256)).build().expect("memory");
         let map = Map::of(&arena.occupancy(), &plan);
         assert_eq!((map.cell_bytes, map.cells.len()), (2048, 4096));
-        assert!(map.cells.chars().all(|cell| cell == '0'));
+        assert!(map.cells.chars().all(|cell| cell.is_ascii_uppercase()));
 
         let held = [256, 1024, 4096].map(|bytes| arena.allocate(positive(bytes)).expect("memory"));
         let map = Map::of(&arena.occupancy(), &plan);
-        let mut full: Vec<_> = map.cells.chars().filter(|cell| *cell != '0').collect();
+        let mut full: Vec<_> = map.cells.chars().filter(char::is_ascii_digit).collect();
         full.sort_unstable();
         // The first two may share a cell.
         assert!(full == ['1', '4', '8', '8'] || full == ['5', '8', '8'], "{full:?}");
         drop(held);
+    }
+
+    #[test]
+    fn a_free_cell_shows_the_order_of_its_block() {
+        let plan = Plan::buddy(1 << 20, 256, 1 << 18).expect("a plan");
+        let arena = BuddyArena::builder(positive(1 << 20), positive(256)).build().expect("memory");
+        let cells = || Map::of(&arena.occupancy(), &plan).cells;
+        // 512 KiB of ordinary memory are order 11, growth and replies are order 10 each.
+        assert_eq!(cells(), ["L".repeat(2048), "K".repeat(2048)].concat());
+
+        let held = arena.allocate(positive(256)).expect("memory");
+        let after: String =
+            cells().chars().map(|cell| if cell == '8' { '-' } else { cell }).collect();
+        // Beside a block of order 0 there is one free block of each order.
+        let place = after.find('-').expect("a block in use");
+        for (distance, order) in [(1, 'A'), (2, 'B'), (4, 'C'), (64, 'G')] {
+            assert_eq!(after.as_bytes()[place ^ distance] as char, order);
+        }
+        drop(held);
+        assert_eq!(cells(), ["L".repeat(2048), "K".repeat(2048)].concat());
     }
 
     #[test]
