@@ -1,4 +1,4 @@
-//! `Lines`: a queue of log lines, and the thread that writes them.
+//! `Lines`: a queue of lines, of a log for instance, and the thread that writes them.
 //!
 //! Whoever reads a log may stop reading, as a terminal does after Ctrl-S. Nobody who logs waits for
 //! that: the queue fills up, further lines are lost, and how many is told when the reader is back.

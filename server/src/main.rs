@@ -47,6 +47,7 @@ use crate::{
     bind::Bound,
     log::Log,
     reload::Running,
+    service::Manager,
     settings::{CommandLine, Faults, Settings, Task},
 };
 
@@ -120,9 +121,19 @@ fn serve(command_line: CommandLine, settings: Settings, passed: ListenFd, log: &
     };
     settings.warnings().iter().for_each(|warning| warn!("{warning}"));
     reload::log_certificate(&settings);
-    let running = Running { command_line, settings, server, log: log.clone() };
+    let manager = match Manager::of_this_process() {
+        Ok(manager) => manager,
+        Err(error) => {
+            log.complain(&format!("cannot tell the service manager: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let running =
+        Running { command_line, settings, server, log: log.clone(), manager: manager.clone() };
     let runtime = runtime(running.settings.threads).map_err(Into::into);
-    match runtime.and_then(|runtime| runtime.block_on(run(running, passed))) {
+    let ended = runtime.and_then(|runtime| runtime.block_on(run(running, passed)));
+    manager.finish();
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error.to_string().lines().for_each(|reason| log.complain(reason));
@@ -138,14 +149,14 @@ async fn run(running: Running, passed: ListenFd) -> Result<(), Box<dyn Error>> {
     let Bound { listeners, admin, files } = bind::listen(&running.settings, passed).await?;
     let labels: Vec<_> = listeners.iter().map(Listener::label).collect::<Result<_, _>>()?;
     let status = format!("accepting on {}", labels.join(", "));
-    let server = running.server.clone();
+    let (server, manager) = (running.server.clone(), running.manager.clone());
     let encryption = running.settings.encryption.clone();
     reload::on_hangup(running, status.clone())?;
 
     let admin_label = admin.as_ref().map(TcpListener::local_addr).transpose()?;
     announce(&labels, admin_label)?;
-    service::ready(&status);
-    service::keep_watchdog_fed();
+    manager.ready(&status);
+    manager.keep_watchdog_fed();
     let ended = CancellationToken::new();
     let serve = async {
         let drained = server.run(listeners, stop.clone()).await;
@@ -164,7 +175,7 @@ async fn run(running: Running, passed: ListenFd) -> Result<(), Box<dyn Error>> {
     };
     // All to the end: a server without connections stops before a task of its own would have told,
     // and until then operators see that it drains.
-    let (drained, (), ()) = join!(serve, show, shutdown::tell_service(&server, &stop));
+    let (drained, (), ()) = join!(serve, show, shutdown::tell(&manager, &server, &stop));
     drop(files);
     drained.map_err(|cut_off| format!("{cut_off}, the time of --drain-timeout").into())
 }

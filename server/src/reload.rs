@@ -9,7 +9,7 @@ use tracing::{error, info, warn};
 use crate::{
     descriptors,
     log::Log,
-    service,
+    service::Manager,
     settings::{CommandLine, Encryption, Faults, Settings},
 };
 
@@ -22,6 +22,7 @@ pub(crate) struct Running {
     pub(crate) settings: Settings,
     pub(crate) server: Server,
     pub(crate) log: Log,
+    pub(crate) manager: Manager,
 }
 
 /// Reads the configuration again whenever SIGHUP comes. The service manager is told `status` if
@@ -30,16 +31,16 @@ pub(crate) fn on_hangup(mut running: Running, status: String) -> io::Result<()> 
     let mut hangup = signal(SignalKind::hangup())?;
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            service::reloading();
+            running.manager.reloading();
             match running.reload() {
                 Ok(()) => {
                     info!("reload: done");
-                    service::ready(&status);
+                    running.manager.ready(&status);
                 }
                 Err(faults) => {
                     faults.lines().iter().for_each(|fault| error!("reload: {fault}"));
                     error!("reload: nothing has changed, because of these errors");
-                    service::ready(&format!("{}; the last reload failed", status));
+                    running.manager.ready(&format!("{}; the last reload failed", status));
                 }
             }
         }

@@ -10,7 +10,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::{log::Log, service};
+use crate::{log::Log, service::Manager};
 
 /// Cancels `stop` at the first SIGINT or SIGTERM. The second one exits with 128 plus its number, as
 /// shells report it.
@@ -30,10 +30,10 @@ pub(crate) fn on_signals(stop: CancellationToken, log: Log) -> io::Result<()> {
 }
 
 /// Tells the service manager when the server begins to stop.
-pub(crate) async fn tell_service(server: &Server, stop: &CancellationToken) {
+pub(crate) async fn tell(manager: &Manager, server: &Server, stop: &CancellationToken) {
     stop.cancelled().await;
     let status = format!("draining {} connections", server.connections());
-    service::stopping(&status, server.limits().drain_timeout);
+    manager.stopping(&status, server.limits().drain_timeout);
 }
 
 struct Signals {

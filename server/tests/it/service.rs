@@ -39,6 +39,12 @@ impl Manager {
         command
     }
 
+    /// Has so much to read that nobody can tell it any more.
+    fn fall_behind(&self) {
+        let others = UnixDatagram::unbound().expect("a socket");
+        while others.try_send_to(b"STATUS=busy", self.folder.path().join("notify")).is_ok() {}
+    }
+
     /// Waits for a report that has this line, and returns it.
     async fn until_told(&self, line: &str) -> String {
         loop {
@@ -66,6 +72,19 @@ fn the_manager_is_told_when_the_server_accepts_and_when_it_stops() {
         assert!(report.contains("STATUS=draining 0 connections"), "{report}");
         assert!(report.contains("EXTEND_TIMEOUT_USEC=7000000"), "{report}");
         assert!(server.ended().await.0.success());
+    });
+}
+
+#[test]
+fn a_manager_that_does_not_read_holds_up_nothing() {
+    run(async {
+        let manager = Manager::new();
+        manager.fall_behind();
+        let server = Program::start_as(manager.service("")).await;
+        let mut client = Client::connect(server.address).await;
+        client.echo(&frame(10, 1)).await;
+        client.close_and_expect_end().await;
+        server.stop().await;
     });
 }
 
