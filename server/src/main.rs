@@ -8,7 +8,7 @@
 //! | `bind`        | from addresses to sockets that accept                        |
 //! | `descriptors` | how many connections the system allows                       |
 //! | `log`         | where log lines go, and which                                |
-//! | `lines`       | that nobody waits for who reads the log, or is told           |
+//! | `lines`       | that nobody waits for who reads the log, or is told          |
 //! | `shutdown`    | when the process ends                                        |
 //! | `reload`      | what changes while it runs                                   |
 //! | `service`     | what the service manager is told                             |
