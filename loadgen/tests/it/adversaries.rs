@@ -14,7 +14,7 @@ use crate::{
 fn what_adversaries_do_is_in_no_figure_of_the_honest_clients() {
     let server = servers::start(|_, stream| echo(stream));
     let adversaries = Adversaries { slow_readers: 2, slow_senders: 2, resets: 2 };
-    let duration = Some(Duration::from_millis(600));
+    let duration = Some(Duration::from_secs(2));
     let report = run(&Plan { adversaries, duration, requests: None, ..plan(server, 1) });
     assert_eq!((report.counts.errors.total(), report.counts.unanswered), (0, 0), "{report:?}");
     assert_eq!(report.counts.mismatches.total(), 0);
@@ -32,7 +32,7 @@ fn adversaries_have_their_own_place_in_json() {
     let server = servers::start(|_, stream| echo(stream));
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("run.json");
-    let arguments = "-c 2 -d 500ms -w 0s --slow-readers 3 --slow-senders 1 --resets 2 \
+    let arguments = "-c 2 -d 2s -w 0s --slow-readers 3 --slow-senders 1 --resets 2 \
                      --reconnect-every 50 -o";
     let output = loadgen(arguments).arg(&file).arg(server.to_string()).output().unwrap();
     exits_with(0, &output);

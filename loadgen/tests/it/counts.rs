@@ -59,7 +59,7 @@ fn a_server_sees_as_many_frames_as_are_reported() {
             frame
         }
     });
-    let warm_up = Duration::from_millis(30);
+    let warm_up = Duration::from_secs(1);
     let report = run(&Plan { connections: 3, pipeline: 4, warm_up, ..plan(server, 500) });
     assert_eq!(report.counts.requests, 500);
     assert!(report.counts.warm_up_requests > 0);
@@ -110,7 +110,7 @@ fn a_number_of_requests_is_dealt_out_to_the_connections() {
 #[test]
 fn a_duration_ends_a_run_and_what_is_in_flight_is_awaited() {
     let server = servers::start(|_, stream| echo(stream));
-    let duration = Duration::from_millis(150);
+    let duration = Duration::from_secs(2);
     let load = Plan { duration: Some(duration), requests: None, pipeline: 8, ..plan(server, 1) };
     let report = run(&load);
     assert!(report.duration >= duration);
@@ -141,7 +141,7 @@ fn intervals_follow_each_other_and_add_up_to_the_whole() {
     let server = servers::start(|_, stream| echo(stream));
     let load = Plan {
         duration: Some(Duration::from_millis(250)),
-        warm_up: Duration::from_millis(70),
+        warm_up: Duration::from_secs(1),
         interval: Duration::from_millis(50),
         requests: None,
         connections: 4,

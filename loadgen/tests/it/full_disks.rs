@@ -38,7 +38,7 @@ fn without_stderr(mut command: Command) -> Output {
 #[test]
 fn where_standard_error_takes_nothing_results_and_exit_codes_stay() {
     let server = honest();
-    let run = without_stderr(loadgen(&format!("-d 100ms -w 0s -i 20ms -t 99 -c 2 {server}")));
+    let run = without_stderr(loadgen(&format!("-d 2s -w 0s -i 20ms -t 99 -c 2 {server}")));
     exits_with(0, &run);
     assert!(text(&run.stdout).contains("p99.9"), "{}", text(&run.stdout));
     exits_with(2, &without_stderr(loadgen("-c 0 :9000")));

@@ -130,7 +130,7 @@ fn what_a_server_says_waits_until_the_view_is_gone() {
 
 #[test]
 fn plain_progress_is_lines_on_a_terminal_too() {
-    let command = loadgen(&format!("--plain -d 200ms -w 0s -i 50ms {}", honest()));
+    let command = loadgen(&format!("--plain -d 2s -w 0s -i 50ms {}", honest()));
     let mut program = OnTerminal::start(command);
     program.wait_for("verdict");
     assert!(program.child.wait().unwrap().success());
@@ -140,7 +140,7 @@ fn plain_progress_is_lines_on_a_terminal_too() {
 
 #[test]
 fn a_job_in_the_background_shows_lines_and_is_not_stopped() {
-    let arguments = format!("-d 200ms -w 0s -i 50ms {}", honest());
+    let arguments = format!("-d 2s -w 0s -i 50ms {}", honest());
     let mut program = OnTerminal::start_in_background(&arguments);
     program.wait_for("verdict");
     assert!(program.child.wait().unwrap().success());

@@ -65,27 +65,29 @@ fn the_arena_is_on_the_time_axis_of_the_intervals() {
     plan.interval = std::time::Duration::from_millis(100);
     plan.metrics = Some(format!("http://{metrics}").parse().unwrap());
     let stop = Stop::new();
-    let mut latest = None;
+    let mut told = Vec::new();
     let report = loadgen::run(&plan, &stop, &mut |progress| {
-        latest = progress.arena.or(latest);
-        // Three pages are a series.
-        if asked.load(Relaxed) > 3 {
+        told.extend(progress.arena.map(|sample| sample.spills_total));
+        told.dedup();
+        // Three pages are a series. Some may come too late to be read, but not so many.
+        if told.len() >= 3 || asked.load(Relaxed) > 100 {
             stop.request();
         }
     })
     .unwrap();
     assert!(report.arena.len() >= 3, "{:?}", report.arena);
     assert!(report.arena.is_sorted_by(|one, next| one.at_s < next.at_s), "{:?}", report.arena);
-    let end = report.intervals.last().unwrap().end().as_secs_f64();
-    for (sample, number) in report.arena.iter().zip(0_u64..) {
-        assert!((0.0..=end + 1.0).contains(&sample.at_s), "{sample:?} is not before {end}");
+    assert!(report.arena.is_sorted_by(|one, next| one.spills_total < next.spills_total));
+    for sample in &report.arena {
+        assert!(sample.at_s >= 0.0, "{sample:?} is before the run");
         assert_eq!(sample.bytes_reserved, Some(67_108_864));
+        // The number of the page that was read.
+        let number = sample.spills_total.expect("every page has it");
         assert_eq!(sample.bytes_live, Some(number * 4096));
         assert_eq!(sample.largest_free_block_bytes, Some(1_048_576));
         assert_eq!(sample.waiters, Some(3));
-        assert_eq!(sample.spills_total, Some(number));
     }
-    assert!(latest.is_some(), "progress does not tell of the arena");
+    assert!(told.len() >= 3, "progress does not tell of the arena: {told:?}");
 }
 
 #[track_caller]
@@ -93,7 +95,7 @@ fn is_reported_once_and_the_run_goes_on(metrics: SocketAddr, words: &str) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("run.json");
     let arguments =
-        format!("-d 350ms -w 0s -i 100ms --metrics http://{metrics}/metrics {} -o", honest());
+        format!("-d 2s -w 0s -i 100ms --metrics http://{metrics}/metrics {} -o", honest());
     let output = loadgen(&arguments).arg(&file).output().unwrap();
     exits_with(0, &output);
     let message = text(&output.stderr);
@@ -174,16 +176,16 @@ fn has_the_arena_in_every_form(mut loadgen: Command, end: &[OsString]) {
     }
     assert!(page.contains("<summary>Arena</summary>"), "the page has no table of the arena");
     assert!(read("md").contains("largest free block at least"), "{}", read("md"));
-    // The columns of the last interval that are the arena's.
+    // The last columns are the arena's. An interval in which nothing was read has nothing there.
     let csv = read("csv");
-    let last: Vec<&str> = csv.lines().next_back().unwrap().split(',').collect();
-    assert!(last[last.len() - 5..].iter().all(|field| !field.is_empty()), "{csv}");
+    let has_the_arena = |row: &str| row.rsplit(',').take(5).all(|field| !field.is_empty());
+    assert!(csv.lines().skip(1).any(has_the_arena), "{csv}");
     assert!(text(&output.stdout).contains("largest free block"), "{}", text(&output.stdout));
 }
 
 #[test]
 fn the_arena_of_the_real_server_is_found_where_it_says_and_shown_in_every_form() {
-    let loadgen = loadgen("-c 4 -p 16 -w 100ms -d 900ms -i 100ms -s uniform:64..8k");
+    let loadgen = loadgen("-c 4 -p 16 -w 100ms -d 3s -i 100ms -s uniform:64..8k");
     let end: Vec<_> = [OsString::from("--")].into_iter().chain(arena_echo()).collect();
     has_the_arena_in_every_form(loadgen, &end);
 }
@@ -196,7 +198,7 @@ fn the_arena_of_a_server_that_runs_already_is_read_where_the_flag_says() {
     let [target, admin] = lines.take(2).collect::<Result<Vec<_>, _>>().unwrap().try_into().unwrap();
     let target = target.strip_prefix("listening on ").unwrap();
     let admin = admin.strip_prefix("admin on ").unwrap();
-    let arguments = format!("-c 4 -w 0s -d 900ms -i 100ms --metrics http://{admin}");
+    let arguments = format!("-c 4 -w 0s -d 3s -i 100ms --metrics http://{admin}");
     has_the_arena_in_every_form(loadgen(&arguments), &[target.into()]);
     server.kill().unwrap();
     server.wait().unwrap();
@@ -215,7 +217,7 @@ fn two_servers_are_compared_without_reading_their_metrics() {
     let server = honest();
     let says = format!("listening on {server}\\nadmin on {metrics}\\n");
     let command = format!("sh -c 'printf \"{says}\"; exec sleep 60'");
-    let mut run = loadgen("-c 1 -n 100 --");
+    let mut run = loadgen("-c 1 -w 0s -d 1s --");
     let script = format!("printf '{says}'; exec sleep 60");
     exits_with(0, &run.args(["sh", "-c", &script]).output().unwrap());
     assert!(reads.load(Relaxed) > 0, "an ordinary run does not read the page either");

@@ -7,6 +7,7 @@ use std::{
     os::unix::fs::symlink,
     path::PathBuf,
     process::{Command, Output},
+    sync::LazyLock,
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -22,19 +23,25 @@ use crate::{
     servers::{self, echo},
 };
 
-/// Enough intervals to know their spread.
-const LOAD: &str = "-c 2 -d 400ms -w 0s -i 20ms";
+/// Enough intervals to know their spread, also where the machine stands still for most of them.
+const LOAD: &str = "-c 2 -d 2s -w 0s -i 50ms";
 
 fn honest() -> SocketAddr {
     servers::start(|_, stream| echo(stream))
 }
 
-/// A folder with a run that was saved in it.
+/// A folder with a run that was saved in it: the same run every time.
 fn saved() -> (TempDir, PathBuf) {
+    static RUN: LazyLock<Vec<u8>> = LazyLock::new(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.json");
+        let output = loadgen(&format!("{LOAD} {} -o", honest())).arg(&file).output().unwrap();
+        exits_with(0, &output);
+        fs::read(file).unwrap()
+    });
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("a.json");
-    let output = loadgen(&format!("{LOAD} {} -o", honest())).arg(&file).output().unwrap();
-    exits_with(0, &output);
+    fs::write(&file, &*RUN).unwrap();
     (folder, file)
 }
 
@@ -178,7 +185,7 @@ fn runs_of_two_machines_become_one() {
     let folder = tempfile::tempdir().unwrap();
     let files = [1, 2].map(|number| folder.path().join(format!("{number}.json")));
     let runs = files.each_ref().map(|file| {
-        loadgen(&format!("-c 1 -d 600ms -w 0s -i 50ms --plain {server} -o"))
+        loadgen(&format!("-c 1 -d 2s -w 0s -i 50ms --plain {server} -o"))
             .arg(file)
             .stdout(std::process::Stdio::null())
             .stderr(std::process::Stdio::null())

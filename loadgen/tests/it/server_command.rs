@@ -52,8 +52,7 @@ fn the_target_is_what_the_command_announces_and_the_command_is_stopped() {
 
 #[test]
 fn a_command_is_stopped_after_a_failed_run_too() {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let (output, was_stopped) = run("-n 1", nobody);
+    let (output, was_stopped) = run("-n 1", servers::nobody());
     exits_with(1, &output);
     assert!(was_stopped);
 }
@@ -130,7 +129,7 @@ fn a_server_behind_a_shell_is_measured_with_it() {
     let file = folder.path().join("run.json");
     // The shell itself does nothing but wait.
     let script = "echo listening on $0; sh -c 'while :; do :; done'; true";
-    let mut command = loadgen("-c 1 -d 500ms -w 100ms -o");
+    let mut command = loadgen("-c 1 -d 2s -w 100ms -o");
     command.arg(&file).args(["--", "sh", "-c", script]).arg(server.to_string());
     exits_with(0, &command.output().unwrap());
     let report: Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
@@ -141,8 +140,7 @@ fn a_server_behind_a_shell_is_measured_with_it() {
 #[test]
 fn a_given_target_is_preferred_to_the_announced_one() {
     let server = servers::start(|_, stream| echo(stream));
-    let announced = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let (output, was_stopped) = run(&format!("-n 10 {server}"), announced);
+    let (output, was_stopped) = run(&format!("-n 10 {server}"), servers::nobody());
     exits_with(0, &output);
     assert!(was_stopped);
 }

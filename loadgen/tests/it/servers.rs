@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc,
         mpsc::{self, Receiver},
@@ -12,6 +12,16 @@ use std::{
 };
 
 use loadgen::{Plan, Report, Stop};
+
+/// An address at which nobody listens.
+///
+/// No other test binds to this host, so nobody is given the port that has just been free.
+pub(crate) fn nobody() -> SocketAddr {
+    TcpListener::bind((DESERTED, 0)).unwrap().local_addr().unwrap()
+}
+
+/// A host of the loopback network for listeners that go away.
+pub(crate) const DESERTED: Ipv4Addr = Ipv4Addr::new(127, 77, 0, 1);
 
 /// Serves connections with `serve`, which is given their number, and returns the address.
 pub(crate) fn start<S>(serve: S) -> SocketAddr
@@ -96,13 +106,15 @@ pub(crate) fn read_frame(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     Ok(frame)
 }
 
-/// A plan for exactly this many requests over one connection.
+/// A plan for exactly this many requests over one connection, which are awaited for a minute: a
+/// server that is not run for a while is not given up.
 pub(crate) fn plan(target: SocketAddr, requests: u64) -> Plan {
     Plan {
         connections: 1,
         requests: Some(requests),
         duration: None,
         warm_up: Duration::ZERO,
+        timeout: Some(Duration::from_secs(60)),
         ..Plan::for_target(target.into())
     }
 }
