@@ -25,7 +25,7 @@ fn run() -> TempDir {
     static RUN: LazyLock<[String; FORMS.len()]> = LazyLock::new(|| {
         let folder = tempfile::tempdir().unwrap();
         let server = servers::start(|_, stream| echo(stream));
-        let mut command = loadgen("-c 2 -d 3s -w 100ms -i 50ms");
+        let mut command = loadgen("-c 2 -d 3s -w 100ms -i 50ms --timeout 60s");
         for extension in FORMS {
             command.arg("-o").arg(folder.path().join("run").with_extension(extension));
         }

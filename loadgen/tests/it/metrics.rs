@@ -185,7 +185,7 @@ fn has_the_arena_in_every_form(mut loadgen: Command, end: &[OsString]) {
 
 #[test]
 fn the_arena_of_the_real_server_is_found_where_it_says_and_shown_in_every_form() {
-    let loadgen = loadgen("-c 4 -p 16 -w 100ms -d 3s -i 100ms -s uniform:64..8k");
+    let loadgen = loadgen("-c 4 -p 16 -w 100ms -d 3s -i 100ms --timeout 60s -s uniform:64..8k");
     let end: Vec<_> = [OsString::from("--")].into_iter().chain(arena_echo()).collect();
     has_the_arena_in_every_form(loadgen, &end);
 }
@@ -198,7 +198,7 @@ fn the_arena_of_a_server_that_runs_already_is_read_where_the_flag_says() {
     let [target, admin] = lines.take(2).collect::<Result<Vec<_>, _>>().unwrap().try_into().unwrap();
     let target = target.strip_prefix("listening on ").unwrap();
     let admin = admin.strip_prefix("admin on ").unwrap();
-    let arguments = format!("-c 4 -w 0s -d 3s -i 100ms --metrics http://{admin}");
+    let arguments = format!("-c 4 -w 0s -d 3s -i 100ms --timeout 60s --metrics http://{admin}");
     has_the_arena_in_every_form(loadgen(&arguments), &[target.into()]);
     server.kill().unwrap();
     server.wait().unwrap();

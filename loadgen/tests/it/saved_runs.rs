@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Enough intervals to know their spread, also where the machine stands still for most of them.
-const LOAD: &str = "-c 2 -d 2s -w 0s -i 50ms";
+const LOAD: &str = "-c 2 -d 2s -w 0s -i 50ms --timeout 60s";
 
 fn honest() -> SocketAddr {
     servers::start(|_, stream| echo(stream))
