@@ -38,7 +38,7 @@ const SLOT: usize = 4096;
 const ASK_AGAIN: Duration = Duration::from_millis(20);
 
 /// A deadline that is soon reached.
-const SOON: Duration = Duration::from_millis(100);
+const SOON: Duration = Duration::from_secs(1);
 
 /// A deadline that no test reaches.
 const LATE: Duration = Duration::from_secs(60 * 60);

@@ -196,7 +196,7 @@ fn a_peer_that_never_reads_meets_the_write_timeout_and_others_lose_nothing() {
 #[test]
 fn each_deadline_of_a_silent_peer_has_its_own_error_and_counter() {
     run(async {
-        let first_byte = Config { first_byte_timeout: Some(SHORT), ..patient() };
+        let first_byte = Config { first_byte_timeout: Some(10 * SHORT), ..patient() };
         let idle = Config { idle_timeout: Some(SHORT), ..patient() };
         let frame_timeout = Config { frame_timeout: SHORT, ..patient() };
         for (config, reason, sent) in [
@@ -225,8 +225,9 @@ fn each_deadline_of_a_silent_peer_has_its_own_error_and_counter() {
 fn the_memory_deadline_has_its_own_error_and_counter() {
     run(async {
         let small = Config { capacity_bytes: 128 << 10, ..Config::fixed() };
-        let config = Config { memory_timeout: SHORT, frame_timeout: LONG, ..small };
-        let server = InProcess::start(&config).await;
+        // The holder is honest, however long it is away.
+        let config = Config { frame_timeout: LONG, stall_timeout: LONG, ..small };
+        let server = InProcess::start(&Config { memory_timeout: SHORT, ..config }).await;
         let mut holder = Client::connect(server.address).await;
         let held = frame(1000, 1);
         holder.send(&held[..500]).await;
@@ -248,27 +249,27 @@ fn the_memory_deadline_has_its_own_error_and_counter() {
 #[test]
 fn the_log_says_why_a_connection_was_closed() {
     run(async {
-        let flags = "--mode fixed --slot-size 64k --capacity 256k --first-byte-timeout 200ms \
-                     --idle-timeout 1s --frame-timeout 300ms --write-timeout 250ms";
+        let flags = "--mode fixed --slot-size 64k --capacity 256k --first-byte-timeout 2s \
+                     --idle-timeout 3s --frame-timeout 2500ms --write-timeout 1500ms";
         let mut server = Program::start(flags).await;
 
         let mut silent = Client::connect(server.address).await;
         silent.expect_end().await;
-        server.until_logged("sent not one byte within 200ms").await;
+        server.until_logged("sent not one byte within 2s").await;
 
         let mut idle = Client::connect(server.address).await;
         idle.echo(&frame(10, 1)).await;
         idle.expect_end().await;
-        server.until_logged("sent no further frame within 1s").await;
+        server.until_logged("sent no further frame within 3s").await;
 
         let mut slow = Client::connect(server.address).await;
         slow.send(&frame(1000, 1)[..500]).await;
         slow.expect_end().await;
-        server.until_logged("did not arrive within 300ms").await;
+        server.until_logged("did not arrive within 2.5s").await;
 
         let mut deaf = Client::connect(server.address).await;
         let _: io::Error = deaf.send_without_reading(&frame(60_000, 1)).await;
-        server.until_logged("took no reply for 250ms").await;
+        server.until_logged("took no reply for 1.5s").await;
 
         let mut long = Client::connect(server.address).await;
         let whole = frame(10, 1);
@@ -292,7 +293,7 @@ fn the_log_says_why_a_connection_was_closed() {
 fn the_log_says_that_there_was_no_memory() {
     run(async {
         let flags = "--mode fixed --slot-size 64k --capacity 128k --memory-timeout 200ms \
-                     --frame-timeout 30s";
+                     --frame-timeout 10m --stall-timeout 10m";
         let mut server = Program::start(flags).await;
         let mut holder = Client::connect(server.address).await;
         let (first, held) = (frame(10, 1), frame(1000, 2));

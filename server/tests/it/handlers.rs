@@ -1,6 +1,6 @@
 //! Servers with somebody's own handler: replies of other sizes than requests, several, none.
 
-use std::process::Stdio;
+use std::{process::Stdio, time::Duration};
 
 use arena_echo::{Config, FrameError, Handler, Reject, Replies, Request};
 use bytes::Bytes;
@@ -10,6 +10,8 @@ use tokio::{
 };
 
 use crate::support::{client::Client, in_process::InProcess, program, run, traffic::frame};
+
+const LONG: Duration = Duration::from_secs(600);
 
 /// What a request asks for: its first byte says how many replies, the next four how many bytes each
 /// has; the rest is what they repeat.
@@ -60,12 +62,20 @@ fn framed(payload: &[u8]) -> Vec<u8> {
 
 /// The smallest and the usual memory.
 fn configs() -> [Config; 4] {
-    [
+    let configs = [
         Config { capacity_bytes: 128 << 10, ..Config::fixed() },
         Config::fixed(),
         Config { capacity_bytes: 2 << 20, ..Config::buddy() },
         Config::buddy(),
-    ]
+    ];
+    // All are honest, however slow the machine is.
+    configs.map(|config| Config {
+        frame_timeout: LONG,
+        write_timeout: LONG,
+        memory_timeout: LONG,
+        stall_timeout: LONG,
+        ..config
+    })
 }
 
 #[test]

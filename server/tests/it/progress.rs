@@ -196,8 +196,9 @@ fn a_reply_leaves_before_its_transport_waits_for_memory() {
 #[test]
 fn requests_that_fill_the_memory_leave_enough_for_replies() {
     run(async {
-        let fixed = Config { capacity_bytes: 4 * SLOT, ..two_slots() };
-        let buddy = Config { capacity_bytes: 4 << 20, ..two_slots() };
+        let patient = Config { stall_timeout: LONG, ..two_slots() };
+        let fixed = Config { capacity_bytes: 4 * SLOT, ..patient };
+        let buddy = Config { capacity_bytes: 4 << 20, ..patient };
         let arena = Config::buddy().arena;
         let buddy = Config { arena, max_frame_bytes: 1 << 20, ..buddy };
         for (config, holders, payload_bytes) in [(fixed, 3, 50_000), (buddy, 3, 1 << 20)] {
@@ -366,7 +367,8 @@ fn a_peer_that_keeps_the_heap_is_not_closed_for_those_who_wait_for_a_slot() {
 fn who_waits_for_the_heap_shows_in_the_figures() {
     run(async {
         let gate = Gate::new();
-        let server = InProcess::start_with(&spilling(), gate.clone()).await;
+        let config = Config { stall_timeout: LONG, ..spilling() };
+        let server = InProcess::start_with(&config, gate.clone()).await;
         let mut holder = Client::connect(server.address).await;
         holder.send(&held(1 << 20)).await;
         until(|| server.memory().spill_bytes_live == 1 << 20).await;
@@ -485,7 +487,7 @@ fn a_frame_that_trickles_in_holds_no_memory_while_it_is_scarce() {
 fn slow_senders_and_slow_readers_take_nothing_from_honest_peers() {
     run(async {
         for flags in [TWO_SLOTS, FOUR_BLOCKS, "--mode buddy --reply copy"] {
-            let server = Program::start(flags).await;
+            let server = Program::start(&format!("{flags} --stall-timeout 3s")).await;
             let address = server.address;
             let mut adversaries = tokio::task::JoinSet::new();
             for number in 0..200 {

@@ -29,7 +29,9 @@ fn blocks_echo_frames_from_nothing_to_the_largest() {
 #[test]
 fn two_slots_serve_a_hundred_connections() {
     run(async {
-        let server = Program::start("--mode fixed --slot-size 64k --capacity 128k").await;
+        let server =
+            Program::start("--mode fixed --slot-size 64k --capacity 128k --stall-timeout 10m")
+                .await;
         echo_over_many(server.address, 100, &[256, 65_536, 60_000, 256]).await;
         server.stop().await;
     });
@@ -38,7 +40,9 @@ fn two_slots_serve_a_hundred_connections() {
 #[test]
 fn two_blocks_serve_fifty_connections() {
     run(async {
-        let server = Program::start("--mode buddy --capacity 2MiB --max-frame 1MiB").await;
+        let server =
+            Program::start("--mode buddy --capacity 2MiB --max-frame 1MiB --stall-timeout 10m")
+                .await;
         echo_over_many(server.address, 50, &[1 << 20, 1 << 20]).await;
         server.stop().await;
     });

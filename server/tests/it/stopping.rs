@@ -46,6 +46,7 @@ fn two_slots() -> Config {
         capacity_bytes: 2 * SLOT,
         max_frame_bytes: SLOT,
         drain_timeout: HOUR,
+        stall_timeout: HOUR,
         ..Config::fixed()
     }
 }
@@ -169,9 +170,11 @@ fn half_a_frame_does_not_delay_the_end() {
 fn a_signal_answers_what_was_received_and_exits_with_zero() {
     run(async {
         for signal in [Signal::TERM, Signal::INT] {
-            let server =
-                Program::start("--mode fixed --slot-size 4k --capacity 8k --drain-timeout 1h")
-                    .await;
+            let server = Program::start(
+                "--mode fixed --slot-size 4k --capacity 8k --drain-timeout 1h \
+                                --stall-timeout 1h",
+            )
+            .await;
             let sent = frames(LENGTHS);
             let (mut holder, mut waiting) = frames_in_the_queue(server.address, &sent).await;
 
