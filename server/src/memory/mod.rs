@@ -601,10 +601,16 @@ impl Claimant {
         }
     }
 
+    /// Notes that whatever the connection holds, it does not wait for its peer to get rid of it.
+    #[inline]
+    pub(crate) fn end_stall(&mut self) {
+        self.stall.end(&self.memory.inner.stalls);
+    }
+
     /// Notes that the connection holds nothing any more.
     #[inline]
     pub(crate) fn end_turn(&mut self) {
-        self.stall.end(&self.memory.inner.stalls);
+        self.end_stall();
         if let Some(presence) = &mut self.presence {
             presence.end_turn();
         }

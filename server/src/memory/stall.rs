@@ -10,8 +10,10 @@
 //! The arena and the budget of the heap are judged each by itself: nobody is closed for memory that
 //! would not help those who wait.
 //!
-//! A stall is counted from its first wait until the connection holds nothing, and anew whenever the
-//! peer has moved [`PROGRESS_BYTES`]: a byte now and then is no progress.
+//! A stall is counted from its first wait until the connection holds nothing, or waits for nothing
+//! that its peer could do: once requests have arrived whole, their handler is waited for, and once
+//! replies are taken, memory for more. It is counted anew whenever the peer has moved
+//! [`PROGRESS_BYTES`]: a byte now and then is no progress.
 
 use std::{
     collections::BTreeMap,
@@ -207,7 +209,7 @@ impl Stall {
         self.moved_bytes
     }
 
-    /// Ends the stall: the connection holds nothing any more.
+    /// Ends the stall: the connection holds nothing any more, or not because of its peer.
     #[inline]
     pub(crate) fn end(&mut self, stalls: &Stalls) {
         if let Some(place) = self.place.take() {
@@ -220,7 +222,8 @@ impl Stall {
         let mut stalled = stalls.lock();
         match stalled.remove(&place) {
             Some(stalled) => stalls.change(stalled.held, Held::default()),
-            // It was to close, and has given its memory back meanwhile: there is no need any more.
+            // It was to close, and its peer has done what was waited for meanwhile: there is no need
+            // any more.
             None => {
                 if let Some(sentence) = &self.sentence {
                     sentence.is_closed.store(false, Relaxed);

@@ -228,6 +228,11 @@ impl Input {
         }
     }
 
+    /// Whether all that is held are frames that have arrived.
+    fn holds_whole_frames_alone(&self) -> bool {
+        matches!(&self.state, State::Frames(frames) if !frames.keep_block_for_rest())
+    }
+
     /// The whole frames that are there.
     pub(crate) fn batch(&mut self) -> Option<Batch<'_>> {
         let State::Frames(frames) = &mut self.state else { return None };
@@ -260,8 +265,8 @@ impl Input {
     /// there must be handed out.
     ///
     /// Waits for memory only with nothing held, or for a frame that has outgrown its block; and for
-    /// nothing longer than the timeouts allow. A stall ends where nothing is held: neither here
-    /// nor, by `unsent_bytes`, by replies.
+    /// nothing longer than the timeouts allow. A stall ends where nothing is held, or for nothing
+    /// that the peer could do: neither here nor, by `unsent_bytes`, by replies.
     pub(crate) fn poll_fill<S: ReadReady + ?Sized>(
         &mut self,
         mut stream: Pin<&mut S>,
@@ -272,13 +277,16 @@ impl Input {
         let before = self.bytes_read;
         let filled = self.poll_fill_in_time(stream.as_mut(), context, claimant, unsent_bytes);
         claimant.moved(self.bytes_read - before);
+        let waits_for_memory = filled.is_pending() && self.wait == Wait::Memory;
+        if unsent_bytes == 0 && (waits_for_memory || self.holds_whole_frames_alone()) {
+            claimant.end_stall();
+        }
         if filled.is_ready() {
             self.watch.progress();
             self.watch.frame_ends();
             claimant.end_wait();
             return filled;
         }
-        let waits_for_memory = self.wait == Wait::Memory;
         if waits_for_memory && stream.is_hung_up() {
             return Poll::Ready(Err(FrameError::hung_up()));
         }
@@ -580,11 +588,12 @@ impl Input {
 
     /// Keeps what has begun behind frames that are all handed out.
     fn keep_rest(&mut self, frames: Frames) -> Result<(), FrameError> {
+        let keeps_block = frames.keep_block_for_rest();
         let Frames { mut block, whole, rest, .. } = frames;
         let payload_bytes = match rest {
             Rest::Nothing => return Ok(()),
             Rest::TooLong(announced) => return Err(self.too_long(announced)),
-            Rest::Payload(announced) if block.len() - whole > CARRY_BYTES => announced,
+            Rest::Payload(announced) if keeps_block => announced,
             Rest::Header | Rest::Payload(_) => {
                 self.carry.keep(&block[whole..]);
                 return Ok(());
@@ -690,6 +699,11 @@ impl Frames {
     fn of_payload(payload: Frozen) -> Self {
         let whole = payload.len();
         Self { block: payload, has_headers: false, next: 0, whole, rest: Rest::Nothing }
+    }
+
+    /// Whether a part of a frame behind them is more than the carry takes.
+    fn keep_block_for_rest(&self) -> bool {
+        self.block.len() - self.whole > CARRY_BYTES
     }
 
     /// Whether all are handed out.

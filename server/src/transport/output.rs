@@ -261,6 +261,8 @@ impl Output {
         if stream.is_hung_up() {
             return Poll::Ready(Err(FrameError::hung_up()));
         }
+        // The peer has taken everything.
+        claimant.end_stall();
         let held = input_held + self.held(claimant);
         claimant.note(Wait::Memory.into(), held);
         self.watch.poll_over(context, Wait::Memory, Some(LOOK_AT_PEER_EVERY)).map(Err)

@@ -14,12 +14,15 @@ use std::{
     time::Duration,
 };
 
-use arena_echo::{ArenaFramed, Config, Memory, Probe, ReadReady, Reject, Reply};
+use arena_echo::{
+    ArenaFramed, Config, FrameError, Handler, Memory, Probe, ReadReady, Reject, Replies, Reply,
+    Request,
+};
 use bytes::Bytes;
 use loadgen::{Plan, Stop};
 use rustix::process::{Resource, getrlimit};
 use tokio::{
-    io::{AsyncRead, AsyncWriteExt, ReadBuf, duplex},
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf, duplex},
     net::{TcpListener, TcpStream},
     select,
     task::JoinHandle,
@@ -277,31 +280,134 @@ fn a_peer_that_does_not_read_cannot_keep_the_memory_of_replies() {
         let gate = Gate::new();
         let config = Config { capacity_bytes: 16 * SLOT, ..two_slots() };
         let server = InProcess::start_with(&config, gate.clone()).await;
-        // All ordinary memory but one slot.
+        // All ordinary memory but one slot, for requests that have arrived.
         let mut honest = Vec::new();
         for number in 1..=14 {
             let mut client = Client::connect(server.address).await;
             client.send(&held(50_000)).await;
-            until(|| server.bytes_live() >= number * SLOT).await;
+            gate.until_came(number).await;
             honest.push(client);
         }
+        assert_eq!(server.bytes_live(), 14 * SLOT);
         // Its replies are in the memory that is set aside for them, and it stalls.
         let mut deaf = Client::connect(server.address).await;
         let flood =
             tokio::spawn(async move { deaf.send_without_reading(&passing(50_000, 1)).await });
-        until(|| server.memory().stalled_bytes >= SLOT || flood.is_finished()).await;
+        until(|| server.memory().stalled_bytes > SLOT).await;
 
         gate.open_for(14);
         for mut client in honest {
             client.expect(&held(50_000)).await;
             client.close_and_expect_end().await;
         }
-        // It was closed if it had the last of the memory, and keeps what it has if nobody needs it.
-        flood.abort();
+        flood.await.expect("an error of the socket");
         server.until_connected(0).await;
-        assert!(
-            server.all_rejects().iter().all(|&(reason, _)| ["stalled", "failed"].contains(&reason))
-        );
+        assert_eq!(server.all_rejects(), [("stalled", 1)]);
+        server.stop().await;
+    });
+}
+
+/// Who has sent a request in two parts is not to blame for the time that its handler takes.
+#[test]
+fn a_stall_ends_when_the_request_has_arrived() {
+    run(async {
+        let gate = Gate::new();
+        let server = InProcess::start_with(&two_slots(), gate.clone()).await;
+        let mut client = Client::connect(server.address).await;
+        let request = held(1000);
+        client.send(&request[..500]).await;
+        until(|| server.memory().stalled_bytes == SLOT).await;
+        client.send(&request[500..]).await;
+        until(|| server.memory().stalled_bytes == 0).await;
+        assert_eq!(server.bytes_live(), SLOT);
+
+        gate.open_for(1);
+        client.expect(&request).await;
+        client.close_and_expect_end().await;
+        server.stop().await;
+    });
+}
+
+/// Nor for the time until there is memory for the next, of which a part has come.
+#[test]
+fn a_stall_ends_when_the_next_request_needs_more_memory() {
+    run(async {
+        // One slot that stalls is not too much.
+        let memory = Memory::fixed(4, 1024).expect("memory");
+        let mut kept = Vec::new();
+        let (mut theirs, ours) = duplex(4096);
+        let mut holding = ArenaFramed::builder().new_read(Probe::new(ours), &memory);
+        theirs.write_all(&frames([1000, 1000])).await.expect("a pipe with room");
+        for _ in 0..2 {
+            kept.push(holding.next().await.expect("a request").expect("a frame"));
+        }
+
+        let (mut theirs, ours) = duplex(4096);
+        let mut requests = ArenaFramed::builder().new_read(Probe::new(ours), &memory);
+        let both = frames([400, 600]);
+        theirs.write_all(&both[..300]).await.expect("a pipe with room");
+        select! {
+            _ = requests.next() => panic!("a request that has not arrived"),
+            () = until(|| memory.metrics().stalled_bytes == 1024) => {}
+        }
+        theirs.write_all(&both[300..900]).await.expect("a pipe with room");
+        // While it is kept, the next gets no room in its slot, and there is no other.
+        kept.push(requests.next().await.expect("a request").expect("a frame"));
+        assert_eq!(memory.metrics().stalled_bytes, 1024, "the rest of the next is waited for");
+        select! {
+            _ = requests.next() => panic!("a request that has not arrived"),
+            () = until(|| memory.metrics().stalled_bytes == 0) => {}
+        }
+        assert!(memory.metrics().waits.iter().any(|queue| queue.waiters == 1));
+    });
+}
+
+/// Answers a request with so many replies that no socket takes them all.
+#[derive(Clone, Debug)]
+struct Flood;
+
+impl Flood {
+    const REPLIES: usize = 400;
+    const REPLY_BYTES: usize = 60_000;
+}
+
+impl Handler for Flood {
+    async fn handle(&self, _: Request<'_>, replies: &mut Replies<'_>) -> Result<(), FrameError> {
+        for _ in 0..Self::REPLIES {
+            let mut reply = replies.allocate(Self::REPLY_BYTES).await?;
+            reply.put_slice(&[0; Self::REPLY_BYTES]);
+            replies.send(reply)?;
+        }
+        Ok(())
+    }
+}
+
+/// Nor is who has taken all replies so far to blame for the time until there is memory for more.
+#[test]
+fn a_stall_ends_when_the_replies_are_taken() {
+    run(async {
+        let config = Config { capacity_bytes: 3 * SLOT, stall_timeout: LONG, ..two_slots() };
+        let server = InProcess::start_with(&config, Flood).await;
+        let mut reader = Client::connect(server.address).await;
+        reader.send(&frame(1, 1)).await;
+        until(|| server.memory().stalled_bytes > 0).await;
+        // It gets the memory for its replies as soon as the first has taken one.
+        let mut deaf = Client::connect(server.address).await;
+        deaf.send(&frame(50_000, 2)).await;
+        server.until_waiting(1).await;
+
+        let reading = tokio::spawn(async move {
+            let mut taken = vec![0; Flood::REPLIES * (4 + Flood::REPLY_BYTES)];
+            reader.stream.read_exact(&mut taken).await.expect("all replies");
+            reader
+        });
+        until(|| server.memory().stalled_bytes == 4 + 50_000 + Flood::REPLY_BYTES).await;
+        server.until_waiting(1).await;
+        assert_eq!(server.bytes_live(), 3 * SLOT);
+
+        drop(deaf);
+        reading.await.expect("no panic").close_and_expect_end().await;
+        server.until_connected(0).await;
         server.stop().await;
     });
 }
@@ -436,7 +542,7 @@ fn a_peer_that_is_gone_is_noticed_while_its_reply_waits_for_memory() {
         // The reply of the deaf one takes what is set aside.
         let mut doomed = Client::connect(server.address).await;
         doomed.send(&held(50_000)).await;
-        server.until_memory_is_held().await;
+        gate.until_came(1).await;
         let mut deaf = Client::connect(server.address).await;
         let flood =
             tokio::spawn(async move { deaf.send_without_reading(&passing(50_000, 1)).await });

@@ -1,11 +1,14 @@
 //! A handler that holds its request until it is let go: memory in use that no peer is to blame for.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
 
 use arena_echo::{FrameError, Handler, Replies, Request};
 use tokio::sync::Semaphore;
 
-use super::traffic::frame;
+use super::{traffic::frame, until};
 
 /// What a request begins with that is held.
 const HOLD: u8 = 200;
@@ -21,16 +24,23 @@ pub(crate) fn held(payload_bytes: usize) -> Vec<u8> {
 #[derive(Clone, Debug)]
 pub(crate) struct Gate {
     places: Arc<Semaphore>,
+    /// Requests that came to it.
+    came: Arc<AtomicUsize>,
 }
 
 impl Gate {
     pub(crate) fn new() -> Self {
-        Self { places: Arc::new(Semaphore::new(0)) }
+        Self { places: Arc::new(Semaphore::new(0)), came: Arc::default() }
     }
 
     /// Lets so many requests go.
     pub(crate) fn open_for(&self, requests: usize) {
         self.places.add_permits(requests);
+    }
+
+    /// Waits until so many requests have come to it, whole.
+    pub(crate) async fn until_came(&self, requests: usize) {
+        until(|| self.came.load(Relaxed) >= requests).await;
     }
 }
 
@@ -41,6 +51,7 @@ impl Handler for Gate {
         replies: &mut Replies<'_>,
     ) -> Result<(), FrameError> {
         if request.first() == Some(&HOLD) {
+            self.came.fetch_add(1, Relaxed);
             self.places.acquire().await.expect("a gate that is not closed").forget();
         }
         replies.copy(&request).await
