@@ -4,7 +4,10 @@
 use std::{io, iter, time::Duration};
 
 use arena_echo::{Config, Reject, Reply};
-use tokio::{io::AsyncReadExt, task::yield_now};
+use tokio::{
+    io::AsyncReadExt,
+    task::{JoinSet, yield_now},
+};
 
 use crate::support::{
     client::Client,
@@ -18,6 +21,9 @@ use crate::support::{
 
 const SHORT: Duration = Duration::from_millis(200);
 const LONG: Duration = Duration::from_secs(600);
+
+/// A deadline that is reached, but by nobody who sends all at once.
+const IN_TIME: Duration = Duration::from_secs(2);
 
 /// Every mode and reply.
 fn configs() -> impl Iterator<Item = Config> {
@@ -196,28 +202,32 @@ fn a_peer_that_never_reads_meets_the_write_timeout_and_others_lose_nothing() {
 #[test]
 fn each_deadline_of_a_silent_peer_has_its_own_error_and_counter() {
     run(async {
-        let first_byte = Config { first_byte_timeout: Some(10 * SHORT), ..patient() };
-        let idle = Config { idle_timeout: Some(SHORT), ..patient() };
-        let frame_timeout = Config { frame_timeout: SHORT, ..patient() };
+        let first_byte = Config { first_byte_timeout: Some(IN_TIME), ..patient() };
+        let idle = Config { idle_timeout: Some(IN_TIME), ..patient() };
+        let frame_timeout = Config { frame_timeout: IN_TIME, ..patient() };
+        let mut cases = JoinSet::new();
         for (config, reason, sent) in [
             (first_byte, Reject::FirstByteTimeout, Vec::new()),
             (idle, Reject::IdleTimeout, frame(10, 1)),
             (frame_timeout, Reject::FrameTimeout, frame(10, 1)[..7].to_vec()),
             (frame_timeout, Reject::FrameTimeout, frame(50_000, 1)[..1000].to_vec()),
         ] {
-            let server = InProcess::start(&config).await;
-            let mut client = Client::connect(server.address).await;
-            client.send(&sent).await;
-            if reason == Reject::IdleTimeout {
-                client.expect(&sent).await;
-            }
-            client.expect_end().await;
-            server.until_rejected(reason, 1).await;
-            assert_eq!(server.all_rejects(), [(reason.name(), 1)]);
-            drop(client);
-            server.until_connected(0).await;
-            still_serves(server).await;
+            cases.spawn(async move {
+                let server = InProcess::start(&config).await;
+                let mut client = Client::connect(server.address).await;
+                client.send(&sent).await;
+                if reason == Reject::IdleTimeout {
+                    client.expect(&sent).await;
+                }
+                client.expect_end().await;
+                server.until_rejected(reason, 1).await;
+                assert_eq!(server.all_rejects(), [(reason.name(), 1)]);
+                drop(client);
+                server.until_connected(0).await;
+                still_serves(server).await;
+            });
         }
+        cases.join_all().await;
     });
 }
 
@@ -246,30 +256,48 @@ fn the_memory_deadline_has_its_own_error_and_counter() {
     });
 }
 
+/// Starts the program with one deadline that is soon reached, and no other that a test could meet
+/// by accident.
+async fn start_with_deadline(name: &str, time: &str) -> Program {
+    let mut flags = "--mode fixed --slot-size 64k --capacity 256k".to_owned();
+    for other in ["first-byte", "idle", "frame", "write", "memory", "stall"] {
+        let time = if other == name { time } else { "10m" };
+        flags += &format!(" --{other}-timeout {time}");
+    }
+    Program::start(&flags).await
+}
+
 #[test]
 fn the_log_says_why_a_connection_was_closed() {
     run(async {
-        let flags = "--mode fixed --slot-size 64k --capacity 256k --first-byte-timeout 2s \
-                     --idle-timeout 3s --frame-timeout 2500ms --write-timeout 1500ms";
-        let mut server = Program::start(flags).await;
-
+        let mut server = start_with_deadline("first-byte", "200ms").await;
         let mut silent = Client::connect(server.address).await;
         silent.expect_end().await;
-        server.until_logged("sent not one byte within 2s").await;
+        server.until_logged("sent not one byte within 200ms").await;
+        drop(silent);
+        server.stop().await;
 
+        let mut server = start_with_deadline("idle", "1s").await;
         let mut idle = Client::connect(server.address).await;
         idle.echo(&frame(10, 1)).await;
         idle.expect_end().await;
-        server.until_logged("sent no further frame within 3s").await;
+        server.until_logged("sent no further frame within 1s").await;
+        drop(idle);
+        server.stop().await;
 
+        let mut server = start_with_deadline("frame", "300ms").await;
         let mut slow = Client::connect(server.address).await;
         slow.send(&frame(1000, 1)[..500]).await;
         slow.expect_end().await;
-        server.until_logged("did not arrive within 2.5s").await;
+        server.until_logged("did not arrive within 300ms").await;
+        drop(slow);
+        server.stop().await;
 
+        let mut server = start_with_deadline("write", "250ms").await;
         let mut deaf = Client::connect(server.address).await;
         let _: io::Error = deaf.send_without_reading(&frame(60_000, 1)).await;
-        server.until_logged("took no reply for 1.5s").await;
+        server.until_logged("took no reply for 250ms").await;
+        drop(deaf);
 
         let mut long = Client::connect(server.address).await;
         let whole = frame(10, 1);

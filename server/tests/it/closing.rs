@@ -49,7 +49,7 @@ fn what_follows_a_frame_that_is_too_long_does_not_reset_the_replies_away() {
         let whole = frames([10, 60_000]);
         let mut sent = whole.clone();
         sent.extend(header(0xFFFF_FFFF));
-        sent.resize(sent.len() + (1 << 20), 7);
+        sent.resize(sent.len() + (64 << 10), 7);
         client.exchange(&sent, &whole).await;
         client.expect_end().await;
         server.stop().await;

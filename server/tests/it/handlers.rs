@@ -60,7 +60,7 @@ fn framed(payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The smallest and the usual memory.
+/// The smallest and the usual memory, and no deadline that an honest peer could meet.
 fn configs() -> [Config; 4] {
     let configs = [
         Config { capacity_bytes: 128 << 10, ..Config::fixed() },

@@ -216,6 +216,8 @@ fn more_clients_than_the_backlog_wait_outside() {
             for _ in 0..=backlog {
                 inside.push(Client::connect(server.address).await);
             }
+            // Who has connected is on the way into the queue.
+            until(|| queued(server.address.port()) == Some(backlog + 1)).await;
 
             let knocking = TcpSocket::new_v4().expect("a socket");
             knocking.bind(([127, 0, 0, 1], 0).into()).expect("a free port");
@@ -247,6 +249,18 @@ impl Connection {
         const SYN_SENT: &str = "02";
         self.state == SYN_SENT && self.retransmits != "00000000"
     }
+}
+
+/// How many connections wait to be accepted at this port.
+fn queued(port: u16) -> Option<usize> {
+    const LISTEN: &str = "0A";
+    let table = fs::read_to_string("/proc/net/tcp").expect("a table of connections");
+    table.lines().skip(1).find_map(|line| {
+        let columns: Vec<_> = line.split_whitespace().collect();
+        let (_, queued) = columns[4].split_once(':')?;
+        (columns[1].ends_with(&format!(":{port:04X}")) && columns[3] == LISTEN)
+            .then(|| usize::from_str_radix(queued, 16).expect("hexadecimal digits"))
+    })
 }
 
 /// The end of a connection at the first of two ports.

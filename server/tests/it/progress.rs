@@ -42,6 +42,10 @@ use crate::support::{
 const LONG: Duration = Duration::from_secs(600);
 const SLOT: usize = 64 << 10;
 
+/// No deadline that an honest peer could meet.
+const UNHURRIED: &str = "--stall-timeout 10m --frame-timeout 10m --write-timeout 10m \
+                         --memory-timeout 30m";
+
 /// After this long a request counts as lost.
 const LOST: Duration = Duration::from_secs(50);
 
@@ -55,7 +59,7 @@ fn loads(flags: &str, connections: u32, pipeline: u32, payload_bytes: u32, reque
     }
     for reply in ["share", "copy"] {
         // All are honest, however slow the machine is.
-        let flags = format!("{flags} --reply {reply} --stall-timeout 10m --listen 127.0.0.1:0");
+        let flags = format!("{flags} --reply {reply} {UNHURRIED} --listen 127.0.0.1:0");
         let command = iter::once(program::PATH).chain(flags.split_whitespace());
         let plan = Plan {
             command: command.map(str::to_owned).collect(),
@@ -205,7 +209,8 @@ fn requests_that_fill_the_memory_leave_enough_for_replies() {
         let arena = Config::buddy().arena;
         let buddy = Config { arena, max_frame_bytes: 1 << 20, ..buddy };
         for (config, holders, payload_bytes) in [(fixed, 3, 50_000), (buddy, 3, 1 << 20)] {
-            let server = InProcess::start(&Config { reply: Reply::Copy, ..config }).await;
+            let config = Config { reply: Reply::Copy, stall_timeout: LONG, ..config };
+            let server = InProcess::start(&config).await;
             let whole: Vec<_> = (0..holders).map(|seed| frame(payload_bytes, seed)).collect();
             let mut clients = Vec::new();
             for frame in &whole {
@@ -239,6 +244,7 @@ fn a_peer_that_stalls_inside_a_frame_is_closed_only_while_others_wait() {
         sleep(Duration::from_millis(1500)).await;
         assert_eq!(server.all_rejects(), []);
         slow.exchange(&whole[500..], &whole).await;
+        server.until_no_memory_is_held().await;
 
         slow.send(&whole[..500]).await;
         server.until_memory_is_held().await;
@@ -596,6 +602,7 @@ fn a_frame_that_trickles_in_holds_no_memory_while_it_is_scarce() {
 fn slow_senders_and_slow_readers_take_nothing_from_honest_peers() {
     run(async {
         for flags in [TWO_SLOTS, FOUR_BLOCKS, "--mode buddy --reply copy"] {
+            // Short, so that the adversaries do not last, and longer than an honest peer pauses.
             let server = Program::start(&format!("{flags} --stall-timeout 3s")).await;
             let address = server.address;
             let mut adversaries = tokio::task::JoinSet::new();

@@ -6,6 +6,10 @@ use crate::support::{
     traffic::{echo_each_and_all, echo_over_many, exceed},
 };
 
+/// No deadline that an honest peer could meet.
+const UNHURRIED: &str = "--stall-timeout 10m --frame-timeout 10m --write-timeout 10m \
+                         --memory-timeout 30m";
+
 #[test]
 fn slots_echo_frames_from_nothing_to_a_slot() {
     run(async {
@@ -30,7 +34,7 @@ fn blocks_echo_frames_from_nothing_to_the_largest() {
 fn two_slots_serve_a_hundred_connections() {
     run(async {
         let server =
-            Program::start("--mode fixed --slot-size 64k --capacity 128k --stall-timeout 10m")
+            Program::start(&format!("--mode fixed --slot-size 64k --capacity 128k {UNHURRIED}"))
                 .await;
         echo_over_many(server.address, 100, &[256, 65_536, 60_000, 256]).await;
         server.stop().await;
@@ -41,7 +45,7 @@ fn two_slots_serve_a_hundred_connections() {
 fn two_blocks_serve_fifty_connections() {
     run(async {
         let server =
-            Program::start("--mode buddy --capacity 2MiB --max-frame 1MiB --stall-timeout 10m")
+            Program::start(&format!("--mode buddy --capacity 2MiB --max-frame 1MiB {UNHURRIED}"))
                 .await;
         echo_over_many(server.address, 50, &[1 << 20, 1 << 20]).await;
         server.stop().await;

@@ -8,21 +8,22 @@ use std::{
     time::Duration,
 };
 
-use arena_echo::{ArenaKind, Config};
+use arena_echo::{Admin, ArenaKind, Config, Server};
 use rustix::{io::ioctl_fionbio, process::Signal};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     join,
+    net::{TcpListener, TcpStream},
     process::Command,
     sync::mpsc,
-    task::JoinSet,
-    time::timeout,
+    task::{JoinHandle, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{
     client::Client,
     gate::{Gate, held},
+    http::until_writing,
     in_process::InProcess,
     program::{self, Program},
     run,
@@ -170,11 +171,9 @@ fn half_a_frame_does_not_delay_the_end() {
 fn a_signal_answers_what_was_received_and_exits_with_zero() {
     run(async {
         for signal in [Signal::TERM, Signal::INT] {
-            let server = Program::start(
-                "--mode fixed --slot-size 4k --capacity 8k --drain-timeout 1h \
-                                --stall-timeout 1h",
-            )
-            .await;
+            let flags = "--mode fixed --slot-size 4k --capacity 8k --drain-timeout 1h \
+                         --stall-timeout 1h";
+            let server = Program::start(flags).await;
             let sent = frames(LENGTHS);
             let (mut holder, mut waiting) = frames_in_the_queue(server.address, &sent).await;
 
@@ -226,7 +225,8 @@ async fn load_until_the_end(
 #[test]
 fn a_signal_in_the_middle_of_a_pipelined_load_loses_nothing_that_was_read() {
     run(async {
-        let flags = "--mode fixed --slot-size 4k --capacity 32k --stall-timeout 10m";
+        let flags = "--mode fixed --slot-size 4k --capacity 32k --stall-timeout 10m \
+                     --drain-timeout 1h";
         let server = Program::start(flags).await;
         let stop = CancellationToken::new();
         let (told, mut replies) = mpsc::unbounded_channel();
@@ -237,8 +237,10 @@ fn a_signal_in_the_middle_of_a_pipelined_load_loses_nothing_that_was_read() {
         for _ in 0..2000 {
             replies.recv().await.expect("a load that goes on");
         }
-        server.signal(Signal::TERM);
+        // Before the signal, because a server that has ended its output waits only for a moment
+        // for the end of what it is sent.
         stop.cancel();
+        server.signal(Signal::TERM);
         let received: usize = clients.join_all().await.into_iter().sum();
 
         let (status, log) = server.ended().await;
@@ -267,18 +269,31 @@ fn the_last_words_say_what_was_answered_and_that_all_memory_is_back() {
     });
 }
 
+/// Has a server write a reply that is never taken, and waits until it can do nothing else.
+async fn keep_busy(server: SocketAddr, admin: SocketAddr) -> JoinHandle<io::Error> {
+    let mut deaf = Client::connect_with_little_room(server).await;
+    let flood = tokio::spawn(async move { deaf.send_without_reading(&frame(60_000, 1)).await });
+    until_writing(admin).await;
+    flood
+}
+
+/// Sends two signals to a program with an admin page, which would drain for an hour.
+async fn expect_second_signal_to_end(mut server: Program) {
+    let admin = server.admin().await;
+    keep_busy(server.address, admin).await;
+
+    server.signal(Signal::TERM);
+    server.signal(Signal::INT);
+    let (status, _) = server.ended().await;
+    assert!(matches!(status.code(), Some(130 | 143)), "{status}");
+}
+
 #[test]
 fn a_second_signal_ends_at_once() {
     run(async {
-        let server = Program::start("").await;
-        let mut client = Client::connect(server.address).await;
-        client.echo(&frame(10, 1)).await;
-
-        // The client stays, so that the server lingers after the first signal.
-        server.signal(Signal::TERM);
-        server.signal(Signal::INT);
-        let (status, _) = server.ended().await;
-        assert!(matches!(status.code(), Some(130 | 143)), "{status}");
+        let flags = "--admin 127.0.0.1:0 --drain-timeout 1h --write-timeout 1h";
+        let server = Program::start(flags).await;
+        expect_second_signal_to_end(server).await;
     });
 }
 
@@ -304,7 +319,9 @@ fn full_pipe() -> (PipeReader, PipeWriter) {
 async fn start_with_a_log_that_is_stuck() -> (PipeReader, Program) {
     let (reader, writer) = full_pipe();
     let mut command = Command::new(program::PATH);
-    command.args(["--listen", "127.0.0.1:0", "--log-filter", "trace"]).stdin(Stdio::null());
+    let flags = "--listen 127.0.0.1:0 --admin 127.0.0.1:0 --log-filter trace \
+                 --drain-timeout 1h --write-timeout 1h";
+    command.args(flags.split_whitespace()).stdin(Stdio::null());
     (reader, Program::launch_logging_to(writer, command, 1).await)
 }
 
@@ -326,22 +343,29 @@ fn a_log_whose_reader_has_stopped_changes_nothing() {
 fn a_second_signal_ends_at_once_also_if_nobody_reads_the_log() {
     run(async {
         let (_stuck, server) = start_with_a_log_that_is_stuck().await;
-        let mut client = Client::connect(server.address).await;
-        client.echo(&frame(10, 1)).await;
-        server.signal(Signal::TERM);
-        server.signal(Signal::INT);
-        let (status, _) = server.ended().await;
-        assert!(matches!(status.code(), Some(130 | 143)), "{status}");
+        expect_second_signal_to_end(server).await;
     });
 }
 
 #[test]
 fn nobody_is_accepted_any_more() {
     run(async {
-        let server = InProcess::start(&Config::buddy()).await;
-        let address = server.address;
-        server.stop().await;
-        assert!(tokio::net::TcpStream::connect(address).await.is_err());
+        let server = Server::new(&Config::buddy()).expect("a configuration that works");
+        // An address at which no other test listens: it could get the port.
+        let listener = TcpListener::bind("127.77.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("a listener that is bound");
+        let stop = CancellationToken::new();
+        let running = tokio::spawn({
+            let stop = stop.clone();
+            async move { server.run(listener, stop).await }
+        });
+        let mut client = Client::connect(address).await;
+        client.echo(&frame(10, 1)).await;
+        client.close_and_expect_end().await;
+
+        stop.cancel();
+        running.await.expect("a server that does not panic").expect("all is answered");
+        assert!(TcpStream::connect(address).await.is_err());
     });
 }
 
@@ -351,13 +375,15 @@ fn a_peer_that_does_not_read_delays_the_end_no_longer_than_the_drain_timeout() {
         let drain_timeout = Duration::from_millis(100);
         let config = Config { write_timeout: HOUR, drain_timeout, ..Config::fixed() };
         let server = InProcess::start(&config).await;
-        let mut deaf = Client::connect(server.address).await;
-        let flood = frame(60_000, 1);
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let admin = listener.local_addr().expect("a listener that is bound");
+        let shown = Admin::new(server.server().clone());
+        tokio::spawn(shown.run(listener, CancellationToken::new()));
+        let flood = keep_busy(server.address, admin).await;
 
-        // Enough to fill the buffers of the sockets: nothing moves any more.
-        while timeout(Duration::from_millis(300), deaf.send(&flood)).await.is_ok() {}
-        let (_, drained) = join!(deaf.send_without_reading(&flood), server.end());
+        let drained = server.end().await;
         assert_eq!(drained.expect_err("the deaf peer").connections, 1);
+        flood.await.expect("an error of the socket");
     });
 }
 
@@ -395,14 +421,14 @@ fn connections_without_a_place_are_answered_whoever_has_the_places() {
 #[test]
 fn a_program_that_has_cut_somebody_off_says_so_and_exits_with_one() {
     run(async {
-        let server = Program::start("--drain-timeout 100ms --write-timeout 1h").await;
-        let mut deaf = Client::connect(server.address).await;
-        let flood = frame(60_000, 1);
-        // Enough to fill the buffers of the sockets: nothing moves any more.
-        while timeout(Duration::from_millis(300), deaf.send(&flood)).await.is_ok() {}
+        let flags = "--admin 127.0.0.1:0 --drain-timeout 100ms --write-timeout 1h";
+        let mut server = Program::start(flags).await;
+        let admin = server.admin().await;
+        let flood = keep_busy(server.address, admin).await;
 
         server.signal(Signal::TERM);
-        let (_, (status, log)) = join!(deaf.send_without_reading(&flood), server.ended());
+        let (status, log) = server.ended().await;
+        flood.await.expect("an error of the socket");
         assert_eq!(status.code(), Some(1), "{log:#?}");
         let last = log.last().expect("a log");
         assert!(last.contains("ERROR cut off 1 connections"), "{last}");

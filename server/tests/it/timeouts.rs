@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
-use arena_echo::{ArenaKind, Config, Reject};
-use tokio::join;
+use arena_echo::{ArenaFramed, ArenaKind, Config, FrameError, Memory, Probe, Reject, Timeouts};
+use tokio::{
+    io::{AsyncWriteExt, duplex},
+    join,
+    time::{Instant, sleep},
+};
 
 use crate::support::{client::Client, in_process::InProcess, run, traffic::frame, until};
 
@@ -27,8 +31,8 @@ fn two_slots() -> Config {
 /// Sends so much of a frame that it takes a slot, and waits until it holds the one for requests, or
 /// has done so for too long already.
 async fn hold_the_slot(server: &InProcess) -> Client {
-    let before = server.rejects(Reject::FrameTimeout);
     let mut client = Client::connect(server.address).await;
+    let before = server.rejects(Reject::FrameTimeout);
     client.send(&frame(1000, 1)[..500]).await;
     until(|| server.bytes_live() > 0 || server.rejects(Reject::FrameTimeout) > before).await;
     client
@@ -47,30 +51,50 @@ fn a_slow_sender_is_closed_at_the_frame_timeout_and_others_go_on() {
     });
 }
 
-#[test]
-fn every_frame_has_the_frame_timeout_for_itself() {
-    run(async {
-        let slot_bytes = 64 << 10;
-        let (capacity_bytes, frame_timeout) = (3 * slot_bytes, 15 * SHORT);
-        let config = Config { capacity_bytes, frame_timeout, ..two_slots() };
-        let server = InProcess::start(&config).await;
-        let frame = frame(1000, 1);
-        let (begun, rest) = frame.split_at(500);
-        let mut steady = Client::connect(server.address).await;
-        steady.send(begun).await;
-        server.until_memory_is_held().await;
+/// The clock stands still, but for what the test waits: no pause of the machine counts.
+#[tokio::test(start_paused = true)]
+async fn every_frame_has_the_frame_timeout_for_itself() {
+    const FRAMES: usize = 10;
+    const FRAME_TIMEOUT: Duration = Duration::from_secs(1);
+    const PAUSE: Duration = Duration::from_millis(900);
+    let memory = Memory::fixed(3, 1024).expect("memory");
+    let timeouts = Timeouts { frame: Some(FRAME_TIMEOUT), ..Timeouts::default() };
+    let builder = ArenaFramed::builder().timeouts(timeouts);
+    let whole = frame(1000, 1);
+    let (begun, rest) = whole.split_at(500);
 
-        // Begins later, so its end shows that the time of the first frame of the other is over too.
-        let mut slow = hold_the_slot(&server).await;
-        let end_of_slow = tokio::spawn(async move { slow.expect_end().await });
-        while !end_of_slow.is_finished() {
-            steady.exchange(&[rest, begun].concat(), &frame).await;
+    // Each frame takes nearly the whole timeout, and the next one begins right behind it.
+    let (mut peer, stream) = duplex(4096);
+    let mut steady = builder.new_read(Probe::new(stream), &memory);
+    let send = async move {
+        peer.write_all(begun).await.expect("a pipe with room");
+        for _ in 1..FRAMES {
+            sleep(PAUSE).await;
+            peer.write_all(&[rest, begun].concat()).await.expect("a pipe with room");
         }
-        end_of_slow.await.expect("an end at the frame timeout");
-        steady.exchange(rest, &frame).await;
-        steady.close_and_expect_end().await;
-        server.stop().await;
-    });
+        sleep(PAUSE).await;
+        peer.write_all(rest).await.expect("a pipe with room");
+    };
+    let receive = async {
+        let mut frames = 0;
+        while let Some(request) = steady.next().await {
+            assert!(request.expect("a frame in time")[..] == whole[4..]);
+            frames += 1;
+        }
+        assert_eq!(frames, FRAMES);
+    };
+
+    // The timeout of the other peer is over long before.
+    let (mut slow_peer, slow_stream) = duplex(4096);
+    slow_peer.write_all(begun).await.expect("a pipe with room");
+    let mut slow = builder.new_read(Probe::new(slow_stream), &memory);
+    let start = Instant::now();
+    let end_of_slow = async {
+        let end = slow.next().await.expect("an end with an error");
+        assert!(matches!(end, Err(FrameError::FrameTimeout(FRAME_TIMEOUT))), "{end:?}");
+        assert!(start.elapsed() >= FRAME_TIMEOUT);
+    };
+    join!(send, receive, end_of_slow);
 }
 
 #[test]
@@ -137,7 +161,8 @@ fn who_waits_too_long_for_memory_is_closed_and_the_holder_goes_on() {
 #[test]
 fn waiting_for_memory_does_not_count_towards_the_frame_timeout() {
     run(async {
-        let frame_timeout = 15 * SHORT;
+        // The other sends each part of its frame in less time.
+        let frame_timeout = Duration::from_secs(3);
         let server = InProcess::start(&Config { frame_timeout, ..two_slots() }).await;
         let mut waiting = Client::connect(server.address).await;
         let (first, next) = (frame(10, 1), frame(60_000, 2));

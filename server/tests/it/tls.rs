@@ -307,7 +307,8 @@ fn half_a_record_is_a_frame_that_has_begun() {
 fn half_a_record_that_was_no_frame_is_forgotten() {
     run(async {
         let authority = Authority::new();
-        let frame_timeout = Duration::from_secs(1);
+        // Much longer than the pauses between the parts.
+        let frame_timeout = Duration::from_secs(5);
         let config = Config { frame_timeout, ..Config::buddy() };
         let server = authority.in_process(&config).await;
         let mut stream = authority.connect(tcp(server.address).await).await.expect("a server");

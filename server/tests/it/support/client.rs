@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     try_join,
 };
 
@@ -16,6 +16,15 @@ impl Client {
     pub(crate) async fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.expect("the server listens");
         stream.set_nodelay(true).expect("a socket that is connected");
+        Self { stream }
+    }
+
+    /// Connects with as little room for what arrives as a socket can have: what this side does not
+    /// read stays with the server.
+    pub(crate) async fn connect_with_little_room(address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(1).expect("a socket");
+        let stream = socket.connect(address).await.expect("the server listens");
         Self { stream }
     }
 

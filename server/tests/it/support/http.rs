@@ -1,12 +1,16 @@
 //! Requests as a browser or a scraper makes them.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,
+    time::sleep,
 };
+
+/// How long to wait before asking again.
+const ASK_AGAIN: Duration = Duration::from_millis(20);
 
 /// An answer.
 #[derive(Debug)]
@@ -29,6 +33,17 @@ pub(crate) async fn request(address: SocketAddr, method: &str, path: &str) -> An
 
 pub(crate) async fn get(address: SocketAddr, path: &str) -> Answer {
     request(address, "GET", path).await
+}
+
+/// Waits until the server cannot go on before its only peer takes more of a reply.
+///
+/// The peer has to be one that [connected with little
+/// room](super::client::Client::connect_with_little_room): then nothing moves any more.
+pub(crate) async fn until_writing(admin: SocketAddr) {
+    let is_writing = "echo_connections_by_state{state=\"writing\"} 1\n";
+    while !get(admin, "/metrics").await.body.contains(is_writing) {
+        sleep(ASK_AGAIN).await;
+    }
 }
 
 async fn send(address: SocketAddr, method: &str, path: &str) -> TcpStream {

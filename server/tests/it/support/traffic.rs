@@ -47,10 +47,15 @@ pub(crate) async fn exceed(address: SocketAddr, limit: usize) {
 
 /// Has the same frames echoed over many connections at once, all pipelined.
 pub(crate) async fn echo_over_many(address: SocketAddr, connections: usize, lengths: &[usize]) {
+    let frames_of = |number: usize| -> Vec<u8> {
+        let frames: Vec<_> =
+            lengths.iter().enumerate().map(|(n, len)| frame(*len, number + n)).collect();
+        frames.concat()
+    };
+    // Before the first one connects: making them takes longer than having them echoed.
+    let all: Vec<_> = (0..connections).map(frames_of).collect();
     let mut clients = JoinSet::new();
-    for number in 0..connections {
-        let frames: Vec<u8> =
-            lengths.iter().enumerate().flat_map(|(n, len)| frame(*len, number + n)).collect();
+    for frames in all {
         clients.spawn(async move {
             let mut client = Client::connect(address).await;
             client.echo(&frames).await;
