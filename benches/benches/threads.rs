@@ -29,22 +29,19 @@ fn fixed_slots(criterion: &mut Criterion) {
 }
 
 fn buddy_blocks(criterion: &mut Criterion) {
-    let sizes = mixed_sizes();
-    let payload = vec![7; 16_384];
-    let data = |thread: usize, iteration: u64| {
-        let turn = usize::try_from(iteration).expect("64 bits") + thread * sizes.len() / 2;
-        &payload[..sizes[turn % sizes.len()]]
-    };
+    let payloads = MixedPayloads::new();
     for threads in THREADS {
         let (arena, alligator) = (buddy(), buddy_alligator());
         let name = format!("buddy/roundtrip/192_to_16384_bytes/{threads}_threads");
         let mut group = criterion.benchmark_group(name);
         bench(&mut group, "arena_bytes", threads, |thread, turn| {
-            buddy_roundtrip(&arena, data(thread, turn));
+            buddy_roundtrip(&arena, payloads.of(thread, turn));
         });
-        bench(&mut group, "heap", threads, |thread, turn| heap_roundtrip(data(thread, turn)));
+        bench(&mut group, "heap", threads, |thread, turn| {
+            heap_roundtrip(payloads.of(thread, turn))
+        });
         bench(&mut group, "alligator", threads, |thread, turn| {
-            buddy_alligator_roundtrip(&alligator, data(thread, turn));
+            buddy_alligator_roundtrip(&alligator, payloads.of(thread, turn));
         });
         group.finish();
     }

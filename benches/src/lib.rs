@@ -145,23 +145,49 @@ pub fn buddy_alligator_roundtrip(arena: &arena_alligator::BuddyArena, data: &[u8
     drop(black_box(buffer.freeze()));
 }
 
-/// Payload sizes from 192 B to 16 KiB, evenly spread over the orders of magnitude, in an order that
-/// no predictor learns.
-pub fn mixed_sizes() -> Vec<usize> {
-    const COUNT: usize = 1024;
-    const SMALLEST: f64 = 192.0;
-    const LARGEST: f64 = 16_384.0;
+/// Payloads of 192 B to 16 KiB, evenly spread over the orders of magnitude, in an order that no
+/// predictor learns.
+#[derive(Debug)]
+pub struct MixedPayloads {
+    sizes: Vec<usize>,
+    longest: Vec<u8>,
+}
 
-    // A Weyl sequence: every part of the range is met equally often.
-    let golden = 0.618_033_988_749_895_f64;
-    let place = |index: usize| (index as f64 * golden).fract();
-    let size = |place: f64| SMALLEST * (LARGEST / SMALLEST).powf(place);
-    #[allow(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "between SMALLEST and LARGEST"
-    )]
-    (0..COUNT).map(|index| size(place(index)) as usize).collect()
+impl MixedPayloads {
+    const COUNT: usize = 1024;
+    const SMALLEST_BYTES: f64 = 192.0;
+    const LARGEST_BYTES: f64 = 16_384.0;
+
+    /// Makes them.
+    pub fn new() -> Self {
+        // A Weyl sequence: every part of the range is met equally often.
+        let golden = 0.618_033_988_749_895_f64;
+        let place = |index: usize| (index as f64 * golden).fract();
+        let size = |place: f64| {
+            Self::SMALLEST_BYTES * (Self::LARGEST_BYTES / Self::SMALLEST_BYTES).powf(place)
+        };
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "between the smallest and the largest"
+        )]
+        let sizes: Vec<_> = (0..Self::COUNT).map(|index| size(place(index)) as usize).collect();
+        let longest = vec![7; sizes.iter().copied().max().unwrap_or(0)];
+        Self { sizes, longest }
+    }
+
+    /// Returns the payload of a thread at its `turn`. Threads begin at different places.
+    #[inline]
+    pub fn of(&self, thread: usize, turn: u64) -> &[u8] {
+        let turn = usize::try_from(turn).expect("64 bits") + thread * self.sizes.len() / 2;
+        &self.longest[..self.sizes[turn % self.sizes.len()]]
+    }
+}
+
+impl Default for MixedPayloads {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 /// Runs `operation` `iterations` times in each of `threads` threads at once, and returns the wall

@@ -135,12 +135,7 @@ fn threads(rounds: usize) {
         },
     );
 
-    let sizes = mixed_sizes();
-    let payload = vec![7; 16_384];
-    let data = |thread: usize, iteration: u64| {
-        let turn = usize::try_from(iteration).expect("64 bits") + thread * sizes.len() / 2;
-        &payload[..sizes[turn % sizes.len()]]
-    };
+    let payloads = MixedPayloads::new();
     let (arena, alligator) = (buddy(), buddy_alligator());
     print(
         rounds,
@@ -148,10 +143,12 @@ fn threads(rounds: usize) {
             what: "buddy 192 B to 16 KiB through Bytes, 2 threads",
             threads: 2.0,
             sides: vec![
-                threaded("arena", 2, |thread, turn| buddy_roundtrip(&arena, data(thread, turn))),
-                threaded("heap", 2, |thread, turn| heap_roundtrip(data(thread, turn))),
+                threaded("arena", 2, |thread, turn| {
+                    buddy_roundtrip(&arena, payloads.of(thread, turn))
+                }),
+                threaded("heap", 2, |thread, turn| heap_roundtrip(payloads.of(thread, turn))),
                 threaded("alligator", 2, |thread, turn| {
-                    buddy_alligator_roundtrip(&alligator, data(thread, turn));
+                    buddy_alligator_roundtrip(&alligator, payloads.of(thread, turn));
                 }),
             ],
             wanted: vec![("alligator", 1.0 / 15.0), ("heap", 1.0 / 0.8)],

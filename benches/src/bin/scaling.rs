@@ -66,23 +66,18 @@ fn fixed_slots(rounds: usize, threads: &[usize]) {
 }
 
 fn buddy_blocks(rounds: usize, threads: &[usize]) {
-    let sizes = mixed_sizes();
-    let payload = vec![7; 16_384];
-    let data = |thread: usize, iteration: u64| {
-        let turn = usize::try_from(iteration).expect("64 bits") + thread * sizes.len() / 2;
-        &payload[..sizes[turn % sizes.len()]]
-    };
+    let payloads = MixedPayloads::new();
     let (arena, alligator) = (buddy(), buddy_alligator());
     let sides = [
         side("arena, Frozen", OPERATIONS, |thread, turn| {
-            buddy_frozen_roundtrip(&arena, data(thread, turn));
+            buddy_frozen_roundtrip(&arena, payloads.of(thread, turn));
         }),
         side("arena, Bytes", OPERATIONS, |thread, turn| {
-            buddy_roundtrip(&arena, data(thread, turn));
+            buddy_roundtrip(&arena, payloads.of(thread, turn));
         }),
-        side("heap", OPERATIONS, |thread, turn| heap_roundtrip(data(thread, turn))),
+        side("heap", OPERATIONS, |thread, turn| heap_roundtrip(payloads.of(thread, turn))),
         side("alligator", SLOW_OPERATIONS, |thread, turn| {
-            buddy_alligator_roundtrip(&alligator, data(thread, turn));
+            buddy_alligator_roundtrip(&alligator, payloads.of(thread, turn));
         }),
     ];
     print("buddy 192 B to 16 KiB", rounds, threads, &sides);
