@@ -11,19 +11,6 @@ failures = Failures()
 raise_descriptors(2048)
 say(f"# file descriptors run out ({machine()})")
 
-
-def idle_cpu(server, seconds):
-    """The share of a core that the server uses while nobody asks for anything."""
-    def ticks():
-        with open(f"/proc/{server.pid}/stat") as stat:
-            fields = stat.read().rpartition(")")[2].split()
-        return int(fields[11]) + int(fields[12])
-
-    before = ticks()
-    time.sleep(seconds)
-    return (ticks() - before) / 100 / seconds
-
-
 say(f"a server that may have {LIMIT} descriptors, and 300 clients")
 server = Server(descriptors=LIMIT)
 clients = [server.connect() for _ in range(300)]
@@ -58,7 +45,7 @@ at_once = len(served)
 say(f"  {at_once} are served at once, {300 - at_once} wait; {server.descriptors()} descriptors are open")
 failures.check(0 < at_once <= LIMIT - 64, "64 descriptors are kept back")
 failures.check("file descriptors" in server.logged(), "the log says what to raise")
-say(f"  CPU meanwhile: {100 * idle_cpu(server, 2):.1f} % of a core")
+say(f"  CPU meanwhile: {100 * server.busy_share(2):.1f} % of a core")
 while len(served) < 300:
     before = len(served)
     for index in served:
@@ -95,7 +82,7 @@ for _ in range(5):
     late.close()
 say(f"  {turned_away} of 5 further clients are closed at once instead of waiting for nothing")
 failures.check(all(echo(client, b"meanwhile") for client in held), "the 50 are still served")
-say(f"  CPU meanwhile: {100 * idle_cpu(server, 2):.1f} % of a core")
+say(f"  CPU meanwhile: {100 * server.busy_share(2):.1f} % of a core")
 failures.check("descriptors" in server.logged() or "files" in server.logged(), "the log says so")
 resource.prlimit(server.pid, resource.RLIMIT_NOFILE, limits)
 began = time.monotonic()

@@ -9,6 +9,7 @@ from field import Failures, Server, load, machine, median, progress, say, second
 rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 9
 seconds = seconds_of(sys.argv[2]) if len(sys.argv) > 2 else 4
 PAGES = 4
+IDLE_SECONDS = 20
 failures = Failures()
 LOAD = ["-c", 16, "-p", 16, "-s", 64, "-w", "500ms", "-d", f"{seconds}s"]
 
@@ -58,6 +59,12 @@ for number in range(rounds):
         costs[is_watched].append(report["server"]["cpu_us_per_request"])
         rates[is_watched].append(report["rate"])
 
+progress(f"{IDLE_SECONDS} s without load, not watched and watched")
+alone = server.busy_share(IDLE_SECONDS)
+watchers = Watchers(server)
+watched = server.busy_share(IDLE_SECONDS)
+watchers.leave()
+say(f"  without load: {100 * watched:.3f} % of a core watched, {100 * alone:.3f} % not watched")
 for is_watched, of in costs.items():
     say(f"  {'watched    ' if is_watched else 'not watched'}: server CPU per request {median(of):.3f} us ({min(of):.3f} to {max(of):.3f}), "
         f"{median(rates[is_watched]) / 1e6:.2f} M requests/s")
