@@ -222,8 +222,8 @@ impl Stall {
         let mut stalled = stalls.lock();
         match stalled.remove(&place) {
             Some(stalled) => stalls.change(stalled.held, Held::default()),
-            // It was to close, and its peer has done what was waited for meanwhile: there is no need
-            // any more.
+            // It was to close, and has given its memory back meanwhile, or its peer has done what
+            // was waited for: there is no need any more.
             None => {
                 if let Some(sentence) = &self.sentence {
                     sentence.is_closed.store(false, Relaxed);
