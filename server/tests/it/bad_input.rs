@@ -347,10 +347,7 @@ fn small_frames_that_arrive_while_memory_is_scarce_fit_the_smallest_slot() {
         let small = Config { arena, capacity_bytes: 128, max_frame_bytes: 64, ..Config::fixed() };
         let gate = Gate::new();
         let server = InProcess::start_with(&small, gate.clone()).await;
-        let mut holder = Client::connect(server.address).await;
-        let held = held(64);
-        holder.send(&held).await;
-        server.until_memory_is_held().await;
+        let mut holder = gate.hold(server.address, 64).await;
         let mut first = Client::connect(server.address).await;
         first.send(&frame(10, 2)).await;
         server.until_waiting(1).await;
@@ -360,7 +357,7 @@ fn small_frames_that_arrive_while_memory_is_scarce_fit_the_smallest_slot() {
         many.send(&sent).await;
         server.until_waiting(2).await;
         gate.open_for(1);
-        holder.expect(&held).await;
+        holder.expect(&held(64)).await;
         first.expect(&frame(10, 2)).await;
         many.expect(&sent).await;
         for client in [holder, first, many] {

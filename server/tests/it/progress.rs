@@ -288,11 +288,8 @@ fn a_peer_that_does_not_read_cannot_keep_the_memory_of_replies() {
         let server = InProcess::start_with(&config, gate.clone()).await;
         // All ordinary memory but one slot, for requests that have arrived.
         let mut honest = Vec::new();
-        for number in 1..=14 {
-            let mut client = Client::connect(server.address).await;
-            client.send(&held(50_000)).await;
-            gate.until_came(number).await;
-            honest.push(client);
+        for _ in 0..14 {
+            honest.push(gate.hold(server.address, 50_000).await);
         }
         assert_eq!(server.bytes_live(), 14 * SLOT);
         // Its replies are in the memory that is set aside for them, and it stalls.
@@ -484,9 +481,8 @@ fn who_waits_for_the_heap_shows_in_the_figures() {
         let gate = Gate::new();
         let config = Config { stall_timeout: LONG, ..spilling() };
         let server = InProcess::start_with(&config, gate.clone()).await;
-        let mut holder = Client::connect(server.address).await;
-        holder.send(&held(1 << 20)).await;
-        until(|| server.memory().spill_bytes_live == 1 << 20).await;
+        let mut holder = gate.hold(server.address, 1 << 20).await;
+        assert_eq!(server.memory().spill_bytes_live, 1 << 20);
         let mut waiting = Client::connect(server.address).await;
         waiting.send(&passing(1 << 20, 1)).await;
         server.until_waiting(1).await;
@@ -511,9 +507,7 @@ fn a_peer_that_is_gone_is_noticed_while_its_request_waits_for_memory() {
     run(async {
         let gate = Gate::new();
         let server = InProcess::start_with(&two_slots(), gate.clone()).await;
-        let mut holder = Client::connect(server.address).await;
-        holder.send(&held(1000)).await;
-        server.until_memory_is_held().await;
+        let mut holder = gate.hold(server.address, 1000).await;
 
         let mut doomed = Client::connect(server.address).await;
         doomed.send(&passing(1000, 1)).await;
@@ -546,9 +540,7 @@ fn a_peer_that_is_gone_is_noticed_while_its_reply_waits_for_memory() {
         let config = Config { capacity_bytes: 3 * SLOT, stall_timeout: LONG, ..two_slots() };
         let server = InProcess::start_with(&config, gate.clone()).await;
         // The reply of the deaf one takes what is set aside.
-        let mut doomed = Client::connect(server.address).await;
-        doomed.send(&held(50_000)).await;
-        gate.until_came(1).await;
+        let doomed = gate.hold(server.address, 50_000).await;
         let mut deaf = Client::connect(server.address).await;
         let flood =
             tokio::spawn(async move { deaf.send_without_reading(&passing(50_000, 1)).await });
@@ -569,9 +561,7 @@ fn a_frame_that_trickles_in_holds_no_memory_while_it_is_scarce() {
     run(async {
         let gate = Gate::new();
         let server = InProcess::start_with(&two_slots(), gate.clone()).await;
-        let mut holder = Client::connect(server.address).await;
-        holder.send(&held(1000)).await;
-        server.until_memory_is_held().await;
+        let mut holder = gate.hold(server.address, 1000).await;
         let mut waiting = Client::connect(server.address).await;
         waiting.send(&passing(1000, 1)).await;
         server.until_waiting(1).await;

@@ -116,10 +116,7 @@ fn what_was_read_before_there_was_memory_is_answered() {
     run(async {
         let gate = Gate::new();
         let server = InProcess::start_with(&two_slots(), gate.clone()).await;
-        let mut holder = Client::connect(server.address).await;
-        let held = held(1000);
-        holder.send(&held).await;
-        server.until_memory_is_held().await;
+        let mut holder = gate.hold(server.address, 1000).await;
         let mut next = Client::connect(server.address).await;
         next.send(&frame(1000, 2)).await;
         server.until_waiting(1).await;
@@ -136,7 +133,7 @@ fn what_was_read_before_there_was_memory_is_answered() {
         gate.open_for(1);
         short.expect(&frames).await;
         short.expect_end().await;
-        holder.expect(&held).await;
+        holder.expect(&held(1000)).await;
         next.expect(&frame(1000, 2)).await;
         drop((holder, next, silent));
         server.stop().await;
@@ -394,10 +391,7 @@ fn connections_without_a_place_are_answered_whoever_has_the_places() {
         let config = Config { max_connections: 1, drain_timeout: HOUR, ..Config::buddy() };
         let gate = Gate::new();
         let server = InProcess::start_with(&config, gate.clone()).await;
-        let mut holder = Client::connect(server.address).await;
-        let held = held(1000);
-        holder.send(&held).await;
-        server.until_memory_is_held().await;
+        let mut holder = gate.hold(server.address, 1000).await;
         let mut waiting = Vec::new();
         for seed in 0..20 {
             let mut client = Client::connect(server.address).await;
@@ -412,7 +406,7 @@ fn connections_without_a_place_are_answered_whoever_has_the_places() {
             client.expect_end().await;
         }
         gate.open_for(1);
-        holder.expect(&held).await;
+        holder.expect(&held(1000)).await;
         drop((holder, waiting));
         server.stop().await;
     });

@@ -1,14 +1,17 @@
 //! A handler that holds its request until it is let go: memory in use that no peer is to blame for.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering::Relaxed},
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 use arena_echo::{FrameError, Handler, Replies, Request};
 use tokio::sync::Semaphore;
 
-use super::{traffic::frame, until};
+use super::{client::Client, traffic::frame, until};
 
 /// What a request begins with that is held.
 const HOLD: u8 = 200;
@@ -38,9 +41,13 @@ impl Gate {
         self.places.add_permits(requests);
     }
 
-    /// Waits until so many requests have come to it, whole.
-    pub(crate) async fn until_came(&self, requests: usize) {
-        until(|| self.came.load(Relaxed) >= requests).await;
+    /// Connects, and sends a request that is held. Returns when it has come here, whole.
+    pub(crate) async fn hold(&self, address: SocketAddr, payload_bytes: usize) -> Client {
+        let before = self.came.load(Relaxed);
+        let mut client = Client::connect(address).await;
+        client.send(&held(payload_bytes)).await;
+        until(|| self.came.load(Relaxed) > before).await;
+        client
     }
 }
 
