@@ -115,7 +115,9 @@ fn two_halves_released_at_once_serve_one_large_waiter() {
         sit(owned_seat(0));
         let whole = block_on(pin!(claim_or_wait(&handle, WORD)));
         drop(whole);
-        rivals.map(|rival| rival.join().unwrap());
+        for rival in rivals {
+            rival.join().unwrap();
+        }
     });
 }
 
@@ -128,7 +130,9 @@ fn two_releases_serve_one_waiter_once() {
         let rivals = leases.map(|lease| thread::spawn(move || drop(lease)));
         sit(owned_seat(0));
         let served = block_on(pin!(claim_or_wait(&handle, Order::UNIT)));
-        rivals.map(|rival| rival.join().unwrap());
+        for rival in rivals {
+            rival.join().unwrap();
+        }
         let other = claim(&handle, Order::UNIT);
         assert!(handle.claim(Order::UNIT).is_err(), "there are two slots");
         drop((served, other));
