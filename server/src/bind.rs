@@ -17,7 +17,7 @@ use std::{
 
 use arena_echo::Listener;
 use listenfd::ListenFd;
-use rustix::net::sockopt;
+use rustix::{io::Errno, net::sockopt};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 use tracing::{info, warn};
@@ -109,7 +109,10 @@ async fn bind_admin(address: &AdminAddress) -> io::Result<TcpListener> {
     bind_first(&address.0, false, ADMIN_BACKLOG).await
 }
 
-/// Listens on the first address of the network that can be bound.
+/// Listens on the first address of the network that this machine has.
+///
+/// One that somebody else listens on is an error, even if there is another: which of two servers a
+/// client of the name reaches would be chance.
 async fn bind_first(
     address: &ListenAddress,
     reuse_port: bool,
@@ -119,13 +122,20 @@ async fn bind_first(
     for candidate in address.resolve().await? {
         let serves_both = matches!(address, ListenAddress::Everywhere { .. });
         result = bind_network(candidate, serves_both, reuse_port);
-        if result.is_ok() {
+        if !result.as_ref().is_err_and(is_not_here) {
             break;
         }
     }
     let socket = result?;
     socket.listen(backlog)?;
     TcpListener::from_std(socket.into())
+}
+
+/// Whether the machine has no such address, or none of its family.
+fn is_not_here(error: &io::Error) -> bool {
+    let families = [Errno::AFNOSUPPORT, Errno::PROTONOSUPPORT];
+    error.kind() == ErrorKind::AddrNotAvailable
+        || families.iter().any(|family| error.raw_os_error() == Some(family.raw_os_error()))
 }
 
 fn bind_network(address: SocketAddr, serves_both: bool, reuse_port: bool) -> io::Result<Socket> {

@@ -29,7 +29,7 @@ use tokio::{
     time::sleep,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{Instrument, info_span, warn};
+use tracing::{Instrument, error_span, warn};
 
 #[cfg(feature = "tls")]
 use crate::tls::Tls;
@@ -310,7 +310,8 @@ where
     fn serve(&mut self, stream: Stream) {
         self.accepted += 1;
         let name = Name { id: self.accepted, peer: stream.peer_label() };
-        let span = info_span!("connection", id = name.id, peer = name.peer);
+        // Of the gravest level: whatever is logged, it is said of whom.
+        let span = error_span!("connection", id = name.id, peer = name.peer);
         let (place, serve) = (self.places.enter(), self.serve.clone());
         let task = async move {
             let _place: Place = place;

@@ -151,10 +151,11 @@ async fn run(running: Running, passed: ListenFd) -> Result<(), Box<dyn Error>> {
     let status = format!("accepting on {}", labels.join(", "));
     let (server, manager) = (running.server.clone(), running.manager.clone());
     let encryption = running.settings.encryption.clone();
-    reload::on_hangup(running, status.clone())?;
+    reload::on_hangup(running, status.clone(), stop.clone())?;
 
     let admin_label = admin.as_ref().map(TcpListener::local_addr).transpose()?;
-    announce(&labels, admin_label)?;
+    announce(&labels, admin_label)
+        .map_err(|error| format!("cannot write to the standard output: {error}"))?;
     manager.ready(&status);
     manager.keep_watchdog_fed();
     let ended = CancellationToken::new();

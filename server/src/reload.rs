@@ -4,6 +4,7 @@ use std::{io, time::SystemTime};
 
 use arena_echo::{Config, Server};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::{
@@ -25,12 +26,20 @@ pub(crate) struct Running {
     pub(crate) manager: Manager,
 }
 
-/// Reads the configuration again whenever SIGHUP comes. The service manager is told `status` if
-/// nothing is wrong with it.
-pub(crate) fn on_hangup(mut running: Running, status: String) -> io::Result<()> {
+/// Reads the configuration again whenever SIGHUP comes before `stop`. The service manager is told
+/// `status` if nothing is wrong with it.
+pub(crate) fn on_hangup(
+    mut running: Running,
+    status: String,
+    stop: CancellationToken,
+) -> io::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
+            if stop.is_cancelled() {
+                warn!("reload: nothing is read, because the server is ending");
+                continue;
+            }
             running.manager.reloading();
             match running.reload() {
                 Ok(()) => {

@@ -143,8 +143,8 @@ impl<H: Handler> Server<H> {
 
     /// Takes the [`Limits`] of `config` over, and leaves everything else as it is.
     ///
-    /// They hold for connections that are accepted from now on. If there are more connections than
-    /// are allowed now, none is closed for that.
+    /// They hold for connections that are accepted from now on, and for a drain that has not begun.
+    /// If there are more connections than are allowed now, none is closed for that.
     ///
     /// # Errors
     ///

@@ -50,6 +50,32 @@ fn is_socket(path: &Path) -> bool {
 }
 
 #[test]
+fn an_address_that_is_taken_is_an_error_even_if_the_name_has_another() {
+    run(async {
+        let Ok(taken) = std::net::TcpListener::bind("[::1]:0") else {
+            eprintln!("skipped: this machine has no IPv6");
+            return;
+        };
+        let port = taken.local_addr().expect("a listener that is bound").port();
+        let said = refusal(&[&format!(":{port}")]).await;
+        assert!(said.contains(&format!("--listen :{port}: cannot listen there")), "{said}");
+    });
+}
+
+#[test]
+fn an_output_that_takes_no_address_is_an_error_that_says_so() {
+    run(async {
+        let full = fs::File::options().write(true).open("/dev/full").expect("a device");
+        let mut command = listening_on(&["127.0.0.1:0"]);
+        let output = command.kill_on_drop(true).stdout(full).stderr(Stdio::piped()).spawn();
+        let output = output.expect("a program").wait_with_output().await.expect("a program");
+        let said = String::from_utf8(output.stderr).expect("text");
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("cannot write to the standard output: No space left"), "{said}");
+    });
+}
+
+#[test]
 fn every_address_is_announced_in_its_order_and_served() {
     run(async {
         let folder = tempfile::tempdir().expect("a temporary folder");

@@ -16,7 +16,7 @@ use crate::support::{
     client::Client,
     program::{self, Program},
     run,
-    traffic::{exceed, frame},
+    traffic::{exceed, frame, keep_busy},
 };
 
 /// The end of a service manager to which its services report.
@@ -43,6 +43,11 @@ impl Manager {
     fn fall_behind(&self) {
         let others = UnixDatagram::unbound().expect("a socket");
         while others.try_send_to(b"STATUS=busy", self.folder.path().join("notify")).is_ok() {}
+    }
+
+    /// Whether there is a report that nobody has read.
+    fn has_been_told_more(&self) -> bool {
+        self.socket.try_recv(&mut [0; 4096]).is_ok()
     }
 
     /// Waits for a report that has this line, and returns it.
@@ -225,6 +230,36 @@ fn a_hangup_changes_what_is_logged() {
 
         Client::connect(server.address).await.close_and_expect_end().await;
         server.until_logged("closed: the peer closed it").await;
+        server.stop().await;
+    });
+}
+
+#[test]
+fn a_hangup_while_the_server_ends_changes_nothing() {
+    run(async {
+        let manager = Manager::new();
+        let flags = "--admin 127.0.0.1:0 --drain-timeout 1h --write-timeout 1h";
+        let mut server = Program::start_as(manager.service(flags)).await;
+        let admin = server.admin().await;
+        keep_busy(server.address, admin).await;
+        server.signal(Signal::TERM);
+        manager.until_told("STOPPING=1").await;
+
+        server.signal(Signal::HUP);
+        server.until_logged("reload: nothing is read, because the server is ending").await;
+        assert!(!manager.has_been_told_more());
+        server.signal(Signal::TERM);
+        server.ended().await;
+    });
+}
+
+#[test]
+fn whoever_is_warned_of_is_named_whatever_is_logged() {
+    run(async {
+        let mut server = Program::start("--log-filter warn").await;
+        exceed(server.address, 1 << 20).await;
+        let line = server.until_logged("exceeds the limit").await;
+        assert!(line.contains(r#"peer="127.0.0.1:"#), "{line}");
         server.stop().await;
     });
 }

@@ -16,18 +16,17 @@ use tokio::{
     net::{TcpListener, TcpStream},
     process::Command,
     sync::mpsc,
-    task::{JoinHandle, JoinSet},
+    task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{
     client::Client,
     gate::{Gate, held},
-    http::until_writing,
     in_process::InProcess,
     program::{self, Program},
     run,
-    traffic::{exceed, frame, frames},
+    traffic::{exceed, frame, frames, keep_busy},
     until,
 };
 
@@ -264,14 +263,6 @@ fn the_last_words_say_what_was_answered_and_that_all_memory_is_back() {
         let answered = "answered 2 frames on 1 connections; read 4114 bytes, wrote 4114";
         assert!(says(answered) && says("0 bytes are in use"), "{log:#?}");
     });
-}
-
-/// Has a server write a reply that is never taken, and waits until it can do nothing else.
-async fn keep_busy(server: SocketAddr, admin: SocketAddr) -> JoinHandle<io::Error> {
-    let mut deaf = Client::connect_with_little_room(server).await;
-    let flood = tokio::spawn(async move { deaf.send_without_reading(&frame(60_000, 1)).await });
-    until_writing(admin).await;
-    flood
 }
 
 /// Sends two signals to a program with an admin page, which would drain for an hour.

@@ -1,10 +1,10 @@
 //! Frames to send, and conversations that many tests have.
 
-use std::net::SocketAddr;
+use std::{io, net::SocketAddr};
 
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
-use super::client::Client;
+use super::{client::Client, http::until_writing};
 
 /// The period of payloads: a prime number of bytes, so that a shift by any block size shows.
 const PERIOD: usize = 251;
@@ -43,6 +43,14 @@ pub(crate) async fn exceed(address: SocketAddr, limit: usize) {
     let allowed = frame(limit, 1);
     client.exchange(&[&allowed[..], &frame(limit + 1, 2)].concat(), &allowed).await;
     client.expect_end().await;
+}
+
+/// Has a server write a reply that is never taken, and waits until it can do nothing else.
+pub(crate) async fn keep_busy(server: SocketAddr, admin: SocketAddr) -> JoinHandle<io::Error> {
+    let mut deaf = Client::connect_with_little_room(server).await;
+    let flood = tokio::spawn(async move { deaf.send_without_reading(&frame(60_000, 1)).await });
+    until_writing(admin).await;
+    flood
 }
 
 /// Has the same frames echoed over many connections at once, all pipelined.
