@@ -1,13 +1,17 @@
 //! The command line: a flag and an environment variable for every key.
 //!
-//! Values are text to `clap` and read later, because `clap` stops at the first that it cannot read.
+//! Values are whatever is written to `clap` and read later, because `clap` stops at the first that
+//! it cannot read. Variables are no matter of `clap`: one that a flag overrides is to be read, too.
 
-use std::{env, ffi::OsString, path::PathBuf};
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    path::PathBuf,
+};
 
 use clap::{
     Arg, ArgAction, ArgMatches, Command,
     error::{ContextKind, ContextValue, ErrorKind},
-    parser::ValueSource,
     value_parser,
 };
 
@@ -74,7 +78,8 @@ configuration or the command line cannot work.";
 
 /// Reads the command line and the environment. Prints help or an error and exits, if that is due.
 pub(crate) fn read() -> CommandLine {
-    CommandLine::from_arguments(env::args_os().collect()).unwrap_or_else(|error| error.exit())
+    let read = CommandLine::from_arguments(env::args_os().collect(), |name| env::var_os(name));
+    read.unwrap_or_else(|error| error.exit())
 }
 
 fn command() -> Command {
@@ -96,9 +101,7 @@ fn command() -> Command {
             Arg::new("config")
                 .long("config")
                 .value_name("FILE")
-                .value_parser(value_parser!(PathBuf))
-                .env("ARENA_ECHO_CONFIG")
-                .hide_env(true)
+                .value_parser(value_parser!(OsString))
                 .global(true)
                 .action(ArgAction::Append)
                 .help("TOML file with what flags and environment leave open"),
@@ -116,8 +119,7 @@ fn flag(key: &'static Key) -> Arg {
     let arg = Arg::new(name)
         .long(name)
         .value_name(placeholder)
-        .env(key.variable())
-        .hide_env(true)
+        .value_parser(value_parser!(OsString))
         .global(true)
         .help_heading(section.title())
         // Short, so that each flag is one line of a terminal.
@@ -132,16 +134,20 @@ fn flag(key: &'static Key) -> Arg {
 }
 
 impl CommandLine {
-    /// Reads the arguments, of which the first is the name of the program.
+    /// Reads the arguments, of which the first is the name of the program, and the variables of the
+    /// environment.
     ///
     /// `clap` stops at the first argument that it does not know. So each of those is noted and left
     /// out, and the rest is read again.
-    fn from_arguments(mut arguments: Vec<OsString>) -> Result<Self, clap::Error> {
+    fn from_arguments(
+        mut arguments: Vec<OsString>,
+        variable: impl Fn(&str) -> Option<OsString>,
+    ) -> Result<Self, clap::Error> {
         let mut faults = Vec::new();
         loop {
             let error = match command().try_get_matches_from(&arguments) {
                 Ok(matches) => {
-                    let mut command_line = Self::from_matches(&matches);
+                    let mut command_line = Self::from_matches(&matches, variable);
                     command_line.faults.splice(0..0, faults);
                     return Ok(command_line);
                 }
@@ -164,28 +170,34 @@ impl CommandLine {
         }
     }
 
-    fn from_matches(matches: &ArgMatches) -> Self {
+    fn from_matches(matches: &ArgMatches, variable: impl Fn(&str) -> Option<OsString>) -> Self {
         let (task, matches) = match matches.subcommand() {
             Some((_, config)) if config.get_flag("print") => (Task::PrintConfiguration, config),
             Some((_, config)) => (Task::CheckConfiguration, config),
             None => (Task::Serve, matches),
         };
-        let paths: Vec<_> = matches.get_many::<PathBuf>("config").into_iter().flatten().collect();
-        let file = paths.last().filter(|path| !path.as_os_str().is_empty());
-        let file = file.and_then(|path| Some(((*path).clone(), origin(matches, "config")?)));
+        let flags = |name| matches.get_many::<OsString>(name).into_iter().flatten();
+        // One that is empty counts as absent.
+        let variable = |name: &str| variable(name).filter(|text| !text.is_empty());
+
         let mut faults = Vec::new();
+        let paths: Vec<_> = flags("config").collect();
         if let [_, .., last] = paths[..] {
             faults.push(format!("--config '{}': is there twice; leave one out", last.display()));
         }
+        let file = match paths.last() {
+            Some(path) => Some((PathBuf::from(path), Origin::Flag)),
+            None => variable("ARENA_ECHO_CONFIG").map(|path| (path.into(), Origin::Variable)),
+        };
 
-        let mut written = Written::default();
+        let (mut written, mut weaker) = (Written::default(), Written::default());
         for key in &KEYS {
-            if let Some(origin) = origin(matches, key.name) {
-                let texts = matches.get_many::<String>(key.name).into_iter().flatten();
-                written.put(key, items(key, texts, &origin));
-            }
+            let item = |text: &OsString| Item { text: text.clone(), origin: Origin::Flag };
+            written.put(key, flags(key.name).map(item).collect());
+            let text = variable(&key.variable());
+            weaker.put(key, text.map(|text| of_variable(key, &text)).unwrap_or_default());
         }
-        Self { task, file, written, faults }
+        Self { task, file, written: written.or(weaker), faults }
     }
 }
 
@@ -228,35 +240,22 @@ fn unknown(name: &str) -> String {
     }
 }
 
-fn origin(matches: &ArgMatches, name: &str) -> Option<Origin> {
-    match matches.value_source(name)? {
-        ValueSource::CommandLine => Some(Origin::Flag),
-        ValueSource::EnvVariable => Some(Origin::Variable),
-        _ => None,
-    }
-}
-
-/// A variable that is empty counts as absent, and one that lists addresses has commas.
-fn items<'t>(key: &Key, texts: impl Iterator<Item = &'t String>, origin: &Origin) -> Vec<Item> {
-    let item = |text: &str| Item { text: text.to_owned(), origin: origin.clone() };
-    match origin {
-        Origin::Variable if key.is_list() => texts
-            .flat_map(|text| text.split(','))
-            .map(str::trim)
-            .filter(|text| !text.is_empty())
-            .map(item)
-            .collect(),
-        Origin::Variable => {
-            texts.map(String::as_str).filter(|text| !text.is_empty()).map(item).collect()
+/// A variable that lists addresses has commas.
+fn of_variable(key: &Key, text: &OsStr) -> Vec<Item> {
+    let item = |text: &OsStr| Item { text: text.to_owned(), origin: Origin::Variable };
+    match text.to_str() {
+        Some(list) if key.is_list() => {
+            let texts = list.split(',').map(str::trim).filter(|text| !text.is_empty());
+            texts.map(|text| item(OsStr::new(text))).collect()
         }
-        _ => texts.map(String::as_str).map(item).collect(),
+        _ => vec![item(text)],
     }
 }
 
 #[cfg(test)]
 pub(crate) fn parsed(flags: &str) -> CommandLine {
     let arguments = ["arena-echo"].into_iter().chain(flags.split_whitespace());
-    CommandLine::from_arguments(arguments.map(OsString::from).collect()).expect("flags")
+    CommandLine::from_arguments(arguments.map(OsString::from).collect(), |_| None).expect("flags")
 }
 
 #[cfg(test)]
@@ -298,8 +297,8 @@ mod tests {
         ];
         assert_eq!(read.faults, expected);
         assert_eq!(
-            (read.task, read.written.of("threads")[0].text.as_str()),
-            (Task::CheckConfiguration, "2")
+            (read.task, read.written.of("threads")[0].text.as_os_str()),
+            (Task::CheckConfiguration, OsStr::new("2"))
         );
         assert!(read.file.is_some());
         let faults = parsed("serve --config a --config b").faults;

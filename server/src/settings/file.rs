@@ -92,7 +92,9 @@ impl Reader<'_> {
             DeValue::Table(_) => Err("a table"),
         };
         match text {
-            Ok(text) => Some(Item { text, origin: Origin::Line(Arc::clone(&self.path), line) }),
+            Ok(text) => {
+                Some(Item { text: text.into(), origin: Origin::Line(Arc::clone(&self.path), line) })
+            }
             Err(kind) => {
                 let Key { name, default, .. } = key;
                 let fault =
@@ -138,8 +140,8 @@ mod tests {
         let Contents { written, faults, is_complete } = read(text, Path::new("a.toml"));
         assert_eq!(faults, [""; 0]);
         assert!(is_complete);
-        let texts = |name: &str| -> Vec<String> {
-            written.of(name).iter().map(|item| item.text.clone()).collect()
+        let texts = |name: &str| -> Vec<_> {
+            written.of(name).iter().map(|item| item.text.as_os_str()).collect()
         };
         assert_eq!(texts("capacity"), ["1024"]);
         assert_eq!(texts("reuse-port"), ["true"]);

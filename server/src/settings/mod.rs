@@ -136,13 +136,17 @@ fn contents(command_line: &CommandLine) -> Contents {
     let Some((path, origin)) = &command_line.file else {
         return Contents { is_complete: true, ..Contents::default() };
     };
+    let name = match origin {
+        Origin::Variable => "ARENA_ECHO_CONFIG",
+        _ => "--config",
+    };
+    if path.as_os_str().is_empty() {
+        let fault = format!("{name} '': is not a path; write that of a file");
+        return Contents { faults: vec![fault], ..Contents::default() };
+    }
     match fs::read_to_string(path) {
         Ok(text) => file::read(&text, path),
         Err(error) => {
-            let name = match origin {
-                Origin::Variable => "ARENA_ECHO_CONFIG",
-                _ => "--config",
-            };
             let fault = format!("{name} {}: cannot read this file: {error}", path.display());
             Contents { faults: vec![fault], ..Contents::default() }
         }

@@ -94,7 +94,11 @@ impl<'w> Reader<'w> {
         item: &Item,
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Option<T> {
-        parse(&item.text).map_err(|reason| self.refuse(name, item, reason)).ok()
+        let read = match item.text.to_str() {
+            Some(text) => parse(text),
+            None => Err("is not text; write it in UTF-8".to_owned()),
+        };
+        read.map_err(|reason| self.refuse(name, item, reason)).ok()
     }
 
     /// Notes that what is written for a key cannot work. There is something written for it.
@@ -107,7 +111,10 @@ impl<'w> Reader<'w> {
     fn refuse(&mut self, name: &'static str, item: &Item, reason: impl fmt::Display) {
         self.unreadable.insert(name);
         let key = keys::find(name).expect("a key of the table");
-        let value = format!("'{}'", item.text.escape_debug());
+        let value = match item.text.to_str() {
+            Some(text) => format!("'{}'", text.escape_debug()),
+            None => format!("'{}'", item.text.as_encoded_bytes().escape_ascii()),
+        };
         let label = Label { key, value: &value, origin: &item.origin, is_first: true };
         self.faults.push(format!("{label}: {reason}"));
     }

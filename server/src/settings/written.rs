@@ -1,13 +1,14 @@
 //! What is written for each key, and where: the text before anybody reads it.
 
-use std::{collections::BTreeMap, fmt, path::Path, sync::Arc};
+use std::{collections::BTreeMap, ffi::OsString, fmt, path::Path, sync::Arc};
 
 use super::keys::Key;
 
 /// One value as it is written.
 #[derive(Clone, Debug)]
 pub(crate) struct Item {
-    pub(crate) text: String,
+    /// Flags and variables may be no text at all.
+    pub(crate) text: OsString,
     pub(crate) origin: Origin,
 }
 

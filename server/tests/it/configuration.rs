@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     ffi::OsStr,
     fs,
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     process::{Command, Output},
 };
@@ -130,8 +131,31 @@ fn a_variable_names_the_file_and_may_list_addresses() {
 
 #[test]
 fn a_variable_that_is_empty_is_absent() {
-    let variables = [("ARENA_ECHO_CAPACITY", ""), ("ARENA_ECHO_LISTEN", ""), ("RUST_LOG", "")];
+    let names = ["CAPACITY", "LISTEN", "REUSE_PORT", "CONFIG"];
+    let names = names.map(|name| format!("ARENA_ECHO_{name}"));
+    let mut variables: Vec<_> = names.iter().map(|name| (name.as_str(), "")).collect();
+    variables.push(("RUST_LOG", ""));
     assert_eq!(printed(&[], &variables), printed(&[], &[]));
+    assert!(refused(&["--config", ""], &[]).starts_with("error: --config '': is not a path; "));
+}
+
+#[test]
+fn what_is_no_text_is_reported_beside_all_else() {
+    let no_text = OsStr::from_bytes(b"\xff");
+    let mut command = Command::new(program::PATH);
+    command.env_clear().env("ARENA_ECHO_CAPACITY", no_text).env("ARENA_ECHO_THREADS", "0");
+    command.env("ARENA_ECHO_LISTEN", no_text).args(["config", "--backlog=0", "--admin"]);
+    let Output { status, stderr, .. } = command.arg(no_text).output().expect("the program starts");
+    assert_eq!(status.code(), Some(2));
+    let said = String::from_utf8(stderr).expect("text");
+    let expected = [
+        r"error: ARENA_ECHO_CAPACITY '\xff': is not text; write it in UTF-8",
+        r"error: ARENA_ECHO_LISTEN '\xff': is not text; write it in UTF-8",
+        "error: --backlog '0': set it to at least 1 and at most 65535",
+        "error: ARENA_ECHO_THREADS '0': set it to at least 1 and at most 1024, or to auto",
+        r"error: --admin '\xff': is not text; write it in UTF-8",
+    ];
+    assert_eq!(said.lines().collect::<Vec<_>>(), expected);
 }
 
 #[test]
