@@ -64,7 +64,8 @@ like 500ms, 30s or 5m.
 Where values come from:
   A flag is stronger than its environment variable (ARENA_ECHO_MAX_FRAME for --max-frame), that \
 is stronger than its key in the file of --config (max-frame = \"1MiB\"), and that is stronger \
-than the default. `arena-echo config --print` shows which one holds.
+than the default. `arena-echo config --print` shows which one holds. The others must be right, \
+too.
 
 Signals:
   SIGINT and SIGTERM stop accepting, answer what has arrived and exit with 0; a second one exits \

@@ -43,14 +43,16 @@ impl<'w> Reader<'w> {
         name: &'static str,
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Option<T> {
-        match self.written.of(name) {
+        let value = match self.written.of(name) {
             [] => None,
-            [item] => self.parse(name, item, parse),
+            [item] => self.parse(name, item, &parse),
             [.., last] => {
                 self.refuse(name, last, "is there twice; leave one out");
                 None
             }
-        }
+        };
+        self.check_overridden(name, parse);
+        value
     }
 
     /// Reads all values that are written and can be read, and refuses repetitions.
@@ -68,6 +70,7 @@ impl<'w> Reader<'w> {
                 value => values.extend(value),
             }
         }
+        self.check_overridden(name, parse);
         values
     }
 
@@ -94,11 +97,20 @@ impl<'w> Reader<'w> {
         item: &Item,
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Option<T> {
-        let read = match item.text.to_str() {
-            Some(text) => parse(text),
-            None => Err("is not text; write it in UTF-8".to_owned()),
-        };
-        read.map_err(|reason| self.refuse(name, item, reason)).ok()
+        read_by(parse, item).map_err(|reason| self.refuse(name, item, reason)).ok()
+    }
+
+    /// Refuses overridden values that cannot be read. The one that holds is known all the same.
+    fn check_overridden<T>(
+        &mut self,
+        name: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) {
+        for item in self.written.overridden(name) {
+            if let Err(reason) = read_by(&parse, item) {
+                self.note(name, item, reason);
+            }
+        }
     }
 
     /// Notes that what is written for a key cannot work. There is something written for it.
@@ -110,6 +122,10 @@ impl<'w> Reader<'w> {
 
     fn refuse(&mut self, name: &'static str, item: &Item, reason: impl fmt::Display) {
         self.unreadable.insert(name);
+        self.note(name, item, reason);
+    }
+
+    fn note(&mut self, name: &'static str, item: &Item, reason: impl fmt::Display) {
         let key = keys::find(name).expect("a key of the table");
         let value = match item.text.to_str() {
             Some(text) => format!("'{}'", text.escape_debug()),
@@ -117,6 +133,13 @@ impl<'w> Reader<'w> {
         };
         let label = Label { key, value: &value, origin: &item.origin, is_first: true };
         self.faults.push(format!("{label}: {reason}"));
+    }
+}
+
+fn read_by<T>(parse: impl Fn(&str) -> Result<T, String>, item: &Item) -> Result<T, String> {
+    match item.text.to_str() {
+        Some(text) => parse(text),
+        None => Err("is not text; write it in UTF-8".to_owned()),
     }
 }
 

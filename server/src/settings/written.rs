@@ -1,6 +1,12 @@
 //! What is written for each key, and where: the text before anybody reads it.
 
-use std::{collections::BTreeMap, ffi::OsString, fmt, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    ffi::OsString,
+    fmt,
+    path::Path,
+    sync::Arc,
+};
 
 use super::keys::Key;
 
@@ -32,10 +38,13 @@ pub(crate) struct Label<'a> {
     pub(crate) is_first: bool,
 }
 
-/// All values that are written, each once: what is stronger has replaced what is weaker.
+/// All values that are written. What is stronger overrides what is weaker.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Written {
     by_name: BTreeMap<&'static str, Vec<Item>>,
+    /// Without effect. It is kept because it must be right all the same: somebody relies on it once
+    /// what is stronger is gone.
+    overridden: BTreeMap<&'static str, Vec<Item>>,
 }
 
 impl Written {
@@ -46,10 +55,15 @@ impl Written {
         }
     }
 
-    /// Takes from `weaker` what is open here.
+    /// Takes from `weaker` what is open here. The rest of it is overridden.
     pub(crate) fn or(mut self, weaker: Self) -> Self {
         for (name, items) in weaker.by_name {
-            self.by_name.entry(name).or_insert(items);
+            match self.by_name.entry(name) {
+                Entry::Vacant(open) => {
+                    open.insert(items);
+                }
+                Entry::Occupied(_) => self.overridden.entry(name).or_default().extend(items),
+            }
         }
         self
     }
@@ -57,6 +71,11 @@ impl Written {
     /// Returns what is written for a key. Nothing if it is left open.
     pub(crate) fn of(&self, name: &str) -> &[Item] {
         self.by_name.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// Returns what is written for a key where something stronger is written, too.
+    pub(crate) fn overridden(&self, name: &str) -> &[Item] {
+        self.overridden.get(name).map_or(&[], Vec::as_slice)
     }
 
     pub(crate) fn origin_of(&self, name: &str) -> Origin {

@@ -190,6 +190,28 @@ fn every_error_of_all_sources_is_reported_at_once_with_its_place() {
 }
 
 #[test]
+fn a_value_that_is_overridden_must_be_right_all_the_same() {
+    let file = file("threads = 'zzz'\nlisten = [':1', 'x']\ncapacity = 'lots'\nmax-frame = '1k'");
+    let path = text(&file);
+    let variables = [("ARENA_ECHO_THREADS", "0"), ("ARENA_ECHO_BACKLOG", "0")];
+    let flags = ["--threads=3", "--listen=:2", "--capacity=3MiB", "--backlog=1", "--max-frame=2k"];
+    let said = refused(&[&["config", "--config", path], &flags[..]].concat(), &variables);
+    let expected = [
+        format!("error: {path}:3: capacity 'lots': is not a size"),
+        format!("error: {path}:2: listen 'x': is not an address; write"),
+        "error: ARENA_ECHO_BACKLOG '0': set it to at least 1".to_owned(),
+        "error: ARENA_ECHO_THREADS '0': set it to at least 1".to_owned(),
+        format!("error: {path}:1: threads 'zzz': set it to at least 1"),
+        // What holds is known, and so is what is wrong with it.
+        "error: --capacity 3MiB: buddy mode needs a power of two".to_owned(),
+    ];
+    for (line, expected) in said.lines().zip(&expected) {
+        assert!(line.starts_with(expected), "{line}\nis not\n{expected}");
+    }
+    assert_eq!(said.lines().count(), expected.len(), "{said}");
+}
+
+#[test]
 fn what_cannot_work_together_is_named_with_both_places() {
     let file = file("\ncapacity = '1MiB'");
     let path = text(&file);
