@@ -26,7 +26,11 @@ pub(crate) fn read(text: &str, path: &Path) -> Contents {
         Reader { path: Arc::from(path), text, written: Written::default(), faults: Vec::new() };
     for error in &errors {
         let line = error.span().map_or(1, |span| line_of(text, span.start));
-        reader.faults.push((line, describe(error, text)));
+        let fault = (line, describe(error, text, line));
+        // The parser may stumble over one value several times.
+        if !reader.faults.contains(&fault) {
+            reader.faults.push(fault);
+        }
     }
     let broken: Vec<_> = reader.faults.iter().map(|(line, _)| *line).collect();
     for (name, value) in table.get_ref() {
@@ -106,11 +110,41 @@ impl Reader<'_> {
     }
 }
 
-/// What the parser says, with the name of the key where it keeps that back.
-fn describe(error: &toml::de::Error, text: &str) -> String {
-    match (error.message(), error.span().and_then(|span| text.get(span))) {
-        ("duplicate key", Some(name)) => format!("{name}: is there twice; leave one out"),
-        (message, _) => message.to_owned(),
+/// Says what is wrong with a line that is no TOML, and what to write instead.
+fn describe(error: &toml::de::Error, text: &str, line: usize) -> String {
+    if let ("duplicate key", Some(name)) =
+        (error.message(), error.span().and_then(|span| text.get(span)))
+    {
+        return format!("{name}: is there twice; leave one out");
+    }
+    let line = text.lines().nth(line - 1).unwrap_or_default().trim();
+    let is_of_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    let (name, rest) = line.split_at(line.find(|c| !is_of_name(c)).unwrap_or(line.len()));
+    let rest = rest.trim_start();
+    match (keys::find(name).filter(|key| key.name == name), rest.strip_prefix('=')) {
+        (Some(key), value) => {
+            let value = value.or(rest.strip_prefix(':')).unwrap_or(rest);
+            let value = value.split(" #").next().unwrap_or_default().trim();
+            let shown = value.escape_debug();
+            format!("{name} '{shown}': is no value of TOML; write {}", quoted(key, value))
+        }
+        (None, Some(_)) if !name.is_empty() => unknown(name),
+        (None, _) => {
+            let (shown, reason) = (line.escape_debug(), error.message());
+            format!("'{shown}': is no TOML ({reason}); write a line like capacity = \"64MiB\"")
+        }
+    }
+}
+
+/// A line that gives a key what was meant by `value`, or an example if that cannot be guessed.
+fn quoted(key: &Key, value: &str) -> String {
+    let Key { name, default, .. } = key;
+    let word = value.trim_matches(['"', '\'']).trim();
+    let is_special = |c: char| c.is_control() || matches!(c, '"' | '\\' | '[' | ']');
+    if word.is_empty() || word.contains(is_special) || key.is_switch() {
+        format!("for example {name} = \"{default}\"")
+    } else {
+        format!("{name} = \"{word}\"")
     }
 }
 
@@ -176,6 +210,36 @@ mod tests {
         ];
         let text = "capacity = 1.5\nmode = []\nlisten = []\n[spill]\n[limits]";
         assert_eq!(faults(text), expected);
+    }
+
+    #[test]
+    fn a_value_without_quotes_is_named_with_the_line_that_was_meant() {
+        let lines = [
+            ("capacity = 64MiB", "capacity '64MiB'", "capacity = \"64MiB\""),
+            ("  capacity=64 MiB  # all", "capacity '64 MiB'", "capacity = \"64 MiB\""),
+            ("capacity: 64MiB", "capacity '64MiB'", "capacity = \"64MiB\""),
+            ("max-frame 4k", "max-frame '4k'", "max-frame = \"4k\""),
+            ("mode = \"fixed", "mode '\\\"fixed'", "mode = \"fixed\""),
+            ("listen = :9000", "listen ':9000'", "listen = \":9000\""),
+            ("listen = [::1]:9", "listen '[::1]:9'", "for example listen = \"127.0.0.1:9000\""),
+            ("log-filter = a,b=c", "log-filter 'a,b=c'", "log-filter = \"a,b=c\""),
+            ("reuse-port = True", "reuse-port 'True'", "for example reuse-port = \"false\""),
+            ("capacity", "capacity ''", "for example capacity = \"64MiB\""),
+        ];
+        for (line, named, meant) in lines {
+            let expected = format!("a.toml:1: {named}: is no value of TOML; write {meant}");
+            assert_eq!(faults(line), [expected], "{line}");
+            let meant = meant.trim_start_matches("for example ");
+            assert_eq!(faults(meant), [""; 0], "{meant}");
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_no_toml_is_shown_even_if_it_names_no_key() {
+        let fault = &faults("[limits")[0];
+        assert!(fault.starts_with("a.toml:1: '[limits': is no TOML (unclosed table"), "{fault}");
+        assert!(fault.ends_with("; write a line like capacity = \"64MiB\""), "{fault}");
+        assert_eq!(faults("max_frame = 4k"), faults("max_frame = '4k'"));
     }
 
     #[test]
