@@ -9,8 +9,8 @@
 
 use std::{
     fmt, io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::PathBuf,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::{PathBuf, absolute},
     str::FromStr,
 };
 
@@ -33,16 +33,53 @@ impl ListenAddress {
     /// system.
     pub(crate) async fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
         match self {
-            Self::Everywhere { port } => Ok(vec![
-                (Ipv6Addr::UNSPECIFIED, *port).into(),
-                (Ipv4Addr::UNSPECIFIED, *port).into(),
-            ]),
+            Self::Everywhere { port } => Ok(everywhere(*port).to_vec()),
             Self::Host { host, port } => {
                 Ok(tokio::net::lookup_host((host.as_str(), *port)).await?.collect())
             }
             Self::Unix { .. } => Ok(Vec::new()),
         }
     }
+
+    /// Whether both cannot be bound at once. Names are not looked up: one is known to be the same
+    /// as itself.
+    pub(crate) fn collides(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Unix { path }, Self::Unix { path: other }) => {
+                let place = |path: &PathBuf| absolute(path).unwrap_or_else(|_| path.clone());
+                place(path) == place(other)
+            }
+            (Self::Host { port, .. }, other) if self == other => *port != 0,
+            _ => {
+                let (ours, others) = (self.literals(), other.literals());
+                ours.iter().any(|one| others.iter().any(|other| overlap(one, other)))
+            }
+        }
+    }
+
+    /// The addresses of the network that it is known to stand for.
+    fn literals(&self) -> Vec<SocketAddr> {
+        match self {
+            Self::Everywhere { port } => everywhere(*port).to_vec(),
+            Self::Host { host, port } => {
+                host.parse().map(|ip: IpAddr| (ip, *port).into()).into_iter().collect()
+            }
+            Self::Unix { .. } => Vec::new(),
+        }
+    }
+}
+
+fn everywhere(port: u16) -> [SocketAddr; 2] {
+    [(Ipv6Addr::UNSPECIFIED, port).into(), (Ipv4Addr::UNSPECIFIED, port).into()]
+}
+
+/// Whether two addresses share one that the system does not choose.
+fn overlap(one: &SocketAddr, other: &SocketAddr) -> bool {
+    let is_any = one.ip().is_unspecified() || other.ip().is_unspecified();
+    one.port() == other.port()
+        && one.port() != 0
+        && one.is_ipv6() == other.is_ipv6()
+        && (is_any || one.ip() == other.ip())
 }
 
 impl Default for ListenAddress {
@@ -70,7 +107,7 @@ impl FromStr for ListenAddress {
             Some(v6) if v6.parse::<Ipv6Addr>().is_ok() => {
                 Ok(Self::Host { host: v6.to_owned(), port })
             }
-            None if !host.contains([':', '[', ']', '/', ' ']) => {
+            None if !host.contains([':', '[', ']', '/', ' ', '\0']) => {
                 Ok(Self::Host { host: host.to_owned(), port })
             }
             _ => Err(invalid()),
@@ -79,6 +116,10 @@ impl FromStr for ListenAddress {
 }
 
 fn unix(path: &str) -> Result<ListenAddress, String> {
+    if path.contains('\0') {
+        let reason = "has a NUL in its path, and abstract sockets are not supported";
+        return Err(format!("{reason}; write unix:/path"));
+    }
     if path.is_empty() || path.ends_with('/') {
         return Err("names no file; write unix:/path".to_owned());
     }
@@ -157,10 +198,49 @@ mod tests {
             "a b:1",
             "unix:",
             "unix:/run/",
+            "unix:\0abs",
+            "unix:/a\0b",
+            "a\0b:1",
             &too_long,
         ];
         for text in texts {
             assert!(text.parse::<ListenAddress>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn addresses_collide_where_both_are_on_a_port_that_is_known() {
+        let collide = |one: &str, other: &str| {
+            let (one, other): (ListenAddress, _) = (one.parse().unwrap(), other.parse().unwrap());
+            assert_eq!(one.collides(&other), other.collides(&one), "{one} {other}");
+            one.collides(&other)
+        };
+        for (one, other) in [
+            (":1", "127.0.0.1:1"),
+            (":1", "[::1]:1"),
+            (":1", "0.0.0.0:1"),
+            (":1", ":1"),
+            ("0.0.0.0:1", "127.0.0.1:1"),
+            ("[::]:1", "[::1]:1"),
+            ("127.0.0.1:1", "127.0.0.1:1"),
+            ("localhost:1", "localhost:1"),
+            ("unix:/a/b", "unix:/a/./b"),
+            ("unix:a", "unix:./a"),
+        ] {
+            assert!(collide(one, other), "{one} {other}");
+        }
+        for (one, other) in [
+            (":1", ":2"),
+            (":0", ":0"),
+            ("localhost:0", "localhost:0"),
+            ("127.0.0.1:1", "127.0.0.2:1"),
+            ("127.0.0.1:1", "[::1]:1"),
+            ("0.0.0.0:1", "[::1]:1"),
+            ("localhost:1", "127.0.0.1:1"),
+            ("unix:a", "unix:b"),
+            ("unix:a", ":1"),
+        ] {
+            assert!(!collide(one, other), "{one} {other}");
         }
     }
 

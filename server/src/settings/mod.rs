@@ -7,11 +7,13 @@
 //! | `file`         | the text of a TOML file                                     |
 //! | `written`      | what text is written for a key, and where                   |
 //! | `values`       | what that text means                                        |
+//! | `addresses`    | where to listen                                             |
 //! | `tls`          | the files with which connections are encrypted              |
 //! | `print`        | the effective values, as a file that can be read back       |
 //!
 //! Nothing stops at the first error: everything that is wrong is reported at once.
 
+mod addresses;
 mod command_line;
 mod file;
 mod keys;
@@ -27,6 +29,7 @@ use arena_echo::{ArenaKind, Config, ConfigError, Problem, Reply};
 pub(crate) use self::command_line::{CommandLine, Task, read};
 pub(crate) use self::tls::{Encryption, TlsPaths};
 use self::{
+    addresses::Addresses,
     file::Contents,
     values::Reader,
     written::{Label, Origin, Written},
@@ -168,18 +171,18 @@ fn settings(reader: &mut Reader<'_>) -> Settings {
     let config = config(reader);
     let tls_paths = TlsPaths::read(reader);
     let encryption = tls_paths.load(reader);
-    let listen = reader.read_all("listen", values::text);
+    let Addresses { listen, reuse_port, admin } = Addresses::read(reader);
     let log_formats = values::choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]);
     Settings {
         config,
-        listen: if listen.is_empty() { vec![ListenAddress::default()] } else { listen },
+        listen,
         backlog: reader.read("backlog", values::backlog).unwrap_or(1024),
         keepalive: reader.read("keepalive", values::keepalive).unwrap_or(Some(KEEPALIVE)),
-        reuse_port: reader.read("reuse-port", values::truth).unwrap_or(false),
+        reuse_port,
         tls_paths,
         encryption,
         threads: reader.read("threads", values::threads).unwrap_or(None),
-        admin: reader.read("admin", values::or_off(values::text)).unwrap_or(None),
+        admin,
         log_format: reader.read("log-format", log_formats).unwrap_or(LogFormat::Text),
         log_filter: reader.read("log-filter", values::filter).unwrap_or_else(|| "info".to_owned()),
         written: Written::default(),
@@ -370,12 +373,6 @@ mod tests {
         assert_eq!(lines.len(), 2, "{lines:?}");
         assert_eq!(lines[0], "--capacity '2MiB': is there twice; leave one out");
         assert!(lines[1].starts_with("--backlog '0': "), "{lines:?}");
-    }
-
-    #[test]
-    fn an_address_that_is_there_twice_is_refused() {
-        let expected = "--listen ':1': is there twice; leave one out";
-        assert_eq!(load("--listen :1 --listen :2 --listen :1").unwrap_err(), [expected]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use arena_echo::Size;
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    keys,
+    keys::{self, Key},
     written::{Item, Label, Written},
 };
 
@@ -55,20 +55,15 @@ impl<'w> Reader<'w> {
         value
     }
 
-    /// Reads all values that are written and can be read, and refuses repetitions.
-    pub(crate) fn read_all<T: PartialEq>(
+    /// Reads all values that are written and can be read.
+    pub(crate) fn read_all<T>(
         &mut self,
         name: &'static str,
         parse: impl Fn(&str) -> Result<T, String>,
-    ) -> Vec<T> {
+    ) -> Vec<(&'w Item, T)> {
         let mut values = Vec::new();
         for item in self.written.of(name) {
-            match self.parse(name, item, &parse) {
-                Some(value) if values.contains(&value) => {
-                    self.refuse(name, item, "is there twice; leave one out");
-                }
-                value => values.extend(value),
-            }
+            values.extend(self.parse(name, item, &parse).map(|value| (item, value)));
         }
         self.check_overridden(name, parse);
         values
@@ -120,19 +115,33 @@ impl<'w> Reader<'w> {
         }
     }
 
-    fn refuse(&mut self, name: &'static str, item: &Item, reason: impl fmt::Display) {
+    /// Notes that a value cannot work.
+    pub(super) fn refuse(&mut self, name: &'static str, item: &Item, reason: impl fmt::Display) {
         self.unreadable.insert(name);
         self.note(name, item, reason);
     }
 
     fn note(&mut self, name: &'static str, item: &Item, reason: impl fmt::Display) {
-        let key = keys::find(name).expect("a key of the table");
-        let value = match item.text.to_str() {
-            Some(text) => format!("'{}'", text.escape_debug()),
-            None => format!("'{}'", item.text.as_encoded_bytes().escape_ascii()),
-        };
-        let label = Label { key, value: &value, origin: &item.origin, is_first: true };
+        let (key, value) = (key(name), &quoted(item));
+        let label = Label { key, value, origin: &item.origin, is_first: true };
         self.faults.push(format!("{label}: {reason}"));
+    }
+}
+
+/// Names a value in the middle of a message.
+pub(super) fn label(name: &str, item: &Item) -> String {
+    let (key, value) = (key(name), &quoted(item));
+    Label { key, value, origin: &item.origin, is_first: false }.to_string()
+}
+
+fn key(name: &str) -> &'static Key {
+    keys::find(name).expect("a key of the table")
+}
+
+fn quoted(item: &Item) -> String {
+    match item.text.to_str() {
+        Some(text) => format!("'{}'", text.escape_debug()),
+        None => format!("'{}'", item.text.as_encoded_bytes().escape_ascii()),
     }
 }
 

@@ -151,9 +151,9 @@ fn what_is_no_text_is_reported_beside_all_else() {
     let expected = [
         r"error: ARENA_ECHO_CAPACITY '\xff': is not text; write it in UTF-8",
         r"error: ARENA_ECHO_LISTEN '\xff': is not text; write it in UTF-8",
+        r"error: --admin '\xff': is not text; write it in UTF-8",
         "error: --backlog '0': set it to at least 1 and at most 65535",
         "error: ARENA_ECHO_THREADS '0': set it to at least 1 and at most 1024, or to auto",
-        r"error: --admin '\xff': is not text; write it in UTF-8",
     ];
     assert_eq!(said.lines().collect::<Vec<_>>(), expected);
 }
@@ -222,6 +222,25 @@ fn what_cannot_work_together_is_named_with_both_places() {
     let said = refused(&["--config", path], &[]);
     let expected = format!("error: {path}:2: capacity 1MiB with --max-frame 1MiB (the default): ");
     assert!(said.starts_with(&expected), "{said}");
+}
+
+#[test]
+fn addresses_that_exclude_each_other_are_named_with_both_places() {
+    let file = file("listen = [':9100',\n'127.0.0.1:9100', \"unix:\\u0000abs\"]\n");
+    let path = text(&file);
+    let said = refused(&["config", "--config", path, "--admin", ":9100"], &[]);
+    let taken = format!("takes the port of listen ':9100' ({path}:1); choose another port");
+    let expected = [
+        format!(
+            "error: {path}:2: listen 'unix:\\0abs': has a NUL in its path, and abstract sockets \
+             are not supported; write unix:/path"
+        ),
+        format!(
+            "error: {path}:2: listen '127.0.0.1:9100': {taken}, leave one out or set --reuse-port"
+        ),
+        format!("error: --admin ':9100': {taken}"),
+    ];
+    assert_eq!(said.lines().collect::<Vec<_>>(), expected);
 }
 
 #[test]
