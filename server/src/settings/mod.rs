@@ -212,7 +212,6 @@ fn config(reader: &mut Reader<'_>) -> Config {
     match &mut config.arena {
         ArenaKind::Fixed { slot_bytes } => {
             reader.set("slot-size", values::bytes, slot_bytes);
-            config.max_frame_bytes = *slot_bytes;
         }
         ArenaKind::Buddy { min_block_bytes } => {
             reader.set("min-block", values::bytes, min_block_bytes);
@@ -231,6 +230,9 @@ enum Mode {
 /// Reads what both modes have.
 fn read_rest(reader: &mut Reader<'_>, config: &mut Config) {
     reader.set("capacity", values::bytes, &mut config.capacity_bytes);
+    if let ArenaKind::Fixed { slot_bytes } = config.arena {
+        config.max_frame_bytes = frame_of_slot(slot_bytes, config.capacity_bytes);
+    }
     reader.set("spill", values::bytes, &mut config.spill_bytes);
     if reader.unreadable.contains("spill") {
         // How long frames may be depends on it.
@@ -253,6 +255,14 @@ fn read_rest(reader: &mut Reader<'_>, config: &mut Config) {
     reader.set("stall-timeout", values::time, &mut config.stall_timeout);
     reader.set("memory-timeout", values::time, &mut config.memory_timeout);
     reader.set("drain-timeout", values::time, &mut config.drain_timeout);
+}
+
+/// The longest frame that is answered out of slots, unless another is written.
+///
+/// No longer than a header can announce, than the largest slot of which there can be two, and not
+/// nothing: where a slot has an impossible size, that alone is to be changed.
+fn frame_of_slot(slot_bytes: usize, capacity_bytes: usize) -> usize {
+    slot_bytes.min(u32::MAX as usize).min(capacity_bytes / 2).max(1)
 }
 
 #[cfg(test)]
@@ -281,6 +291,22 @@ mod tests {
         assert_eq!(longest("--mode fixed --slot-size 4k --max-frame 1k"), 1 << 10);
         assert_eq!(longest("--mode fixed --slot-size 4k --spill 2MiB"), 1 << 20);
         assert_eq!(longest("--mode fixed --slot-size 2MiB --spill 8MiB"), 2 << 20);
+        assert_eq!(longest("--mode fixed --slot-size 8GiB --capacity 16GiB"), u32::MAX as usize);
+    }
+
+    #[test]
+    fn a_slot_of_an_impossible_size_is_blamed_and_no_frame() {
+        for (slot, offer) in [
+            ("64MiB", "; set --capacity to at least 128MiB, or --slot-size to at most 32MiB"),
+            ("18446744073709551615", "; set --slot-size to at most 32MiB"),
+        ] {
+            let lines = load(&format!("--mode fixed --slot-size {slot}")).unwrap_err();
+            let expected = format!("--capacity 64MiB (the default) with --slot-size {slot}: ");
+            assert!(lines[0].starts_with(&expected) && lines[0].ends_with(offer), "{lines:?}");
+            assert_eq!(lines.len(), 1, "{lines:?}");
+        }
+        let lines = load("--mode fixed --slot-size 0").unwrap_err();
+        assert_eq!(lines.len(), 1, "{lines:?}");
     }
 
     #[test]
@@ -328,7 +354,10 @@ mod tests {
             "--max-frame 5GiB",
             "--spill 1MiB",
             "--mode fixed --capacity 100 --slot-size 64",
+            "--mode fixed --capacity 0",
             "--mode fixed --slot-size 10",
+            "--mode fixed --slot-size 64MiB",
+            "--mode fixed --slot-size 18446744073709551615",
             "--mode fixed --slot-size 4k --max-frame 8k",
             "--mode fixed --max-frame 1MiB --spill 1MiB",
             "--mode fixed --spill 1EiB",

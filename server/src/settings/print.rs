@@ -5,7 +5,7 @@ use std::{
     path::Path,
 };
 
-use arena_echo::{ArenaKind, Reply, Size};
+use arena_echo::{ArenaKind, Config, Reply, Size};
 use toml::Value;
 
 use crate::descriptors;
@@ -128,7 +128,8 @@ impl Settings {
     }
 
     fn is_limited_by_slot(&self) -> bool {
-        matches!(self.config.arena, ArenaKind::Fixed { .. }) && self.config.spill_bytes == 0
+        let Config { arena, max_frame_bytes, spill_bytes, .. } = self.config;
+        spill_bytes == 0 && arena == ArenaKind::Fixed { slot_bytes: max_frame_bytes }
     }
 
     /// The value of a key as it is written. `None` if the mode does not have it.
