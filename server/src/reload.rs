@@ -57,13 +57,21 @@ pub(crate) fn on_hangup(
     Ok(())
 }
 
-/// Says until when the certificate is valid with which connections begin from now on.
+/// Says when the certificate is valid with which connections begin from now on.
 pub(crate) fn log_certificate(settings: &Settings) {
     let Some(path) = &settings.tls_paths.cert else { return };
-    let valid_until = settings.encryption.as_ref().and_then(Encryption::valid_until);
-    let Some(valid_until) = valid_until else { return };
+    let encryption = settings.encryption.as_ref();
+    let Some(valid_until) = encryption.and_then(Encryption::valid_until) else { return };
+    let valid_from = encryption.and_then(Encryption::valid_from);
     let (path, end) = (path.display(), humantime::format_rfc3339_seconds(valid_until));
-    if valid_until < SystemTime::now() {
+    let now = SystemTime::now();
+    if let Some(start) = valid_from.filter(|start| *start > now) {
+        let start = humantime::format_rfc3339_seconds(start);
+        warn!(
+            "{path}: the certificate is valid only from {start} until {end}: peers will \
+             refuse it before that"
+        );
+    } else if valid_until < now {
         warn!("{path}: the certificate has expired, {end}: peers will refuse it");
     } else {
         info!("{path}: the certificate is valid until {end}");

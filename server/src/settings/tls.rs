@@ -102,6 +102,11 @@ mod with_tls {
             self.0.replace(&with.0);
         }
 
+        /// Since when its certificate is valid, if that is known.
+        pub(crate) fn valid_from(&self) -> Option<SystemTime> {
+            self.0.valid_from()
+        }
+
         /// Until when its certificate is valid, if that is known.
         pub(crate) fn valid_until(&self) -> Option<SystemTime> {
             self.0.valid_until()
@@ -143,6 +148,10 @@ mod without_tls {
         }
 
         pub(crate) fn replace(&self, _: &Self) {
+            match *self {}
+        }
+
+        pub(crate) fn valid_from(&self) -> Option<SystemTime> {
             match *self {}
         }
 

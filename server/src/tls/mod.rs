@@ -6,7 +6,7 @@
 mod stream;
 
 use std::{
-    fmt, io,
+    fmt, fs, io,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -57,6 +57,8 @@ pub struct Tls {
 #[derive(Clone, Debug)]
 struct Identity {
     config: Arc<ServerConfig>,
+    /// Since when its certificate is valid, if that is known.
+    valid_from: Option<SystemTime>,
     /// Until when its certificate is valid, if that is known.
     valid_until: Option<SystemTime>,
 }
@@ -104,8 +106,8 @@ impl Tls {
     ///
     /// # Errors
     ///
-    /// Everything that is wrong with the files. That a certificate has expired is for its readers
-    /// to judge.
+    /// Everything that is wrong with the files. That a certificate has expired or is not valid yet
+    /// is for its readers to judge.
     pub fn new(files: &TlsFiles) -> Result<Self, TlsError> {
         let provider = Arc::new(ring::default_provider());
         let mut problems = Vec::new();
@@ -115,8 +117,7 @@ impl Tls {
         };
         let certificates =
             certificates(&files.certificates).map_err(|reason| note(TlsFile::Certificates, reason));
-        let key = PrivateKeyDer::from_pem_file(&files.key)
-            .map_err(|error| note(TlsFile::Key, describe(&error, "private key")));
+        let key = private_key(&files.key).map_err(|reason| note(TlsFile::Key, reason));
         let peers = match &files.client_authorities {
             None => Ok(WebPkiClientVerifier::no_client_auth()),
             Some(path) => {
@@ -126,14 +127,17 @@ impl Tls {
         let (Ok(certificates), Ok(key), Ok(peers)) = (certificates, key, peers) else {
             return Err(TlsError(problems));
         };
-        let valid_until = certificates.first().and_then(|first| valid_until(first, &provider));
+        let validity = certificates.first().map(|first| validity(first, &provider));
+        let (valid_from, valid_until) = validity.unwrap_or_default();
         let config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .expect("the provider has suites for them")
             .with_client_cert_verifier(peers)
             .with_single_cert(certificates, key);
         match config {
-            Ok(config) => Ok(Self::new_as(Identity { config: config.into(), valid_until })),
+            Ok(config) => {
+                Ok(Self::new_as(Identity { config: config.into(), valid_from, valid_until }))
+            }
             Err(error) => {
                 let (file, reason) = mismatch(&error, files);
                 Err(TlsError(vec![TlsProblem { file, path: file.of(files).to_owned(), reason }]))
@@ -144,11 +148,17 @@ impl Tls {
     /// Takes a configuration that was made elsewhere: with another provider of ciphers, say, or
     /// with certificates for several names.
     pub fn from_config(config: Arc<ServerConfig>) -> Self {
-        Self::new_as(Identity { config, valid_until: None })
+        Self::new_as(Identity { config, valid_from: None, valid_until: None })
     }
 
     fn new_as(identity: Identity) -> Self {
         Self { identity: Arc::new(ArcSwap::from_pointee(identity)) }
+    }
+
+    /// Returns since when the certificate of the server is valid, or will be. `None` if that is not
+    /// known: for a configuration that was made elsewhere.
+    pub fn valid_from(&self) -> Option<SystemTime> {
+        self.identity.load().valid_from
     }
 
     /// Returns until when the certificate of the server is valid, that is its own and not those
@@ -214,26 +224,60 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     }
 }
 
-/// Returns until when a certificate is valid.
+/// Reads the private key of the server.
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
+    let file = fs::read(path).map_err(|error| describe(&pem::Error::Io(error), "private key"))?;
+    let text = String::from_utf8_lossy(&file);
+    match PrivateKeyDer::from_pem_slice(&file) {
+        Err(_) if ENCRYPTED.iter().any(|line| text.contains(line)) => {
+            let path = path.display();
+            Err(format!(
+                "is encrypted, and nobody is asked for its passphrase; decrypt it by `openssl pkey \
+                 -in {path} -out {path}.plain`, and use that file"
+            ))
+        }
+        read => read.map_err(|error| describe(&error, "private key")),
+    }
+}
+
+/// Lines of a key that is encrypted: of PKCS #8, and of what was there before.
+const ENCRYPTED: [&str; 2] = ["-----BEGIN ENCRYPTED PRIVATE KEY-----", "Proc-Type: 4,ENCRYPTED"];
+
+/// Returns since when and until when a certificate is valid.
 ///
-/// That is asked of what clients verify servers with: at the end of all time it says since when the
-/// certificate is not valid any more. It looks at that first, so it does not matter who vouches.
-fn valid_until(
+/// That is asked of what clients verify servers with: at the beginning of time it says from when
+/// the certificate is valid, and at the end since when it is not any more. It looks at that first,
+/// so it does not matter who vouches.
+fn validity(
     certificate: &CertificateDer<'_>,
     provider: &Arc<CryptoProvider>,
-) -> Option<SystemTime> {
+) -> (Option<SystemTime>, Option<SystemTime>) {
+    let moment = |seconds| {
+        let time = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+        let end = match refusal(certificate, provider, time)? {
+            CertificateError::NotValidYetContext { not_before, .. } => not_before,
+            CertificateError::ExpiredContext { not_after, .. } => not_after,
+            _ => return None,
+        };
+        SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(end.as_secs()))
+    };
+    (moment(0), moment(u64::MAX))
+}
+
+/// Says why a client would refuse a certificate at a time.
+fn refusal(
+    certificate: &CertificateDer<'_>,
+    provider: &Arc<CryptoProvider>,
+    time: UnixTime,
+) -> Option<CertificateError> {
     let mut authorities = RootCertStore::empty();
     authorities.add(certificate.clone().into_owned()).ok()?;
     let provider = Arc::clone(provider);
     let verifier =
         WebPkiServerVerifier::builder_with_provider(authorities.into(), provider).build().ok()?;
     let anybody = ServerName::try_from("localhost").ok()?;
-    let end_of_time = UnixTime::since_unix_epoch(Duration::from_secs(u64::MAX));
-    match verifier.verify_server_cert(certificate, &[], &anybody, &[], end_of_time) {
-        Err(rustls::Error::InvalidCertificate(CertificateError::ExpiredContext {
-            not_after,
-            ..
-        })) => SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(not_after.as_secs())),
+    match verifier.verify_server_cert(certificate, &[], &anybody, &[], time) {
+        Err(rustls::Error::InvalidCertificate(error)) => Some(error),
         _ => None,
     }
 }
@@ -267,6 +311,9 @@ pub(crate) fn is_of_tls(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
 }
 
+/// The private keys that rustls with ring signs with.
+const KEYS: &str = "ECDSA on P-256 or P-384, Ed25519, or RSA of 2048 to 4096 bits";
+
 /// Says which file has to change if certificate and key do not work together.
 fn mismatch(error: &rustls::Error, files: &TlsFiles) -> (TlsFile, String) {
     match error {
@@ -277,6 +324,6 @@ fn mismatch(error: &rustls::Error, files: &TlsFiles) -> (TlsFile, String) {
         rustls::Error::InvalidCertificate(error) => {
             (TlsFile::Certificates, format!("its first certificate cannot be used: {error:?}"))
         }
-        error => (TlsFile::Key, format!("cannot be used: {error}")),
+        _ => (TlsFile::Key, format!("is no key that can be used; make one of these: {KEYS}")),
     }
 }

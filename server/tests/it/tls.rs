@@ -65,9 +65,15 @@ impl Authority {
 
     /// Writes a certificate that is valid until the 17th of May of a year, and its key.
     fn vouch_for_until(&self, name: &str, year: i32) {
+        self.vouch_for_between(name, 1975, year);
+    }
+
+    /// The same, valid from the 17th of May of another year.
+    fn vouch_for_between(&self, name: &str, first: i32, last: i32) {
         let key = KeyPair::generate().expect("randomness");
         let mut params = CertificateParams::new(["localhost".to_owned()]).expect("a name");
-        params.not_after = date_time_ymd(year, 5, 17);
+        (params.not_before, params.not_after) =
+            (date_time_ymd(first, 5, 17), date_time_ymd(last, 5, 17));
         let certificate = params.signed_by(&key, &self.issuer).expect("a key that signs");
         fs::write(self.path(&format!("{name}.pem")), certificate.pem()).expect("a new file");
         fs::write(self.path(&format!("{name}-key.pem")), key.serialize_pem()).expect("a new file");
@@ -482,6 +488,25 @@ fn operators_see_until_when_the_certificate_is_valid() {
 }
 
 #[test]
+fn a_certificate_that_is_not_valid_yet_is_warned_of() {
+    run(async {
+        let authority = Authority::new();
+        authority.vouch_for_between("server", 4000, 4096);
+        let mut server = Program::start(&authority.flags()).await;
+        let said = "WARN {PATH}: the certificate is valid only from 4000-05-17T00:00:00Z until \
+                    4096-05-17T00:00:00Z";
+        let path = authority.path("server.pem").display().to_string();
+        server.until_logged(&said.replace("{PATH}", &path)).await;
+        assert_eq!(authority.tls().valid_from(), Some(date_time_ymd(4000, 5, 17).into()));
+
+        authority.vouch_for("server");
+        server.signal(Signal::HUP);
+        server.until_logged("the certificate is valid until 4096-05-17T00:00:00Z").await;
+        server.stop().await;
+    });
+}
+
+#[test]
 fn turning_tls_off_waits_for_a_restart() {
     run(async {
         let authority = Authority::new();
@@ -545,6 +570,47 @@ fn everything_wrong_with_the_files_is_said_at_once() {
         let said = refused(&format!("--tls-cert {server} --tls-key {key}")).await;
         let reason = format!("is not the key of the first certificate in {server}");
         assert_eq!(said, format!("error: --tls-key '{key}': {reason}\n"));
+    });
+}
+
+/// An X25519 key: whole, and not for signatures.
+const EXCHANGE_KEY: &str = "-----BEGIN PRIVATE KEY-----
+MC4CAQAwBQYDK2VuBCIEIAcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcH
+-----END PRIVATE KEY-----
+";
+
+/// What there was of an encrypted key before PKCS #8.
+const OLD_ENCRYPTED_KEY: &str = "-----BEGIN RSA PRIVATE KEY-----
+Proc-Type: 4,ENCRYPTED
+DEK-Info: AES-128-CBC,E46474F8445109698FD1D7B2B75F43A6
+
+BwcHBwcHBwcHBwcHBwcHBw==
+-----END RSA PRIVATE KEY-----
+";
+
+#[test]
+fn a_key_that_cannot_be_used_is_refused_with_what_to_do() {
+    run(async {
+        let authority = Authority::new();
+        let path = authority.path("server-key.pem").display().to_string();
+        let refusal = async |key: &str| {
+            fs::write(&path, key).expect("a file");
+            refused(&format!("config {}", authority.flags())).await
+        };
+        let label = format!("error: --tls-key '{path}': ");
+        let expected = format!(
+            "{label}is encrypted, and nobody is asked for its passphrase; decrypt it by `openssl \
+             pkey -in {path} -out {path}.plain`, and use that file\n"
+        );
+        let encrypted = EXCHANGE_KEY.replace(" PRIVATE KEY", " ENCRYPTED PRIVATE KEY");
+        assert_eq!(refusal(&encrypted).await, expected);
+        assert_eq!(refusal(OLD_ENCRYPTED_KEY).await, expected);
+
+        let expected = format!(
+            "{label}is no key that can be used; make one of these: ECDSA on P-256 or P-384, \
+             Ed25519, or RSA of 2048 to 4096 bits\n"
+        );
+        assert_eq!(refusal(EXCHANGE_KEY).await, expected);
     });
 }
 
