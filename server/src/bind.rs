@@ -27,8 +27,9 @@ use crate::{
     settings::Settings,
 };
 
-/// Connections of operators that may wait to be accepted.
-const ADMIN_BACKLOG: i32 = 64;
+/// Connections that may wait for `Admin` to accept them. Operators are few, but a probe that finds
+/// no room, because many connect and say nothing, tries again only after a second.
+const ADMIN_BACKLOG: i32 = 1024;
 
 /// Sockets that accept connections, and their files. Those are removed when this is dropped.
 #[derive(Debug)]

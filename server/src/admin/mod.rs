@@ -14,7 +14,7 @@
 //!
 //! It bounds what it costs, too: [`CONNECTIONS_MAX`] at once, of which half may be for events; one
 //! request a connection, answered within [`ANSWER_TIMEOUT`]; a peer that takes nothing is gone
-//! after [`UNREAD_TIMEOUT`].
+//! after [`UNREAD_TIMEOUT`]. Who asks for nothing keeps nobody out: see [`accept`].
 
 mod events;
 mod exposition;
@@ -24,12 +24,13 @@ mod site;
 
 use std::{
     convert::Infallible,
-    future::{Future, ready},
+    future::{Future, poll_fn, ready},
     num::NonZeroUsize,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
+    task::Poll,
     time::Duration,
 };
 
@@ -54,11 +55,15 @@ use crate::{
     throttle::{Throttle, WARN_EVERY},
 };
 
-/// Connections at once. Further ones wait in the queue of the listener.
+/// Connections at once. A further one takes the place of one that has not asked yet, or waits.
 const CONNECTIONS_MAX: NonZeroUsize = NonZeroUsize::new(32).unwrap();
 
 /// From the first byte of a request to the last of its answer, unless that is a stream of events.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long nobody else gets the place of a peer that has not asked yet: more than a round trip,
+/// and so short that the longest queue of a listener passes within the timeout of a probe.
+const UNASKED_MIN: Duration = Duration::from_millis(20);
 
 /// How long a peer may leave unread what was sent to it.
 const UNREAD_TIMEOUT: Duration = Duration::from_secs(20);
@@ -156,8 +161,9 @@ impl<H: Handler> Admin<H> {
         Self { wait_max, ..self }
     }
 
-    /// Sets how many connections there may be at once; further ones wait to be accepted. 32 by
-    /// default. Half of them, rounded down, may be for `/events`: metrics have the others.
+    /// Sets how many connections there may be at once. 32 by default. Half of them, rounded down,
+    /// may be for `/events`: metrics have the others. For a further one, the oldest is closed that
+    /// has sent no whole request in 20 milliseconds. If all have asked, the further one waits.
     #[must_use]
     pub fn connections_max(self, connections_max: NonZeroUsize) -> Self {
         Self { connections_max, ..self }
@@ -196,19 +202,21 @@ impl<H: Handler> Admin<H> {
         let site = site.tls(self.tls);
         let site = Arc::new(site);
         let places = Arc::new(Semaphore::new(connections_max));
+        let exits = Arc::new(Semaphore::new(0));
         let connections = TaskTracker::new();
         let cut = CancellationToken::new();
         let _cut_when_dropped = cut.clone().drop_guard();
         let answer = |stream| {
             let (site, cut) = (Arc::clone(&site), cut.child_token());
+            let exits = Arc::clone(&exits);
             async move {
-                cut.run_until_cancelled(serve(stream, site, deadlines)).await;
+                cut.run_until_cancelled(serve(stream, site, &exits, deadlines)).await;
             }
         };
         select! {
             () = stop.cancelled() => {}
             () = site.watch() => {}
-            () = accept(&listener, &places, &connections, answer) => {}
+            () = accept(&listener, &places, &exits, &connections, answer) => {}
         }
         drop(listener);
         over.cancel();
@@ -218,14 +226,19 @@ impl<H: Handler> Admin<H> {
     }
 }
 
+/// Accepts connections, and gives each a place.
+///
+/// If there is none, one of `exits` is opened. Connections that have not asked yet queue there. The
+/// first leaves, though not before [`UNASKED_MIN`]: if its request comes until then, it stays, and
+/// the exit is for the next. If nobody leaves, a place is free when somebody has been answered.
 async fn accept<A: Future<Output = ()> + Send + 'static>(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
+    exits: &Semaphore,
     connections: &TaskTracker,
     answer: impl Fn(TcpStream) -> A,
 ) {
     loop {
-        let place = Arc::clone(places).acquire_owned().await.expect("nobody closes it");
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -237,6 +250,14 @@ async fn accept<A: Future<Output = ()> + Send + 'static>(
                 continue;
             }
         };
+        let place = if let Ok(place) = Arc::clone(places).try_acquire_owned() {
+            place
+        } else {
+            exits.add_permits(1);
+            let place = Arc::clone(places).acquire_owned().await.expect("nobody closes it");
+            exits.forget_permits(1);
+            place
+        };
         let answered = answer(stream);
         connections.spawn(async move {
             answered.await;
@@ -245,18 +266,25 @@ async fn accept<A: Future<Output = ()> + Send + 'static>(
     }
 }
 
-/// Answers one request. Errors are those of the peer, and nobody else's business.
-async fn serve<H: Handler>(stream: TcpStream, site: Arc<Site<H>>, deadlines: Deadlines) {
+/// Answers one request, or leaves by one of `exits` before it has come. Errors are those of the
+/// peer, and nobody else's business.
+async fn serve<H: Handler>(
+    stream: TcpStream,
+    site: Arc<Site<H>>,
+    exits: &Semaphore,
+    deadlines: Deadlines,
+) {
     let _ = stream.set_nodelay(true);
     let socket = SockRef::from(&stream);
     // The system watches that what is sent is taken, also where it only lies in its own queue.
     let _ = socket.set_tcp_user_timeout(Some(deadlines.unread));
     // Short, so that events are not kept there for who does not read them.
     let _ = socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
-    let is_subscriber = AtomicBool::new(false);
+    // Relaxed, both: read by this very task.
+    let (has_asked, is_subscriber) = (AtomicBool::new(false), AtomicBool::new(false));
     let service = service_fn(|request| {
         let response = site.answer(&request);
-        // Relaxed: read by this very task.
+        has_asked.store(true, Relaxed);
         is_subscriber.store(matches!(response.body(), Content::Events(_)), Relaxed);
         ready(Ok::<_, Infallible>(response))
     });
@@ -267,8 +295,27 @@ async fn serve<H: Handler>(stream: TcpStream, site: Arc<Site<H>>, deadlines: Dea
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service);
     pin!(connection);
-    if timeout(deadlines.answer, connection.as_mut()).await.is_err() && is_subscriber.load(Relaxed)
-    {
+    let unasked = sleep(UNASKED_MIN);
+    let leaving = async {
+        let exit = exits.acquire().await.expect("nobody closes it");
+        unasked.await;
+        exit.forget();
+    };
+    let answered = async {
+        let is_over = poll_fn(|context| match connection.as_mut().poll(context) {
+            Poll::Ready(_) => Poll::Ready(true),
+            Poll::Pending if has_asked.load(Relaxed) => Poll::Ready(false),
+            Poll::Pending => Poll::Pending,
+        });
+        select! {
+            // A request that has come is answered.
+            biased;
+            is_over = is_over => if is_over { return },
+            () = leaving => return,
+        }
+        let _ = connection.as_mut().await;
+    };
+    if timeout(deadlines.answer, answered).await.is_err() && is_subscriber.load(Relaxed) {
         let _ = connection.await;
     }
 }

@@ -409,13 +409,10 @@ async fn rest(mut stream: TcpStream) -> usize {
 fn half_a_request_keeps_its_place_no_longer_than_the_deadline() {
     run(async {
         let server = InProcess::start(&scarce()).await;
-        let admin = Admin::new(server.server().clone()).connections_max(places(1));
+        let admin = Admin::new(server.server().clone());
         let shown = Shown::start(admin.answer_timeout(IN_TIME)).await;
         for half in [&b""[..], HALF_A_REQUEST] {
-            let slow = send(shown.address, half).await;
-            // It waits behind the slow one, which has the only place.
-            assert_eq!(get(shown.address, "/healthz").await.status, 200);
-            rest(slow).await;
+            assert_eq!(rest(send(shown.address, half).await).await, 0);
         }
         shown.stop().await;
         server.stop().await;
@@ -478,18 +475,80 @@ fn a_subscriber_that_reads_stays_beyond_the_deadline_of_answers() {
 }
 
 #[test]
-fn connections_beyond_the_places_wait_for_one() {
+fn connections_beyond_the_places_wait_for_one_if_all_have_asked() {
+    run(async {
+        let server = InProcess::start(&scarce()).await;
+        let admin = Admin::new(server.server().clone()).connections_max(places(2));
+        let shown = Shown::start(admin.answer_timeout(LATE).unread_timeout(LATE)).await;
+        let mut deaf = Vec::new();
+        for _ in 0..2 {
+            let mut stream = ask_without_reading(shown.address, "/metrics").await;
+            let mut status = [0; 12];
+            stream.read_exact(&mut status).await.expect("the beginning of an answer");
+            deaf.push(stream);
+        }
+        let mut next = Box::pin(get(shown.address, "/healthz"));
+        assert!(timeout(SOON, &mut next).await.is_err(), "answered without a place");
+        deaf.pop();
+        assert_eq!(next.await.status, 200);
+        drop(deaf);
+        shown.stop().await;
+        server.stop().await;
+    });
+}
+
+#[test]
+fn who_does_not_ask_keeps_nobody_out_who_does() {
+    const PLACES: usize = 4;
+    run(async {
+        let server = InProcess::start(&scarce()).await;
+        let admin = Admin::new(server.server().clone()).connections_max(places(PLACES));
+        let shown = Shown::start(admin.answer_timeout(LATE)).await;
+        let mut slow = Vec::new();
+        for half in [&b""[..], HALF_A_REQUEST, b"", HALF_A_REQUEST] {
+            for _ in 0..4 * PLACES {
+                slow.push(send(shown.address, half).await);
+            }
+            assert_eq!(get(shown.address, "/healthz").await.status, 200);
+        }
+        drop(slow);
+        shown.stop().await;
+        server.stop().await;
+    });
+}
+
+#[test]
+fn the_oldest_that_has_not_asked_leaves_and_others_stay() {
     run(async {
         let server = InProcess::start(&scarce()).await;
         let admin = Admin::new(server.server().clone()).connections_max(places(2));
         let shown = Shown::start(admin.answer_timeout(LATE)).await;
-        let slow = send(shown.address, HALF_A_REQUEST).await;
-        let slower = send(shown.address, HALF_A_REQUEST).await;
-        let mut next = Box::pin(get(shown.address, "/healthz"));
-        assert!(timeout(SOON, &mut next).await.is_err(), "answered without a place");
-        drop(slow);
-        assert_eq!(next.await.status, 200);
-        drop(slower);
+        let first = send(shown.address, HALF_A_REQUEST).await;
+        assert_eq!(get(shown.address, "/healthz").await.status, 200);
+        let mut second = send(shown.address, HALF_A_REQUEST).await;
+        assert_eq!(get(shown.address, "/healthz").await.status, 200);
+        assert_eq!(rest(first).await, 0);
+        second.write_all(b" x\r\n\r\n").await.expect("it reads");
+        assert!(rest(second).await > 0, "closed, though nobody needed its place");
+        shown.stop().await;
+        server.stop().await;
+    });
+}
+
+#[test]
+fn who_has_asked_does_not_have_to_leave() {
+    run(async {
+        let server = InProcess::start(&scarce()).await;
+        let admin = Admin::new(server.server().clone()).connections_max(places(2));
+        let shown = Shown::start(admin.answer_timeout(LATE)).await;
+        let mut reader = Events::open(shown.address).await;
+        for _ in 0..4 {
+            // The only other place is that of the one before.
+            let slow = send(shown.address, HALF_A_REQUEST).await;
+            assert_eq!(get(shown.address, "/healthz").await.status, 200);
+            assert_eq!(rest(slow).await, 0);
+        }
+        reader.next("tick").await.expect("events for who has asked for them");
         shown.stop().await;
         server.stop().await;
     });
