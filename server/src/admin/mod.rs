@@ -17,6 +17,7 @@
 //! after [`UNREAD_TIMEOUT`]. Who asks for nothing keeps nobody out: see [`accept`].
 
 mod events;
+mod exhaustion;
 mod exposition;
 mod map;
 mod samples;
@@ -154,8 +155,9 @@ impl<H: Handler> Admin<H> {
     }
 
     /// Sets for how long somebody may wait for memory before `/readyz` says that the server is not
-    /// ready for more. Ten seconds by default: below the default memory timeout, beyond which
-    /// connections are closed, and well above what a burst needs.
+    /// ready for more. Ten seconds by default: well above what a burst needs. If half of the memory
+    /// timeout is less, that counts, and so does a connection that is closed for it. The server is
+    /// ready again when there has been neither for five seconds.
     #[must_use]
     pub fn wait_max(self, wait_max: Duration) -> Self {
         Self { wait_max, ..self }

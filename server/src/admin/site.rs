@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     events::{Content, event},
+    exhaustion::{Exhaustion, Look},
     exposition,
     map::Map,
     samples::{self, COLUMNS, Row, Samples, milliseconds},
@@ -30,6 +31,7 @@ use crate::{
     handler::Handler,
     roster::{Census, Doing, HELD_BYTES_STEPS},
     server::{Phase, Server},
+    stats::Reject,
 };
 
 const PAGE: &str = include_str!("page.html");
@@ -53,7 +55,7 @@ const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 
 #[derive(Debug)]
 pub(super) struct Site<H> {
     server: Server<H>,
-    wait_max: Duration,
+    exhaustion: Mutex<Exhaustion>,
     samples: Mutex<Samples>,
     /// The latest event.
     latest: watch::Sender<Bytes>,
@@ -71,9 +73,10 @@ impl<H: Handler> Site<H> {
         subscribers_max: usize,
         over: CancellationToken,
     ) -> Self {
+        let exhaustion = Exhaustion::new(wait_max, closed_for_memory(&server));
         Self {
             server,
-            wait_max,
+            exhaustion: Mutex::new(exhaustion),
             samples: Mutex::default(),
             latest: watch::Sender::new(Bytes::new()),
             subscribers: Arc::new(Semaphore::new(subscribers_max)),
@@ -97,6 +100,8 @@ impl<H: Handler> Site<H> {
             ticks.tick().await;
             let row = samples::row(&self.server.memory_metrics(), &self.server.metrics());
             self.samples().push(row);
+            // Whoever asks next must learn of it, though nobody may ask for long.
+            self.exhausted();
             if self.latest.receiver_count() == 0 {
                 continue;
             }
@@ -161,9 +166,18 @@ impl<H: Handler> Site<H> {
             Phase::Ended => return Some("ended".to_owned()),
             Phase::Serving => {}
         }
-        let longest = self.server.roster().longest_wait()?;
-        (longest >= self.wait_max)
-            .then(|| format!("exhausted: a connection has waited for memory for {longest:.1?}"))
+        self.exhausted()
+    }
+
+    /// Looks whether memory is short, and returns how that shows.
+    fn exhausted(&self) -> Option<String> {
+        let look = Look {
+            longest_wait: self.server.roster().longest_wait(),
+            memory_timeout: self.server.limits().memory_timeout,
+            closed: closed_for_memory(&self.server),
+        };
+        let mut exhaustion = self.exhaustion.lock().unwrap_or_else(PoisonError::into_inner);
+        exhaustion.observe(Instant::now(), look)
     }
 
     fn subscribe(&self) -> Response<Content> {
@@ -235,6 +249,12 @@ impl<H: Handler> Site<H> {
     fn samples(&self) -> MutexGuard<'_, Samples> {
         self.samples.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How many connections were closed after they had waited for memory.
+fn closed_for_memory<H: Handler>(server: &Server<H>) -> u64 {
+    let mut rejects = server.metrics().rejects.into_iter();
+    rejects.find(|(reason, _)| *reason == Reject::MemoryTimeout).map_or(0, |(_, count)| count)
 }
 
 fn census(census: &Census) -> Value {

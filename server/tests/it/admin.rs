@@ -325,6 +325,41 @@ fn who_has_waited_for_memory_for_too_long_makes_the_server_unready() {
 }
 
 #[test]
+fn a_server_that_closes_connections_for_want_of_memory_is_unready_and_its_page_says_so() {
+    run(async {
+        let memory_timeout = Duration::from_millis(20);
+        let config = Config { memory_timeout, frame_timeout: LATE, ..scarce() };
+        let server = InProcess::start(&config).await;
+        let shown = Shown::start(Admin::new(server.server().clone())).await;
+        let mut holder = Client::connect(server.address).await;
+        holder.send(&frame(1000, 1)[..500]).await;
+        server.until_memory_is_held().await;
+        // They come back as soon as they are closed, and nobody ever waits for long.
+        let address = server.address;
+        let crowd = tokio::spawn(async move {
+            loop {
+                rest(send(address, &frame(10, 2)).await).await;
+            }
+        });
+        let why = until_status(shown.address, "/readyz", 503).await;
+        assert!(why.starts_with("exhausted: a connection "), "{why}");
+        let mut events = Events::open(shown.address).await;
+        loop {
+            let tick = events.next("tick").await.expect("what changes");
+            if tick["unready"].as_str().is_some_and(|why| why.starts_with("exhausted: ")) {
+                break;
+            }
+        }
+
+        drop((holder, events));
+        crowd.abort();
+        until_status(shown.address, "/readyz", 200).await;
+        shown.stop().await;
+        server.stop().await;
+    });
+}
+
+#[test]
 fn the_page_shows_who_holds_memory_and_what_for() {
     run(async {
         let server = InProcess::start(&scarce()).await;
