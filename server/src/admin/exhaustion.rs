@@ -2,11 +2,13 @@
 //!
 //! Two signs say so: somebody waits for long, or was closed because it waited too long. That
 //! somebody waits at all is none: at full load somebody always does, for microseconds. A sign holds
-//! for [`CALM`] after it was last seen, so that nobody is sent here and away in turns.
+//! until it is known that there is no other: for as long as a wait takes to be long, and [`CALM`].
+//! So nobody is sent here and away in turns while all wait for long, again and again.
 
 use std::time::{Duration, Instant};
 
-/// How long there must be no sign before more connections should come.
+/// How long nobody must have waited for long before more connections should come, beyond the time
+/// that a long wait takes.
 const CALM: Duration = Duration::from_secs(5);
 
 /// The last sign of it.
@@ -51,7 +53,7 @@ impl Exhaustion {
         self.closed = look.closed;
         let (seen, what) = self.sign.as_ref()?;
         let ago = now.saturating_duration_since(*seen);
-        (ago < CALM).then(|| match ago.as_secs() {
+        (ago < wait_max + CALM).then(|| match ago.as_secs() {
             0 => what.clone(),
             seconds => format!("{what}, {seconds} s ago"),
         })
@@ -85,6 +87,18 @@ mod tests {
     }
 
     #[test]
+    fn waits_that_are_long_again_and_again_are_one_long_sign() {
+        let start = Instant::now();
+        let mut exhaustion = Exhaustion::new(10 * SECOND, 0);
+        for second in 0..100 {
+            // All wait for 10 s, and then get something at once.
+            let look = Look { memory_timeout: 30 * SECOND, ..waiting(second % 11 * SECOND) };
+            let why = exhaustion.observe(start + second * SECOND, look);
+            assert_eq!(why.is_some(), second >= 10, "{second}: {why:?}");
+        }
+    }
+
+    #[test]
     fn half_of_the_memory_timeout_is_a_long_wait() {
         let mut exhaustion = Exhaustion::new(10 * SECOND, 0);
         let why = exhaustion.observe(Instant::now(), waiting(SECOND * 5 / 2));
@@ -114,16 +128,17 @@ mod tests {
         let start = Instant::now();
         let mut exhaustion = Exhaustion::new(10 * SECOND, 0);
         assert!(exhaustion.observe(start, closed(1)).is_some());
-        let mut seen = start + CALM - SECOND;
-        let why = exhaustion.observe(seen, closed(1)).expect("a sign");
-        assert!(why.ends_with("memory, 4 s ago"), "{why}");
+        // Half of the memory timeout, and then some.
+        let hold = SECOND * 5 / 2 + CALM;
+        let mut now = start + hold - SECOND;
+        let why = exhaustion.observe(now, closed(1)).expect("a sign");
+        assert!(why.ends_with("memory, 6 s ago"), "{why}");
         for _ in 0..10 {
-            assert!(exhaustion.observe(seen, waiting(3 * SECOND)).is_some());
-            seen += CALM - SECOND;
-            assert!(exhaustion.observe(seen, waiting(SECOND)).is_some());
+            let look = Look { closed: 1, ..waiting(3 * SECOND) };
+            assert!(exhaustion.observe(now, look).is_some());
+            now += hold - SECOND;
+            assert!(exhaustion.observe(now, closed(1)).is_some());
         }
-        assert_eq!(exhaustion.observe(seen + SECOND, waiting(SECOND)), None);
-        // Later looks see the same.
-        assert_eq!(exhaustion.observe(seen + 2 * SECOND, closed(0)), None);
+        assert_eq!(exhaustion.observe(now + SECOND, closed(1)), None);
     }
 }

@@ -157,7 +157,7 @@ impl<H: Handler> Admin<H> {
     /// Sets for how long somebody may wait for memory before `/readyz` says that the server is not
     /// ready for more. Ten seconds by default: well above what a burst needs. If half of the memory
     /// timeout is less, that counts, and so does a connection that is closed for it. The server is
-    /// ready again when there has been neither for five seconds.
+    /// ready again when there has been neither for this time and five seconds.
     #[must_use]
     pub fn wait_max(self, wait_max: Duration) -> Self {
         Self { wait_max, ..self }
