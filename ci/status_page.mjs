@@ -71,7 +71,7 @@ async function open(view) {
     if (method === "Log.entryAdded") page.errors.push(`${params.entry.text} ${params.entry.url || ""}`);
   });
   page.value = async expression =>
-    (await page.send("Runtime.evaluate", { expression, returnByValue: true })).result.value;
+    (await page.send("Runtime.evaluate", { expression, returnByValue: true, awaitPromise: true })).result.value;
   page.text = id => page.value(`document.getElementById(${JSON.stringify(id)}).textContent`);
   page.close = () => call("Target.closeTarget", { targetId });
   for (const domain of ["Page", "Runtime", "Log", "Network"]) await page.send(`${domain}.enable`);
@@ -81,6 +81,23 @@ async function open(view) {
   await page.send("Page.navigate", { url });
   return page;
 }
+
+async function shoot(page, view, name) {
+  const { cssContentSize } = await page.send("Page.getLayoutMetrics");
+  const clip = { x: 0, y: 0, width: view.width, height: Math.ceil(cssContentSize.height), scale: 1 };
+  const shot = await page.send("Page.captureScreenshot", { format: "png", captureBeyondViewport: true, clip });
+  writeFileSync(join(into, `${name}.png`), Buffer.from(shot.data, "base64"));
+}
+
+/** Waits until the page shows this state. That it never does is a check that hangs. */
+async function until(page, state) {
+  console.log(`waiting for ${state}`);
+  while (!state.test(await page.text("state"))) await sleep(100);
+}
+
+/** Has the page draw itself anew, and waits until it has. */
+const redraw = page => page.value(`new Promise(drawn => { dispatchEvent(new Event("resize"));
+  requestAnimationFrame(() => requestAnimationFrame(() => drawn(true))); })`);
 
 await sleep(LOADED_MS);
 for (const view of VIEWS) {
@@ -102,10 +119,7 @@ for (const view of VIEWS) {
   check(page.errors.length === 0, `${view.name}: no errors in the console ${page.errors.join("; ")}`);
   const foreign = page.requests.filter(request => !request.startsWith(url) && !request.startsWith("data:"));
   check(foreign.length === 0, `${view.name}: asks nobody else ${foreign.join(" ")}`);
-  const { cssContentSize } = await page.send("Page.getLayoutMetrics");
-  const clip = { x: 0, y: 0, width: view.width, height: Math.ceil(cssContentSize.height), scale: 1 };
-  const shot = await page.send("Page.captureScreenshot", { format: "png", captureBeyondViewport: true, clip });
-  writeFileSync(join(into, `${view.name}.png`), Buffer.from(shot.data, "base64"));
+  await shoot(page, view, view.name);
   await page.close();
 }
 
@@ -120,6 +134,22 @@ await sleep(6000);
 check(await late.text("state") === "ready", `and tries again (${await late.text("state")})`);
 await late.close();
 
+// A server that hangs closes nothing: that nothing comes is all that shows.
+const stale = await open(VIEWS[0]);
+await until(stale, /^ready$/);
+process.kill(Number(server), "SIGSTOP");
+await until(stale, /^no news for \d+ s$/);
+await redraw(stale);
+const silent = await stale.text("state");
+check(/^no news for \d+ s$/.test(silent), `a server that hangs is not ready, also drawn anew (${silent})`);
+const looks = await stale.value("document.getElementById('state').className");
+check(looks === "pill bad", `and looks like that (${looks})`);
+await shoot(stale, VIEWS[0], "stale");
+process.kill(Number(server), "SIGCONT");
+await until(stale, /^ready$/);
+check(true, "and is ready when it goes on");
+await stale.close();
+
 // Slow peers keep it draining for a while.
 const page = await open(VIEWS[0]);
 await sleep(2500);
@@ -127,5 +157,12 @@ process.kill(Number(server), "SIGTERM");
 await sleep(2500);
 const state = await page.text("state");
 check(state === "draining", `the page says that the server drains (${state}: ${await page.text("about")})`);
+
+// What was said last is not said of a server that is gone.
+process.kill(Number(server), "SIGKILL");
+await until(page, /^no connection to the server$/);
+await redraw(page);
+const gone = await page.text("state");
+check(gone === "no connection to the server", `the page says that the server is gone, also drawn anew (${gone})`);
 console.log(`screenshots are in ${into}`);
 process.exit(0);

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# The status page in a real browser: no errors, no request to anybody else, numbers that move, nothing cut off.
+# The status page in a real browser: no errors, no request to anybody else, numbers that move, nothing cut off,
+# and no "ready" of a server that hangs or is gone.
 #
 #   ci/status_page.sh DIRECTORY
 #
 # Writes screenshots into DIRECTORY, wide and as wide as a phone, light and dark: look at them. Needs Debian's
-# `chromium` and `nodejs`, and nothing from npm. Takes half a minute beside the build. ARENA_ECHO and LOADGEN name
+# `chromium` and `nodejs`, and nothing from npm. Takes a minute beside the build. ARENA_ECHO and LOADGEN name
 # programs that are built already.
 set -euo pipefail
 into=$(mkdir -p "${1:?name a directory for the screenshots}" && cd "$1" && pwd)
@@ -31,6 +32,8 @@ trap clean EXIT
     --frame-timeout 1m --write-timeout 1m >"$scratch/output" 2>"$scratch/log" &
 server=$!
 pids+=("$server")
+# The checks kill it at the end, which bash need not tell.
+disown "$server"
 found() { sed -n "s/^$1 on //p" "$scratch/output"; }
 for _ in {1..100}; do
     [[ -n $(found admin) ]] && break
@@ -38,7 +41,7 @@ for _ in {1..100}; do
 done
 [[ -n $(found admin) ]] || { cat "$scratch/log" >&2; exit 1; }
 
-"$LOADGEN" -c 24 -d 60s -w 0s -R 3000 -s list:64*60,4k*25,60k*10,300k*5 --slow-readers 6 --slow-senders 12 --plain \
+"$LOADGEN" -c 24 -d 90s -w 0s -R 3000 -s list:64*60,4k*25,60k*10,300k*5 --slow-readers 6 --slow-senders 12 --plain \
     "$(found listening)" >"$scratch/load" 2>&1 &
 pids+=("$!")
 
