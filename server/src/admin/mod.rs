@@ -253,6 +253,8 @@ async fn accept<A: Future<Output = ()> + Send + 'static>(
             }
         };
         let place = if let Ok(place) = Arc::clone(places).try_acquire_owned() {
+            // Somebody may have come back from an exit that was opened for an earlier one.
+            exits.forget_permits(1);
             place
         } else {
             exits.add_permits(1);
