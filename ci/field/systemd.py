@@ -7,6 +7,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -27,9 +28,23 @@ class Machine:
         self.folder = tempfile.TemporaryDirectory(prefix="systemd-")
         self.cgroups = list(new_cgroups())
         self.unshare = Child(["ci/field/systemd_boot.sh", self.folder.name, *self.cgroups])
-        if not eventually(lambda: self.inside("systemctl", "is-system-running").stdout.strip() == "running", 30):
-            units = self.inside("systemctl", "--failed", "--no-pager").stdout
-            fail(f"systemd does not start here: {self.unshare.logged()}{units}")
+        self.is_confined = eventually(self.is_below_ours, 5)
+        if not self.is_confined or not eventually(lambda: self.inside("systemctl", "is-system-running").stdout.strip() == "running", 30):
+            units = self.inside("systemctl", "--failed", "--no-pager").stdout if self.is_confined else ""
+            reason = self.unshare.logged() if self.is_confined else "it is not in the control groups that were made for it"
+            self.end()
+            fail(f"systemd does not start here: {reason}{units}")
+
+    def is_below_ours(self):
+        """Whether its init has moved into a group below those that were made for it, and none is elsewhere."""
+        pid = self.pid()
+        if pid is None:
+            return False
+        with open(f"/proc/{pid}/cgroup") as file:
+            paths = [line.rstrip("\n").split(":", 2)[1:] for line in file]
+        name = f"/arena-echo-systemd-{os.getpid()}/"
+        places = [path for controllers, path in paths if controllers in ("", "name=systemd")]
+        return all(f"{path}/".find(name) >= 0 for path in places) and any(path.endswith("init.scope") for path in places)
 
     def pid(self):
         """Of its init, as it is seen from here."""
@@ -140,7 +155,7 @@ def serves():
     try:
         with connect() as stream:
             return echo(stream, b"ping")
-    except OSError:
+    except (OSError, EOFError):
         return False
 
 
@@ -361,6 +376,8 @@ def encrypt():
     there.override("")
 
 
+# So that all that was started ends with this.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 say(f"# arena-echo under systemd ({machine()})")
 progress("systemd starts")
 there = Machine()
