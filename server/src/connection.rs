@@ -147,7 +147,7 @@ impl<H: Handler> Connection<'_, H> {
             }
             let Self { stream, input, claimant, .. } = self;
             // All replies are flushed, so the input side holds all that there is.
-            match input.poll_fill(Pin::new(stream), context, claimant, 0)? {
+            match input.poll_fill(Pin::new(stream), context, claimant, true)? {
                 Poll::Ready(Filled::Frames) => Poll::Ready(Ok(())),
                 Poll::Ready(Filled::End) => Poll::Ready(Err(End::PeerClosed)),
                 Poll::Pending => {

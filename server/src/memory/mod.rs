@@ -603,14 +603,14 @@ impl Claimant {
 
     /// Notes that whatever the connection holds, it does not wait for its peer to get rid of it.
     #[inline]
-    pub(crate) fn end_stall(&mut self) {
-        self.stall.end(&self.memory.inner.stalls);
+    pub(crate) fn suspend_stall(&mut self) {
+        self.stall.suspend(&self.memory.inner.stalls);
     }
 
     /// Notes that the connection holds nothing any more.
     #[inline]
     pub(crate) fn end_turn(&mut self) {
-        self.end_stall();
+        self.stall.end(&self.memory.inner.stalls);
         if let Some(presence) = &mut self.presence {
             presence.end_turn();
         }

@@ -10,10 +10,10 @@
 //! The arena and the budget of the heap are judged each by itself: nobody is closed for memory that
 //! would not help those who wait.
 //!
-//! A stall is counted from its first wait until the connection holds nothing, or waits for nothing
-//! that its peer could do: once requests have arrived whole, their handler is waited for, and once
-//! replies are taken, memory for more. It is counted anew whenever the peer has moved
-//! [`PROGRESS_BYTES`]: a byte now and then is no progress.
+//! A stall lasts until the connection holds nothing. Only what its peer could have ended counts: it
+//! is suspended once requests have arrived whole, for their handler, and once replies are taken, for
+//! that and for memory for more, and goes on where it was when the peer is waited for again. It is
+//! counted anew whenever the peer has moved [`PROGRESS_BYTES`]: a byte now and then is no progress.
 
 use std::{
     collections::BTreeMap,
@@ -72,10 +72,13 @@ struct Sentence {
 /// One connection's stall, if it has one.
 #[derive(Debug)]
 pub(crate) struct Stall {
+    /// `None` while there is none, and while it is suspended.
     place: Option<Place>,
+    /// How long it had lasted when it was suspended.
+    spent: Duration,
     /// Bytes that the peer has moved since the beginning.
     moved_bytes: u64,
-    /// How many it had moved when the place was taken.
+    /// How many it had moved when the stall began.
     moved_before: u64,
     sentence: Option<Arc<Sentence>>,
 }
@@ -140,8 +143,7 @@ impl Stalls {
         }
         let Some(Stalled { held, sentence }) = stalled.remove(&place) else { return false };
         self.change(held, Held::default());
-        // Relaxed: the lock carries it to whoever ends the stall meanwhile, and takes it back; the
-        // waker's own synchronisation to whoever is woken.
+        // Relaxed: the lock carries it to the connection, which looks with the lock held.
         sentence.is_closed.store(true, Relaxed);
         drop(stalled);
         sentence.waker.wake();
@@ -169,7 +171,7 @@ impl Stalls {
 
 impl Stall {
     pub(crate) fn new() -> Self {
-        Self { place: None, moved_bytes: 0, moved_before: 0, sentence: None }
+        Self { place: None, spent: Duration::ZERO, moved_bytes: 0, moved_before: 0, sentence: None }
     }
 
     /// Stalls with what it holds, or goes on. Ready if the connection must close.
@@ -179,19 +181,25 @@ impl Stall {
         context: &mut Context<'_>,
         held: Held,
     ) -> Poll<()> {
-        let sentence = Arc::clone(self.sentence.get_or_insert_default());
-        sentence.waker.register(context.waker());
-        if sentence.is_closed.load(Relaxed) {
-            return Poll::Ready(());
-        }
         if self.moved_bytes - self.moved_before >= PROGRESS_BYTES {
             self.end(stalls);
         }
-        let place = *self.place.get_or_insert_with(|| {
+        if self.spent.is_zero() && self.place.is_none() {
             self.moved_before = self.moved_bytes;
-            (Instant::now(), stalls.number())
+        }
+        let sentence = Arc::clone(self.sentence.get_or_insert_default());
+        sentence.waker.register(context.waker());
+        let spent = self.spent;
+        let place = *self.place.get_or_insert_with(|| {
+            let now = Instant::now();
+            (now.checked_sub(spent).unwrap_or(now), stalls.number())
         });
         let mut stalled = stalls.lock();
+        // With the lock held, under which sentences are passed: none comes between this and the
+        // entry.
+        if sentence.is_closed.load(Relaxed) {
+            return Poll::Ready(());
+        }
         let begun = || Stalled { held: Held::default(), sentence };
         let entry = stalled.entry(place).or_insert_with(begun);
         let before = mem::replace(&mut entry.held, held);
@@ -209,26 +217,109 @@ impl Stall {
         self.moved_bytes
     }
 
-    /// Ends the stall: the connection holds nothing any more, or not because of its peer.
+    /// Ends the stall: the connection holds nothing any more. If it was to close, there is no need.
     #[inline]
     pub(crate) fn end(&mut self, stalls: &Stalls) {
-        if let Some(place) = self.place.take() {
-            self.leave(stalls, place);
+        if self.place.is_some() || !self.spent.is_zero() {
+            self.leave(stalls);
+            self.spent = Duration::ZERO;
+            self.pardon();
+        }
+    }
+
+    /// Suspends the stall: for what the connection holds, nothing is expected of the peer now. If it
+    /// was to close, it still is when the peer is waited for again.
+    #[inline]
+    pub(crate) fn suspend(&mut self, stalls: &Stalls) {
+        if self.place.is_some() {
+            self.leave(stalls);
         }
     }
 
     #[cold]
-    fn leave(&self, stalls: &Stalls, place: Place) {
-        let mut stalled = stalls.lock();
-        match stalled.remove(&place) {
-            Some(stalled) => stalls.change(stalled.held, Held::default()),
-            // It was to close, and has given its memory back meanwhile, or its peer has done what
-            // was waited for: there is no need any more.
-            None => {
-                if let Some(sentence) = &self.sentence {
-                    sentence.is_closed.store(false, Relaxed);
-                }
-            }
+    fn leave(&mut self, stalls: &Stalls) {
+        let Some(place) = self.place.take() else { return };
+        // Not zero, which is no stall at all.
+        self.spent = place.0.elapsed().max(Duration::from_nanos(1));
+        if let Some(stalled) = stalls.lock().remove(&place) {
+            stalls.change(stalled.held, Held::default());
         }
+    }
+
+    #[cold]
+    fn pardon(&self) {
+        if let Some(sentence) = &self.sentence {
+            // Relaxed: who has no place gets no sentence, and the lock was held to give it up.
+            sentence.is_closed.store(false, Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::time::advance;
+
+    use super::*;
+
+    const HELD: Held = Held { arena_bytes: 100, heap_bytes: 0 };
+    const TIMEOUT: Duration = Duration::from_secs(1);
+
+    fn stalls() -> Stalls {
+        Stalls::new(Held::default(), TIMEOUT)
+    }
+
+    /// Waits for the peer, and returns whether the connection must close.
+    async fn wait(stall: &mut Stall, stalls: &Stalls) -> bool {
+        let closed = |context: &mut Context<'_>| {
+            Poll::Ready(stall.poll_closed(stalls, context, HELD).is_ready())
+        };
+        poll_fn(closed).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stall_goes_on_where_it_was_suspended() {
+        let (stalls, mut stall) = (stalls(), Stall::new());
+        assert!(!wait(&mut stall, &stalls).await);
+        assert_eq!(stalls.bytes(Home::Arena), HELD.arena_bytes);
+        advance(TIMEOUT * 6 / 10).await;
+        stall.suspend(&stalls);
+        assert_eq!(stalls.bytes(Home::Arena), 0);
+
+        advance(100 * TIMEOUT).await;
+        assert!(!wait(&mut stall, &stalls).await);
+        advance(TIMEOUT * 3 / 10).await;
+        assert!(!stalls.close_the_longest(Home::Arena, false), "nine tenths of the timeout");
+        advance(TIMEOUT * 2 / 10).await;
+        assert!(stalls.close_the_longest(Home::Arena, false));
+        assert!(wait(&mut stall, &stalls).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_was_to_close_is_pardoned_at_the_end_of_the_stall_alone() {
+        let (stalls, mut stall) = (stalls(), Stall::new());
+        assert!(!wait(&mut stall, &stalls).await);
+        advance(2 * TIMEOUT).await;
+        assert!(stalls.close_the_longest(Home::Arena, false));
+        stall.suspend(&stalls);
+        assert!(wait(&mut stall, &stalls).await);
+
+        stall.end(&stalls);
+        assert!(!wait(&mut stall, &stalls).await);
+        assert!(!stalls.close_the_longest(Home::Arena, false), "its time begins anew");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_peer_moves_counts_across_suspensions() {
+        let (stalls, mut stall) = (stalls(), Stall::new());
+        for _ in 0..4 {
+            assert!(!wait(&mut stall, &stalls).await);
+            advance(TIMEOUT * 4 / 10).await;
+            stall.moved(PROGRESS_BYTES / 2);
+            stall.suspend(&stalls);
+        }
+        assert!(!wait(&mut stall, &stalls).await);
+        assert!(!stalls.close_the_longest(Home::Arena, false), "it has moved enough");
     }
 }

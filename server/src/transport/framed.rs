@@ -238,8 +238,8 @@ impl<S: ReadReady + AsyncWrite + Unpin> ArenaFramed<S> {
             return Poll::Pending;
         }
         let Self { input, writer: FrameWriter { stream, output, claimant }, .. } = self;
-        let unsent_bytes = output.unsent_bytes();
-        match ready!(input.poll_fill(Pin::new(stream), context, claimant, unsent_bytes))? {
+        let are_flushed = output.is_flushed();
+        match ready!(input.poll_fill(Pin::new(stream), context, claimant, are_flushed))? {
             Filled::Frames => Poll::Ready(Ok(self.input.next_frame())),
             // The end is told when everything is flushed.
             Filled::End => {
@@ -294,7 +294,7 @@ impl<S: ReadReady + Unpin> FrameReader<S> {
             return Poll::Ready(Ok(Some(frame)));
         }
         let Self { stream, input, claimant, .. } = self;
-        match ready!(input.poll_fill(Pin::new(stream), context, claimant, 0))? {
+        match ready!(input.poll_fill(Pin::new(stream), context, claimant, true))? {
             Filled::Frames => Poll::Ready(Ok(self.input.next_frame())),
             Filled::End => Poll::Ready(Ok(None)),
         }

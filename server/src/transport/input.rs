@@ -265,21 +265,21 @@ impl Input {
     /// there must be handed out.
     ///
     /// Waits for memory only with nothing held, or for a frame that has outgrown its block; and for
-    /// nothing longer than the timeouts allow. A stall ends where nothing is held, or for nothing
-    /// that the peer could do: neither here nor, by `unsent_bytes`, by replies.
+    /// nothing longer than the timeouts allow. A stall ends where nothing is held, and is suspended
+    /// where the peer is not waited for: neither here nor for replies, if those `are_flushed`.
     pub(crate) fn poll_fill<S: ReadReady + ?Sized>(
         &mut self,
         mut stream: Pin<&mut S>,
         context: &mut Context<'_>,
         claimant: &mut Claimant,
-        unsent_bytes: usize,
+        are_flushed: bool,
     ) -> Poll<Result<Filled, FrameError>> {
         let before = self.bytes_read;
-        let filled = self.poll_fill_in_time(stream.as_mut(), context, claimant, unsent_bytes);
+        let filled = self.poll_fill_in_time(stream.as_mut(), context, claimant, are_flushed);
         claimant.moved(self.bytes_read - before);
         let waits_for_memory = filled.is_pending() && self.wait == Wait::Memory;
-        if unsent_bytes == 0 && (waits_for_memory || self.holds_whole_frames_alone()) {
-            claimant.end_stall();
+        if are_flushed && (waits_for_memory || self.holds_whole_frames_alone()) {
+            claimant.suspend_stall();
         }
         if filled.is_ready() {
             self.watch.progress();
@@ -310,12 +310,12 @@ impl Input {
         mut stream: Pin<&mut S>,
         context: &mut Context<'_>,
         claimant: &mut Claimant,
-        unsent_bytes: usize,
+        are_flushed: bool,
     ) -> Poll<Result<Filled, FrameError>> {
         loop {
             let step = match mem::replace(&mut self.state, State::Empty) {
                 State::Empty => {
-                    if unsent_bytes == 0 {
+                    if are_flushed {
                         claimant.end_turn();
                     }
                     ready!(self.poll_begin(stream.as_mut(), context, claimant))?

@@ -83,6 +83,12 @@ impl Output {
         self.unsent_bytes
     }
 
+    /// Whether the stream has passed everything on: one that encrypts takes some and keeps it.
+    #[inline]
+    pub(crate) fn is_flushed(&self) -> bool {
+        self.unsent_bytes == 0 && !self.needs_flush
+    }
+
     /// Bytes that were written since the beginning.
     pub(crate) fn bytes_written(&self) -> u64 {
         self.bytes_written
@@ -211,7 +217,7 @@ impl Output {
                 self.watch.progress();
                 return Poll::Ready(Ok(()));
             }
-            if self.unsent_bytes > 0 {
+            if !self.is_flushed() {
                 ready!(self.poll_flush(stream.as_mut(), context, claimant, input_held))?;
                 continue;
             }
@@ -238,14 +244,14 @@ impl Output {
             self.watch.progress();
             return Poll::Ready(Ok(block));
         }
-        if self.unsent_bytes > 0 {
+        if !self.is_flushed() {
             ready!(self.poll_flush(stream.as_mut(), context, claimant, input_held))?;
         }
         self.gathering = None;
         self.poll_reply(stream, context, claimant, input_held, payload_bytes)
     }
 
-    /// Waits for memory that is set aside for replies. There is nothing unsent.
+    /// Waits for memory that is set aside for replies. All is flushed.
     fn poll_reply(
         &mut self,
         stream: Pin<&mut dyn Duplex>,
@@ -262,7 +268,7 @@ impl Output {
             return Poll::Ready(Err(FrameError::hung_up()));
         }
         // The peer has taken everything.
-        claimant.end_stall();
+        claimant.suspend_stall();
         let held = input_held + self.held(claimant);
         claimant.note(Wait::Memory.into(), held);
         self.watch.poll_over(context, Wait::Memory, Some(LOOK_AT_PEER_EVERY)).map(Err)
@@ -292,6 +298,7 @@ impl Output {
             claimant.note(Wait::Write.into(), held);
             return self.watch.poll_over(context, Wait::Write, None).map(Err);
         }
+        claimant.suspend_stall();
         flushed
     }
 

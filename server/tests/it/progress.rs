@@ -293,7 +293,7 @@ fn a_peer_that_does_not_read_cannot_keep_the_memory_of_replies() {
         }
         assert_eq!(server.bytes_live(), 14 * SLOT);
         // Its replies are in the memory that is set aside for them, and it stalls.
-        let mut deaf = Client::connect(server.address).await;
+        let mut deaf = Client::connect_with_little_room(server.address).await;
         let flood =
             tokio::spawn(async move { deaf.send_without_reading(&passing(50_000, 1)).await });
         until(|| server.memory().stalled_bytes > SLOT).await;
@@ -312,7 +312,7 @@ fn a_peer_that_does_not_read_cannot_keep_the_memory_of_replies() {
 
 /// Who has sent a request in two parts is not to blame for the time that its handler takes.
 #[test]
-fn a_stall_ends_when_the_request_has_arrived() {
+fn a_stall_is_suspended_when_the_request_has_arrived() {
     run(async {
         let gate = Gate::new();
         let server = InProcess::start_with(&two_slots(), gate.clone()).await;
@@ -333,7 +333,7 @@ fn a_stall_ends_when_the_request_has_arrived() {
 
 /// Nor for the time until there is memory for the next, of which a part has come.
 #[test]
-fn a_stall_ends_when_the_next_request_needs_more_memory() {
+fn a_stall_is_suspended_when_the_next_request_needs_more_memory() {
     run(async {
         // One slot that stalls is not too much.
         let memory = Memory::fixed(4, 1024).expect("memory");
@@ -387,7 +387,7 @@ impl Handler for Flood {
 
 /// Nor is who has taken all replies so far to blame for the time until there is memory for more.
 #[test]
-fn a_stall_ends_when_the_replies_are_taken() {
+fn a_stall_is_suspended_when_the_replies_are_taken() {
     run(async {
         let config = Config { capacity_bytes: 3 * SLOT, stall_timeout: LONG, ..two_slots() };
         let server = InProcess::start_with(&config, Flood).await;
