@@ -47,7 +47,8 @@ pub struct Config {
     /// How long the system may take no more of a reply. A peer that takes 256 KiB in this time is
     /// not closed.
     pub write_timeout: Duration,
-    /// How long a peer may keep memory for which others wait, and move less than 64 KiB.
+    /// How long a peer may keep memory for which others wait, and move less than 64 KiB. The time
+    /// of a handler, or until there is memory for replies, does not count.
     pub stall_timeout: Duration,
     /// How long a connection waits for memory.
     pub memory_timeout: Duration,

@@ -10,10 +10,11 @@
 //! The arena and the budget of the heap are judged each by itself: nobody is closed for memory that
 //! would not help those who wait.
 //!
-//! A stall lasts until the connection holds nothing. Only what its peer could have ended counts: it
-//! is suspended once requests have arrived whole, for their handler, and once replies are taken, for
-//! that and for memory for more, and goes on where it was when the peer is waited for again. It is
-//! counted anew whenever the peer has moved [`PROGRESS_BYTES`]: a byte now and then is no progress.
+//! A stall lasts until the connection holds nothing. Only what its peer could have ended counts. So
+//! it is suspended once requests have arrived whole, while their handler is waited for, and once
+//! replies are taken, while memory for more is. It goes on where it was when the peer is waited for
+//! again, and is counted anew whenever the peer has moved [`PROGRESS_BYTES`]: a byte now and then is
+//! no progress.
 
 use std::{
     collections::BTreeMap,
@@ -227,8 +228,8 @@ impl Stall {
         }
     }
 
-    /// Suspends the stall: for what the connection holds, nothing is expected of the peer now. If it
-    /// was to close, it still is when the peer is waited for again.
+    /// Suspends the stall: for what the connection holds, the peer need do nothing now. If it was to
+    /// close, it still is when the peer is waited for again.
     #[inline]
     pub(crate) fn suspend(&mut self, stalls: &Stalls) {
         if self.place.is_some() {
