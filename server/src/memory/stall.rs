@@ -13,8 +13,8 @@
 //! A stall lasts until the connection holds nothing. Only what its peer could have ended counts. So
 //! it is suspended once requests have arrived whole, while their handler is waited for, and once
 //! replies are taken, while memory for more is. It goes on where it was when the peer is waited for
-//! again, and is counted anew whenever the peer has moved [`PROGRESS_BYTES`]: a byte now and then is
-//! no progress.
+//! again. It is counted anew whenever the peer has moved [`PROGRESS_BYTES`]: a byte now and then
+//! is no progress.
 
 use std::{
     collections::BTreeMap,
@@ -228,8 +228,8 @@ impl Stall {
         }
     }
 
-    /// Suspends the stall: for what the connection holds, the peer need do nothing now. If it was to
-    /// close, it still is when the peer is waited for again.
+    /// Suspends the stall: for what the connection holds, the peer need do nothing now. If it was
+    /// to close, it still is when the peer is waited for again.
     #[inline]
     pub(crate) fn suspend(&mut self, stalls: &Stalls) {
         if self.place.is_some() {
