@@ -44,7 +44,7 @@ class Machine:
             paths = [line.rstrip("\n").split(":", 2)[1:] for line in file]
         name = f"/arena-echo-systemd-{os.getpid()}/"
         places = [path for controllers, path in paths if controllers in ("", "name=systemd")]
-        return all(f"{path}/".find(name) >= 0 for path in places) and any(path.endswith("init.scope") for path in places)
+        return all(name in f"{path}/" for path in places) and any(path.endswith("init.scope") for path in places)
 
     def pid(self):
         """Of its init, as it is seen from here."""

@@ -252,16 +252,12 @@ async fn accept<A: Future<Output = ()> + Send + 'static>(
                 continue;
             }
         };
-        let place = if let Ok(place) = Arc::clone(places).try_acquire_owned() {
-            // Somebody may have come back from an exit that was opened for an earlier one.
-            exits.forget_permits(1);
-            place
-        } else {
+        if places.available_permits() == 0 {
             exits.add_permits(1);
-            let place = Arc::clone(places).acquire_owned().await.expect("nobody closes it");
-            exits.forget_permits(1);
-            place
-        };
+        }
+        let place = Arc::clone(places).acquire_owned().await.expect("nobody closes it");
+        // Nobody need leave now, also not by an exit that somebody has come back from since.
+        exits.forget_permits(1);
         let answered = answer(stream);
         connections.spawn(async move {
             answered.await;

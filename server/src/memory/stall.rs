@@ -75,8 +75,8 @@ struct Sentence {
 pub(crate) struct Stall {
     /// `None` while there is none, and while it is suspended.
     place: Option<Place>,
-    /// How long it had lasted when it was suspended.
-    spent: Duration,
+    /// How long it had lasted when it was suspended, if it is.
+    suspended: Option<Duration>,
     /// Bytes that the peer has moved since the beginning.
     moved_bytes: u64,
     /// How many it had moved when the stall began.
@@ -172,7 +172,7 @@ impl Stalls {
 
 impl Stall {
     pub(crate) fn new() -> Self {
-        Self { place: None, spent: Duration::ZERO, moved_bytes: 0, moved_before: 0, sentence: None }
+        Self { place: None, suspended: None, moved_bytes: 0, moved_before: 0, sentence: None }
     }
 
     /// Stalls with what it holds, or goes on. Ready if the connection must close.
@@ -185,15 +185,14 @@ impl Stall {
         if self.moved_bytes - self.moved_before >= PROGRESS_BYTES {
             self.end(stalls);
         }
-        if self.spent.is_zero() && self.place.is_none() {
+        if self.place.is_none() && self.suspended.is_none() {
             self.moved_before = self.moved_bytes;
         }
         let sentence = Arc::clone(self.sentence.get_or_insert_default());
         sentence.waker.register(context.waker());
-        let spent = self.spent;
         let place = *self.place.get_or_insert_with(|| {
-            let now = Instant::now();
-            (now.checked_sub(spent).unwrap_or(now), stalls.number())
+            let (now, lasted) = (Instant::now(), self.suspended.take().unwrap_or_default());
+            (now.checked_sub(lasted).unwrap_or(now), stalls.number())
         });
         let mut stalled = stalls.lock();
         // With the lock held, under which sentences are passed: none comes between this and the
@@ -221,9 +220,9 @@ impl Stall {
     /// Ends the stall: the connection holds nothing any more. If it was to close, there is no need.
     #[inline]
     pub(crate) fn end(&mut self, stalls: &Stalls) {
-        if self.place.is_some() || !self.spent.is_zero() {
+        if self.place.is_some() || self.suspended.is_some() {
             self.leave(stalls);
-            self.spent = Duration::ZERO;
+            self.suspended = None;
             self.pardon();
         }
     }
@@ -240,8 +239,7 @@ impl Stall {
     #[cold]
     fn leave(&mut self, stalls: &Stalls) {
         let Some(place) = self.place.take() else { return };
-        // Not zero, which is no stall at all.
-        self.spent = place.0.elapsed().max(Duration::from_nanos(1));
+        self.suspended = Some(place.0.elapsed());
         if let Some(stalled) = stalls.lock().remove(&place) {
             stalls.change(stalled.held, Held::default());
         }
