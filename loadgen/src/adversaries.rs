@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     payload::HEADER_BYTES,
+    route::{Addresses, Attempts},
     stream::{Endpoint, Stream},
 };
 
@@ -58,7 +59,7 @@ pub struct AdversaryCounts {
     pub clients: u32,
     /// Connections that were made.
     pub connects: u64,
-    /// Attempts that failed.
+    /// Connections that could not be made at any address.
     pub connect_errors: u64,
     /// Connections that the server closed or reset.
     pub closed_by_server: u64,
@@ -92,6 +93,7 @@ enum Kind {
 struct Adversary {
     kind: Kind,
     state: State,
+    attempts: Attempts,
     /// How many turns it lets pass.
     turns_to_rest: u32,
     /// Where in its requests it is, which are the same over and over.
@@ -140,12 +142,11 @@ impl Adversaries {
         if begin.recv().is_ok() {
             let mut groups = (0..GROUPS as usize).cycle();
             let mut due_at = Instant::now();
+            let mut addresses = Addresses::new(endpoints);
             while !matches!(begin.try_recv(), Err(TryRecvError::Disconnected)) {
                 let first = groups.next().expect("groups without end");
-                let group = all.iter_mut().enumerate().skip(first).step_by(GROUPS as usize);
-                for (index, adversary) in group {
-                    let endpoint = &endpoints[index % endpoints.len()];
-                    adversary.take_turn(endpoint, poll.registry(), &requests);
+                for adversary in all.iter_mut().skip(first).step_by(GROUPS as usize) {
+                    adversary.take_turn(&mut addresses, poll.registry(), &requests);
                 }
                 // Who is late does not catch up: that would be a burst.
                 due_at = (due_at + TURN / GROUPS).max(Instant::now());
@@ -188,28 +189,32 @@ impl Adversary {
         let counts = AdversaryCounts { clients: 1, ..AdversaryCounts::default() };
         // Slow ones do not rest all at the same time.
         let turns_to_rest = (index / GROUPS) % SLOW_TURNS;
-        Self { kind, state: State::Down, turns_to_rest, offset: 0, counts }
+        let attempts = Attempts::default();
+        Self { kind, state: State::Down, attempts, turns_to_rest, offset: 0, counts }
     }
 
     /// Does the next bad thing, unless it rests.
-    fn take_turn(&mut self, endpoint: &Endpoint, registry: &Registry, requests: &[u8]) {
+    fn take_turn(&mut self, addresses: &mut Addresses<'_>, registry: &Registry, requests: &[u8]) {
         if let Some(turns_left) = self.turns_to_rest.checked_sub(1) {
             self.turns_to_rest = turns_left;
             return;
         }
         self.state = match std::mem::replace(&mut self.state, State::Down) {
-            State::Down => match Stream::connect(endpoint, registry, Token(0)) {
-                Ok(stream) => State::Connecting(stream),
-                Err(_) => self.not_connected(),
-            },
+            State::Down => {
+                match Stream::connect(self.attempts.endpoint(addresses), registry, Token(0)) {
+                    Ok(stream) => State::Connecting(stream),
+                    Err(error) => self.not_connected(error, addresses),
+                }
+            }
             State::Connecting(stream) => match stream.outcome() {
                 Ok(true) => {
+                    self.attempts.succeed(addresses);
                     self.counts.connects += 1;
                     self.offset = 0;
                     State::Open(stream)
                 }
                 Ok(false) => State::Connecting(stream),
-                Err(_) => self.not_connected(),
+                Err(error) => self.not_connected(error, addresses),
             },
             State::Open(stream) => match self.act(&stream, requests) {
                 Ok(false) => {
@@ -231,8 +236,9 @@ impl Adversary {
         };
     }
 
-    fn not_connected(&mut self) -> State {
-        self.counts.connect_errors += 1;
+    /// The next turn is for the next address.
+    fn not_connected(&mut self, error: io::Error, addresses: &Addresses<'_>) -> State {
+        self.counts.connect_errors += u64::from(self.attempts.fail(error, addresses).is_some());
         State::Down
     }
 

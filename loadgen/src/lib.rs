@@ -45,7 +45,7 @@
 //!
 //! ```text
 //! cli -> plan -> search -> run -> worker -> link -> connection -> template -> payload -> size
-//!   \                       |          \      |-> stream             \-> mismatch
+//!   \                       |          \      |-> route -> stream    \-> mismatch
 //!    \-> doctor -> noise    |           \     |-> rate
 //!                           |            \    \-> schedule, tally, latency -> shelf
 //!                           |             \-> alarm
@@ -78,6 +78,7 @@ mod connection;
 mod mismatch;
 mod payload;
 mod rate;
+mod route;
 mod schedule;
 mod shelf;
 mod size;

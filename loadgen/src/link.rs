@@ -28,13 +28,14 @@ use crate::{
     payload::Payloads,
     plan::ReconnectEvery,
     rate::Arrivals,
+    route::{Addresses, Attempts},
     schedule::{Admission, Phase, Schedule},
-    stream::{Endpoint, Stream},
+    stream::Stream,
     tally::Tally,
     units,
 };
 
-/// How long a connection may take to be made.
+/// How long an address may take to answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The pause before the first attempt to connect again; it doubles with each failure, up to the
 /// last.
@@ -49,7 +50,7 @@ pub(crate) const STANDSTILL_MIN: Duration = Duration::from_millis(20);
 /// What all links of one thread share.
 #[derive(Debug)]
 pub(crate) struct Desk<'run> {
-    pub(crate) endpoints: &'run [Endpoint],
+    pub(crate) addresses: Addresses<'run>,
     pub(crate) source: Source<'run>,
     pub(crate) clock: &'run Clock,
     pub(crate) pipeline: u64,
@@ -130,7 +131,8 @@ pub(crate) struct Link {
     /// When the socket was opened, and how many requests had been queued before.
     opened_at: u64,
     queued_before: u64,
-    /// Attempts to connect that failed since the last success.
+    attempts: Attempts,
+    /// How often every address has failed since the last success.
     failures: u32,
     was_open: bool,
 }
@@ -184,6 +186,7 @@ impl Link {
             left: None,
             opened_at: 0,
             queued_before: 0,
+            attempts: Attempts::default(),
             failures: 0,
             was_open: false,
         }
@@ -204,18 +207,18 @@ impl Link {
 
     /// Whether something is awaited from the server: a reply, or a connection that it refused.
     pub(crate) fn awaits_the_server(&self) -> bool {
-        self.connection.outstanding() > 0 || self.failures > 0
+        self.connection.outstanding() > 0 || self.has_failed()
     }
 
-    /// Whether every address has refused.
-    pub(crate) fn has_tried_all(&self, desk: &Desk<'_>) -> bool {
-        self.failures as usize >= desk.endpoints.len()
+    /// Whether every address has failed.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failures > 0
     }
 
     /// From now on requests are due at these times, counted from `begins_at`.
     pub(crate) fn follow(&mut self, mut arrivals: Arrivals, begins_at: u64) {
         if let Socket::Down { retry_at } = self.socket
-            && self.failures == 0
+            && !self.has_failed()
         {
             // Before it joins nothing is due.
             while begins_at + arrivals.next_due() < retry_at {
@@ -239,11 +242,18 @@ impl Link {
 
     /// Begins to connect. A failure shows at once or as an event.
     pub(crate) fn connect(&mut self, desk: &mut Desk<'_>) {
-        let endpoint = &desk.endpoints[self.failures as usize % desk.endpoints.len()];
-        let made = Stream::connect(endpoint, &desk.registry, self.token);
-        match made {
+        let endpoint = self.attempts.endpoint(&desk.addresses);
+        match Stream::connect(endpoint, &desk.registry, self.token) {
             Ok(stream) => self.socket = Socket::Connecting { stream, since: desk.now },
-            Err(error) => self.lose(Loss::NotMade(error), desk),
+            Err(error) => self.try_next_address(error, desk),
+        }
+    }
+
+    /// Goes on to the next address after a failed attempt. Counts an error if there is none.
+    fn try_next_address(&mut self, error: io::Error, desk: &mut Desk<'_>) {
+        match self.attempts.fail(error, &desk.addresses) {
+            None => self.connect(desk),
+            Some(error) => self.lose(Loss::NotMade(error), desk),
         }
     }
 
@@ -452,7 +462,7 @@ impl Link {
             Socket::Down { .. } => {}
             Socket::Connecting { since, .. } => {
                 if Duration::from_nanos(desk.now.saturating_sub(*since)) >= CONNECT_TIMEOUT {
-                    self.lose(Loss::NotMade(io::ErrorKind::TimedOut.into()), desk);
+                    self.try_next_address(io::ErrorKind::TimedOut.into(), desk);
                 }
             }
             Socket::Open { .. } => {
@@ -508,7 +518,7 @@ impl Link {
         match stream.outcome() {
             Ok(true) => self.open(desk),
             Ok(false) => {}
-            Err(error) => self.lose(Loss::NotMade(error), desk),
+            Err(error) => self.try_next_address(error, desk),
         }
     }
 
@@ -519,6 +529,7 @@ impl Link {
         }
         desk.tally.counts.reconnects += u64::from(self.was_open);
         self.was_open = true;
+        self.attempts.succeed(&mut desk.addresses);
         self.failures = 0;
         self.opened_at = desk.now;
         self.queued_before = self.connection.queued();

@@ -270,8 +270,11 @@ fn fetch(url: &MetricsUrl) -> io::Result<String> {
 
 fn connect(url: &MetricsUrl, deadline: Instant) -> io::Result<TcpStream> {
     let mut error = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in (url.host.as_str(), url.port).to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, remaining(deadline)?) {
+    let addresses: Vec<_> = (url.host.as_str(), url.port).to_socket_addrs()?.collect();
+    for (address, left) in addresses.iter().zip((1..=addresses.len()).rev()) {
+        // An address that is silent leaves time for those behind it.
+        let patience = remaining(deadline)?.div_f64(left as f64);
+        match TcpStream::connect_timeout(address, patience) {
             Ok(stream) => {
                 stream.set_write_timeout(Some(remaining(deadline)?))?;
                 return Ok(stream);

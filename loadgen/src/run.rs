@@ -691,25 +691,80 @@ fn micros_per_request(cpu: Duration, requests: u64) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::net::{SocketAddr, TcpListener};
 
     use super::*;
+    use crate::{adversaries::Adversaries, tally::Errors};
+
+    /// The address of a server that echoes.
+    fn echo() -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                thread::spawn(move || io::copy(&mut stream.try_clone().unwrap(), &mut stream));
+            }
+        });
+        address
+    }
+
+    /// An address at which nobody listens: no other test binds to this host.
+    fn nobody() -> SocketAddr {
+        TcpListener::bind("127.77.0.2:0").unwrap().local_addr().unwrap()
+    }
+
+    fn plan(requests: u64) -> Plan {
+        Plan {
+            connections: 1,
+            requests: Some(requests),
+            duration: None,
+            warm_up: Duration::ZERO,
+            ..Plan::for_target("server.test:9000".parse().unwrap())
+        }
+    }
+
+    /// Runs a plan against a server whose name has these addresses.
+    fn run_at(addresses: &[SocketAddr], plan: &Plan) -> Result<Report, RunError> {
+        let site = Site {
+            plan,
+            target: plan.target.clone().unwrap(),
+            metrics: None,
+            endpoints: addresses.iter().copied().map(Endpoint::Tcp).collect(),
+            payloads: Payloads::new(plan.seed, plan.connections, plan.sizes.clone()),
+            probe: None,
+            noise_floor: None,
+        };
+        site.run(None, &Stop::new(), &mut |_| {})
+    }
+
+    #[test]
+    fn a_server_at_any_address_of_its_name_is_loaded_without_an_error() {
+        let server = echo();
+        let reconnect_every = Some("3".parse().unwrap());
+        let plan = Plan { connections: 2, reconnect_every, ..plan(20) };
+        for addresses in [vec![nobody(), server], vec![nobody(), nobody(), server, nobody()]] {
+            let report = run_at(&addresses, &plan).unwrap();
+            assert_eq!(report.counts.requests, 20, "{report:?}");
+            assert!(report.counts.planned_reconnects > 0, "{report:?}");
+            assert_eq!((report.counts.errors, &report.first_error), (Errors::default(), &None));
+        }
+    }
+
+    #[test]
+    fn slow_and_resetting_clients_go_to_the_address_of_the_server_too() {
+        let adversaries = Adversaries { slow_readers: 2, slow_senders: 2, resets: 4 };
+        let duration = Some(Duration::from_secs(2));
+        let plan = Plan { adversaries, duration, requests: None, ..plan(1) };
+        let report = run_at(&[nobody(), echo()], &plan).unwrap().adversaries;
+        for kind in [report.slow_readers, report.slow_senders, report.resets] {
+            assert!(kind.connects > 0 && kind.connect_errors == 0, "{report:?}");
+        }
+    }
 
     #[test]
     fn adversaries_that_fail_leave_the_report_of_the_others() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let target = listener.local_addr().unwrap().into();
-        thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            let _ = io::copy(&mut stream.try_clone().unwrap(), &mut stream);
-        });
-        let plan = Plan {
-            connections: 1,
-            requests: Some(10),
-            duration: None,
-            warm_up: Duration::ZERO,
-            ..Plan::for_target(target)
-        };
+        let plan = Plan { target: Some(echo().into()), ..plan(10) };
         let report = run(&plan, &Stop::new(), &mut |_| {}).unwrap();
         let report = with_adversaries(report, Err(io::Error::other("no more files")));
         assert_eq!(report.counts.requests, 10);

@@ -50,9 +50,9 @@ pub struct Errors {
     pub timeouts: u64,
     /// Connections that the server closed, or that broke.
     pub lost: u64,
-    /// Attempts to connect that failed.
+    /// How often a connection could not be made at any of the server's addresses.
     pub connect: u64,
-    /// How many of those the server's machine refused, because nobody listens there.
+    /// How many of those an address refused, because nobody listens there.
     #[serde(default)]
     pub refused: u64,
 }
@@ -161,7 +161,7 @@ impl Errors {
         ]
     }
 
-    /// Counts an attempt to connect that failed.
+    /// Counts a connection that could not be made.
     pub(crate) fn not_connected(&mut self, error: &io::Error) {
         self.connect += 1;
         self.refused += u64::from(error.kind() == io::ErrorKind::ConnectionRefused);

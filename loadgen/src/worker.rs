@@ -24,6 +24,7 @@ use crate::{
     payload::Payloads,
     plan::Plan,
     rate::{Arrivals, Timetable},
+    route::Addresses,
     schedule::{Bounds, Phase, Schedule},
     stop::{Stop, Urgency},
     stream::Endpoint,
@@ -182,7 +183,7 @@ impl<'run> Worker<'run> {
         let timeout = job.plan.timeout;
         let template = Template::new(job.payloads, job.plan.pipeline);
         let desk = Desk {
-            endpoints: job.endpoints,
+            addresses: Addresses::new(job.endpoints),
             source: Source { payloads: job.payloads, template, verify: job.plan.verify },
             clock: job.clock,
             pipeline: u64::from(job.plan.pipeline),
@@ -221,7 +222,7 @@ impl<'run> Worker<'run> {
         })
     }
 
-    /// Tries every connection that is to be there from the start once on every address.
+    /// Tries once to make every connection that is to be there from the start.
     fn connect(&mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS_PER_POLL);
         let now = self.desk.now;
@@ -229,7 +230,7 @@ impl<'run> Worker<'run> {
         while self.stop.urgency() == Urgency::None {
             for link in &mut self.links[..first] {
                 let is_down = !link.is_open() && !link.is_connecting();
-                if is_down && !link.has_tried_all(&self.desk) {
+                if is_down && !link.has_failed() {
                     link.connect(&mut self.desk);
                 }
             }

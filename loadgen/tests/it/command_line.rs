@@ -56,6 +56,17 @@ fn a_good_run_reports_and_exits_with_0() {
     }
 }
 
+/// Many machines resolve `localhost` to `::1` first, where this server does not listen.
+#[test]
+fn localhost_is_a_server_that_listens_on_one_of_its_addresses() {
+    let port = honest().port();
+    let output = loadgen(&format!("-n 20 -c 2 --reconnect-every 3 localhost:{port}")).output();
+    let output = output.unwrap();
+    exits_with(0, &output);
+    let report = text(&output.stdout);
+    assert!(report.contains("0 errors, 0 mismatches, 0 unanswered"), "{report}");
+}
+
 #[test]
 fn the_word_run_is_optional() {
     exits_with(0, &loadgen(&format!("run -n 10 {}", honest())).output().unwrap());
