@@ -1,7 +1,7 @@
 //! File descriptors: one for each connection and a few to spare, as far as the system allows.
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tracing::warn;
+use rlimit::{Resource, getrlimit, setrlimit};
+use tracing::{info, warn};
 
 use crate::settings::Settings;
 
@@ -9,10 +9,10 @@ use crate::settings::Settings;
 const SPARE: u64 = 64;
 
 /// Returns how many connections are possible, and how many file descriptors the system allows, if
-/// that is too few for the connections of `settings`.
+/// that is known to be too few for the connections of `settings`.
 pub(crate) fn shortage(settings: &Settings) -> Option<(usize, u64)> {
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    let allowed = current?.max(maximum.map_or(u64::MAX, |maximum| maximum.min(wanted(settings))));
+    let (current, maximum) = getrlimit(Resource::NOFILE).ok()?;
+    let allowed = current.max(maximum.min(wanted(settings)));
     (allowed < needed(settings)).then(|| (possible(allowed), allowed))
 }
 
@@ -52,16 +52,18 @@ fn possible(allowed: u64) -> usize {
     usize::try_from(allowed.saturating_sub(SPARE)).unwrap_or(usize::MAX).max(1)
 }
 
-/// Raises the limit to `wanted`, or as far as it goes. Returns the limit, if there is one.
+/// Raises the limit to `wanted`, or as far as it goes. Returns the limit, if it is known.
 fn raise_to(wanted: u64) -> Option<u64> {
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    let current = current?;
-    let possible = maximum.map_or(wanted, |maximum| maximum.min(wanted));
-    if possible <= current {
+    let (current, maximum) = match getrlimit(Resource::NOFILE) {
+        Ok(limits) => limits,
+        Err(error) => {
+            info!("the limit of file descriptors is unknown, because it cannot be read: {error}");
+            return None;
+        }
+    };
+    let possible = maximum.min(wanted);
+    if possible <= current || setrlimit(Resource::NOFILE, possible, maximum).is_err() {
         return Some(current);
     }
-    match setrlimit(Resource::Nofile, Rlimit { current: Some(possible), maximum }) {
-        Ok(()) => Some(possible),
-        Err(_) => Some(current),
-    }
+    Some(possible)
 }

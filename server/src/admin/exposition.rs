@@ -6,9 +6,9 @@ use std::{
     time::SystemTime,
 };
 
+use rlimit::{Resource, getrlimit};
 use rustix::{
     param::page_size,
-    process::{Resource, getrlimit},
     time::{ClockId, clock_gettime},
 };
 
@@ -212,9 +212,10 @@ fn write_process<H: Handler>(page: &mut Page, server: &Server<H>) {
     if let Some(count) = open_descriptors() {
         page.gauge("process_open_fds", "File descriptors that are open.", count);
     }
-    // Without a limit, the largest number that one could be.
-    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    page.gauge("process_max_fds", "File descriptors that may be open.", limit);
+    // Without a limit, the largest number that one could be. Not there if it cannot be read.
+    if let Ok((limit, _)) = getrlimit(Resource::NOFILE) {
+        page.gauge("process_max_fds", "File descriptors that may be open.", limit);
+    }
     let start = milliseconds(server.built());
     page.gauge(
         "process_start_time_seconds",
