@@ -9,7 +9,7 @@
 
 use std::{
     fmt, io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs},
     path::{PathBuf, absolute},
     str::FromStr,
 };
@@ -31,12 +31,13 @@ pub(crate) struct AdminAddress(pub(crate) ListenAddress);
 impl ListenAddress {
     /// Looks up which addresses of the network it stands for, best first. None for one in the file
     /// system.
-    pub(crate) async fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
+    ///
+    /// Waits for the servers of names, so it has no place where connections are served. The lookups
+    /// of tokio have none before that either: each panics if the system refuses it a thread.
+    pub(crate) fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
         match self {
             Self::Everywhere { port } => Ok(everywhere(*port).to_vec()),
-            Self::Host { host, port } => {
-                Ok(tokio::net::lookup_host((host.as_str(), *port)).await?.collect())
-            }
+            Self::Host { host, port } => Ok((host.as_str(), *port).to_socket_addrs()?.collect()),
             Self::Unix { .. } => Ok(Vec::new()),
         }
     }
@@ -120,6 +121,13 @@ fn unix(path: &str) -> Result<ListenAddress, String> {
         let reason = "has a NUL in its path, and abstract sockets are not supported";
         return Err(format!("{reason}; write unix:/path"));
     }
+    // What others take for an abstract socket, to which everybody may connect.
+    if path.starts_with('@') {
+        let reason = "is an abstract socket, and those are not supported: they have no permissions";
+        return Err(format!(
+            "{reason}; write unix:/path, or unix:./{path} for a file of that name"
+        ));
+    }
     if path.is_empty() || path.ends_with('/') {
         return Err("names no file; write unix:/path".to_owned());
     }
@@ -180,6 +188,7 @@ mod tests {
         let unix = |path: &str| ListenAddress::Unix { path: path.into() };
         assert_eq!("unix:/run/echo.sock".parse(), Ok(unix("/run/echo.sock")));
         assert_eq!("unix:here:9000".parse(), Ok(unix("here:9000")));
+        assert_eq!("unix:./@here".parse(), Ok(unix("./@here")));
         assert_eq!(unix("/run/echo.sock").to_string(), "unix:/run/echo.sock");
     }
 
@@ -199,6 +208,8 @@ mod tests {
             "unix:",
             "unix:/run/",
             "unix:\0abs",
+            "unix:@abs",
+            "unix:@",
             "unix:/a\0b",
             "a\0b:1",
             &too_long,

@@ -48,12 +48,31 @@ pub(crate) struct SocketFile {
     identity: (u64, u64),
 }
 
+/// What the names in addresses stand for, or why they stand for nothing.
+#[derive(Debug)]
+pub(crate) struct Names {
+    /// In the order of the addresses to listen on. None if sockets are passed.
+    listen: Vec<io::Result<Vec<SocketAddr>>>,
+    admin: Option<io::Result<Vec<SocketAddr>>>,
+}
+
+impl Names {
+    /// Looks up the names in the addresses that are to be listened on. That may take long.
+    pub(crate) fn look_up(settings: &Settings, passed: &ListenFd) -> Self {
+        let addresses = if passed.len() > 0 { &[][..] } else { &settings.listen };
+        Self {
+            listen: addresses.iter().map(ListenAddress::resolve).collect(),
+            admin: settings.admin.as_ref().map(|AdminAddress(address)| address.resolve()),
+        }
+    }
+}
+
 /// Listens on all addresses of `settings`, or on the sockets in `passed` if there are any.
 ///
 /// # Errors
 ///
 /// Every address that cannot be listened on, a line each.
-pub(crate) async fn listen(settings: &Settings, passed: ListenFd) -> Result<Bound, String> {
+pub(crate) fn listen(settings: &Settings, names: Names, passed: ListenFd) -> Result<Bound, String> {
     let mut bound = Bound { listeners: Vec::new(), admin: None, files: Vec::new() };
     let mut errors = Vec::new();
     if passed.len() > 0 {
@@ -65,14 +84,14 @@ pub(crate) async fn listen(settings: &Settings, passed: ListenFd) -> Result<Boun
             Err(error) => errors.push(error),
         }
     } else {
-        for address in &settings.listen {
-            if let Err(error) = bind(address, settings, &mut bound).await {
+        for (address, name) in settings.listen.iter().zip(names.listen) {
+            if let Err(error) = bind(address, name, settings, &mut bound) {
                 errors.push(format!("--listen {address}: cannot listen there: {error}"));
             }
         }
     }
-    if let Some(address) = &settings.admin {
-        match bind_admin(address).await {
+    if let Some((address, name)) = settings.admin.as_ref().zip(names.admin) {
+        match bind_admin(address, name) {
             Ok(listener) => bound.admin = Some(listener),
             Err(error) => errors.push(format!("--admin {address}: cannot listen there: {error}")),
         }
@@ -91,7 +110,12 @@ pub(crate) async fn listen(settings: &Settings, passed: ListenFd) -> Result<Boun
     Ok(bound)
 }
 
-async fn bind(address: &ListenAddress, settings: &Settings, bound: &mut Bound) -> io::Result<()> {
+fn bind(
+    address: &ListenAddress,
+    name: io::Result<Vec<SocketAddr>>,
+    settings: &Settings,
+    bound: &mut Bound,
+) -> io::Result<()> {
     let backlog = settings.backlog.into();
     if let ListenAddress::Unix { path } = address {
         let (socket, file) = bind_path(path)?;
@@ -100,28 +124,32 @@ async fn bind(address: &ListenAddress, settings: &Settings, bound: &mut Bound) -
         bound.listeners.push(UnixListener::from_std(socket.into())?.into());
         return Ok(());
     }
-    let listener = bind_first(address, settings.reuse_port, backlog).await?;
+    let listener = bind_first(address, name?, settings.reuse_port, backlog)?;
     bound.listeners.push(listener.into());
     Ok(())
 }
 
 /// Never shares the port: which of several servers answers would be chance.
-async fn bind_admin(address: &AdminAddress) -> io::Result<TcpListener> {
-    bind_first(&address.0, false, ADMIN_BACKLOG).await
+fn bind_admin(
+    address: &AdminAddress,
+    name: io::Result<Vec<SocketAddr>>,
+) -> io::Result<TcpListener> {
+    bind_first(&address.0, name?, false, ADMIN_BACKLOG)
 }
 
-/// Listens on the first address of the network that this machine has.
+/// Listens on the first candidate for an address of the network that this machine has.
 ///
 /// One that somebody else listens on is an error, even if there is another: which of two servers a
 /// client of the name reaches would be chance.
-async fn bind_first(
+fn bind_first(
     address: &ListenAddress,
+    candidates: Vec<SocketAddr>,
     reuse_port: bool,
     backlog: i32,
 ) -> io::Result<TcpListener> {
     let mut result = Err(io::Error::new(ErrorKind::NotFound, "the name has no address"));
-    for candidate in address.resolve().await? {
-        let serves_both = matches!(address, ListenAddress::Everywhere { .. });
+    let serves_both = matches!(address, ListenAddress::Everywhere { .. });
+    for candidate in candidates {
         result = bind_network(candidate, serves_both, reuse_port);
         if !result.as_ref().is_err_and(is_not_here) {
             break;

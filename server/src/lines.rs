@@ -7,11 +7,12 @@ use std::{
     collections::VecDeque,
     io::{self, Write},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    thread,
     time::Duration,
 };
 
 use tracing_subscriber::fmt::MakeWriter;
+
+use crate::threads;
 
 /// How many lines wait at most: some hundred kilobytes.
 const WAITING_MAX: usize = 1024;
@@ -38,14 +39,20 @@ struct State {
 }
 
 impl Lines {
-    /// Writes lines to `output`, in a thread of its own. It calls `tell` with the number of lines
-    /// that were lost since the start when there is something new to tell, and nothing to write.
+    /// Writes lines to `output`, in a thread of its own of this name. It calls `tell` with the
+    /// number of lines that were lost since the start when there is something new to tell, and
+    /// nothing to write.
+    ///
+    /// # Errors
+    ///
+    /// That the system has no thread for it, with what to change.
     pub(crate) fn to(
         output: impl Write + Send + 'static,
+        thread: &str,
         tell: impl Fn(u64) + Send + 'static,
-    ) -> io::Result<Self> {
+    ) -> Result<Self, String> {
         let queue = Arc::new(Queue::default());
-        thread::Builder::new().name("log".to_owned()).spawn({
+        threads::start(thread, {
             let queue = Arc::clone(&queue);
             move || queue.write_to(output, tell)
         })?;
@@ -135,7 +142,10 @@ impl Write for &Lines {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
+    use std::{
+        sync::mpsc::{Receiver, SyncSender, channel, sync_channel},
+        thread,
+    };
 
     use super::*;
 
@@ -155,7 +165,7 @@ mod tests {
 
     fn unread(tell: impl Fn(u64) + Send + 'static) -> (Lines, Receiver<String>) {
         let (writes, reads) = sync_channel(0);
-        (Lines::to(Unread(writes), tell).expect("a thread"), reads)
+        (Lines::to(Unread(writes), "test", tell).expect("a thread"), reads)
     }
 
     #[test]

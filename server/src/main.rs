@@ -9,6 +9,8 @@
 //! | `descriptors` | how many connections the system allows                       |
 //! | `log`         | where log lines go, and which                                |
 //! | `lines`       | that nobody waits for who reads the log, or is told          |
+//! | `files`       | how files are read, and that nobody waits for one that hangs |
+//! | `threads`     | that there are enough threads before connections are served  |
 //! | `shutdown`    | when the process ends                                        |
 //! | `reload`      | what changes while it runs                                   |
 //! | `service`     | what the service manager is told                             |
@@ -18,6 +20,8 @@ mod settings;
 mod address;
 mod bind;
 mod descriptors;
+mod files;
+mod threads;
 
 mod lines;
 mod log;
@@ -30,26 +34,26 @@ use std::{
     fmt,
     io::{self, Write},
     net::SocketAddr,
-    process::ExitCode,
+    process::{self, ExitCode},
 };
 
 use arena_echo::{Admin, Config, Listener, Server};
 use listenfd::ListenFd;
-use tokio::{
-    join,
-    net::TcpListener,
-    runtime::{self, Runtime},
-};
-use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tokio::{join, net::TcpListener};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tracing::{Level, error, info, warn};
 
 use crate::{
-    bind::Bound,
+    bind::{Bound, Names},
+    files::FileThread,
     log::Log,
     reload::Running,
     service::Manager,
-    settings::{CommandLine, Faults, Settings, Task},
+    settings::{CommandLine, Faults, LogFormat, Settings, Task},
 };
+
+/// It could not run.
+const EXIT_FAILURE: i32 = 1;
 
 /// The configuration or the command line cannot work.
 const EXIT_USAGE: u8 = 2;
@@ -58,12 +62,17 @@ fn main() -> ExitCode {
     // First: it takes variables out of the environment, which only one thread may do.
     let passed = ListenFd::from_env();
     let command_line = settings::read();
-    let settings = match Settings::load(&command_line) {
+    let settings = match Settings::load(&command_line, &files::any) {
         Ok(settings) => settings,
-        Err(faults) => return refuse(&faults),
+        // Only what serves has a log.
+        Err(faults) if command_line.task == Task::Serve => {
+            return refuse(&faults, faults.log_format);
+        }
+        Err(faults) => return refuse(&faults, LogFormat::Text),
     };
     if command_line.task != Task::Serve {
-        settings.warnings().iter().for_each(|warning| say("warning", warning));
+        let say = |line: &String| say(LogFormat::Text, Level::WARN, line);
+        settings.warnings().iter().for_each(say);
     }
     match command_line.task {
         Task::Serve => match log::start(&settings) {
@@ -72,26 +81,28 @@ fn main() -> ExitCode {
                 log.finish();
                 status
             }
-            Err(error) => fail(&format!("cannot log: {error}")),
+            Err(error) => fail(settings.log_format, &format!("cannot log: {error}")),
         },
         Task::CheckConfiguration => print("the configuration works\n"),
         Task::PrintConfiguration => print(settings.to_toml()),
     }
 }
 
-fn refuse(faults: &Faults) -> ExitCode {
-    faults.lines().iter().for_each(|fault| complain(fault));
+/// Says why the program ends before anything is logged.
+fn refuse(faults: &Faults, format: LogFormat) -> ExitCode {
+    faults.lines().iter().for_each(|fault| say(format, Level::ERROR, fault));
     ExitCode::from(EXIT_USAGE)
 }
 
-/// Says why the program ends before anything is logged. If nobody listens any more, that is no
-/// reason to end otherwise.
-fn complain(line: &str) {
-    say("error", line);
+/// The same, if it is not the configuration.
+fn fail(format: LogFormat, reason: &str) -> ExitCode {
+    say(format, Level::ERROR, reason);
+    ExitCode::FAILURE
 }
 
-fn say(kind: &str, line: &str) {
-    let _ = writeln!(io::stderr(), "{kind}: {line}");
+/// If nobody listens any more, that is no reason to end otherwise.
+fn say(format: LogFormat, level: Level, line: &str) {
+    let _ = io::stderr().write_all(format.line(level, line).as_bytes());
 }
 
 fn print(text: impl fmt::Display) -> ExitCode {
@@ -99,15 +110,10 @@ fn print(text: impl fmt::Display) -> ExitCode {
     match write!(output, "{text}").and_then(|()| output.flush()) {
         // Whoever closes the output early, as `head` does, has seen enough.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            fail(&format!("cannot write the output: {error}"))
+            fail(LogFormat::Text, &format!("cannot write the output: {error}"))
         }
         _ => ExitCode::SUCCESS,
     }
-}
-
-fn fail(reason: &str) -> ExitCode {
-    complain(reason);
-    ExitCode::FAILURE
 }
 
 fn serve(command_line: CommandLine, settings: Settings, passed: ListenFd, log: &Log) -> ExitCode {
@@ -116,7 +122,7 @@ fn serve(command_line: CommandLine, settings: Settings, passed: ListenFd, log: &
         Ok(server) => server,
         Err(error) => {
             log.finish();
-            return refuse(&settings.faults(&error));
+            return refuse(&settings.faults(&error), settings.log_format);
         }
     };
     settings.warnings().iter().for_each(|warning| warn!("{warning}"));
@@ -128,10 +134,33 @@ fn serve(command_line: CommandLine, settings: Settings, passed: ListenFd, log: &
             return ExitCode::FAILURE;
         }
     };
-    let running =
-        Running { command_line, settings, server, log: log.clone(), manager: manager.clone() };
-    let runtime = runtime(running.settings.threads).map_err(Into::into);
-    let ended = runtime.and_then(|runtime| runtime.block_on(run(running, passed)));
+    let files = match FileThread::start() {
+        Ok(files) => files,
+        Err(error) => {
+            log.complain(&format!("cannot read files while it serves: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    // Before signals are handled: until then one ends the process, whatever that waits for.
+    let names = Names::look_up(&settings, &passed);
+    let runtime = threads::runtime(settings.threads, {
+        let log = log.clone();
+        move |reason| {
+            log.complain(reason);
+            log.finish();
+            process::exit(EXIT_FAILURE);
+        }
+    });
+    let running = Running {
+        command_line,
+        settings,
+        server,
+        log: log.clone(),
+        manager: manager.clone(),
+        files,
+    };
+    let runtime = runtime.map_err(Into::into);
+    let ended = runtime.and_then(|runtime| runtime.block_on(run(running, names, passed)));
     manager.finish();
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -143,10 +172,10 @@ fn serve(command_line: CommandLine, settings: Settings, passed: ListenFd, log: &
 }
 
 /// Serves until a signal comes and everything is answered. That something is not is an error.
-async fn run(running: Running, passed: ListenFd) -> Result<(), Box<dyn Error>> {
+async fn run(running: Running, names: Names, passed: ListenFd) -> Result<(), Box<dyn Error>> {
     let stop = CancellationToken::new();
     shutdown::on_signals(stop.clone(), running.log.clone())?;
-    let Bound { listeners, admin, files } = bind::listen(&running.settings, passed).await?;
+    let Bound { listeners, admin, files } = bind::listen(&running.settings, names, passed)?;
     let labels: Vec<_> = listeners.iter().map(Listener::label).collect::<Result<_, _>>()?;
     let status = format!("accepting on {}", labels.join(", "));
     let (server, manager) = (running.server.clone(), running.manager.clone());
@@ -164,14 +193,20 @@ async fn run(running: Running, passed: ListenFd) -> Result<(), Box<dyn Error>> {
         ended.cancel();
         drained
     };
+    let admin = admin.map(|listener| {
+        let admin = Admin::new(server.clone());
+        let admin = match &encryption {
+            Some(encryption) => encryption.show(admin),
+            None => admin,
+        };
+        // A task of its own: nothing that it does holds up who accepts connections.
+        AbortOnDropHandle::new(tokio::spawn(admin.run(listener, ended.clone())))
+    });
     let show = async {
-        if let Some(listener) = admin {
-            let admin = Admin::new(server.clone());
-            let admin = match &encryption {
-                Some(encryption) => encryption.show(admin),
-                None => admin,
-            };
-            admin.run(listener, ended.clone()).await;
+        if let Some(admin) = admin
+            && let Err(error) = admin.await
+        {
+            error!("admin: has ended: {error}");
         }
     };
     // All to the end: a server without connections stops before a task of its own would have told,
@@ -192,12 +227,4 @@ fn announce(labels: &[String], admin: Option<SocketAddr>) -> io::Result<()> {
     let mut output = io::stdout().lock();
     output.write_all(lines.as_bytes())?;
     output.flush()
-}
-
-fn runtime(threads: Option<usize>) -> io::Result<Runtime> {
-    let mut builder = runtime::Builder::new_multi_thread();
-    if let Some(threads) = threads {
-        builder.worker_threads(threads);
-    }
-    builder.enable_all().build()
 }

@@ -9,6 +9,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     descriptors,
+    files::{FileThread, ReadFile},
     log::Log,
     service::Manager,
     settings::{CommandLine, Encryption, Faults, Settings},
@@ -24,6 +25,7 @@ pub(crate) struct Running {
     pub(crate) server: Server,
     pub(crate) log: Log,
     pub(crate) manager: Manager,
+    pub(crate) files: FileThread,
 }
 
 /// Reads the configuration again whenever SIGHUP comes before `stop`. The service manager is told
@@ -41,7 +43,11 @@ pub(crate) fn on_hangup(
                 continue;
             }
             running.manager.reloading();
-            match running.reload() {
+            let Some(reloaded) = stop.run_until_cancelled(running.reload()).await else {
+                warn!("reload: given up, because the server is ending");
+                continue;
+            };
+            match reloaded {
                 Ok(()) => {
                     info!("reload: done");
                     running.manager.ready(&status);
@@ -79,9 +85,22 @@ pub(crate) fn log_certificate(settings: &Settings) {
 }
 
 impl Running {
+    /// Reads the configuration again, and takes it over.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is taken over if the future is dropped.
+    async fn reload(&mut self) -> Result<(), Faults> {
+        let command_line = self.command_line.clone();
+        let load = move |read: ReadFile<'_>| Settings::load(&command_line, read);
+        match self.files.run(load).await {
+            Ok(loaded) => self.take_over(loaded?),
+            Err(late) => Err(self.settings.fault(late)),
+        }
+    }
+
     /// Takes over what can be, and says what cannot.
-    fn reload(&mut self) -> Result<(), Faults> {
-        let new = Settings::load(&self.command_line)?;
+    fn take_over(&mut self, new: Settings) -> Result<(), Faults> {
         new.warnings().iter().for_each(|warning| warn!("reload: {warning}"));
         // Not with the new sizes: those wait for a restart.
         let config = self.settings.config.with_limits(new.config.limits());

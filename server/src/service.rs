@@ -34,13 +34,13 @@ impl Manager {
     ///
     /// # Errors
     ///
-    /// That the system has no thread for it.
-    pub(crate) fn of_this_process() -> io::Result<Self> {
+    /// That the system has no thread for it, with what to change.
+    pub(crate) fn of_this_process() -> Result<Self, String> {
         if env::var_os("NOTIFY_SOCKET").is_none() {
             return Ok(Self(None));
         }
         // Whoever does not read learns nothing of what was lost either.
-        Lines::to(Messages, |_| ()).map(|messages| Self(Some(messages)))
+        Lines::to(Messages, "service", |_| ()).map(|messages| Self(Some(messages)))
     }
 
     /// Says that all listeners accept, or that the configuration is read again.

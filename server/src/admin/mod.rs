@@ -15,6 +15,8 @@
 //! It bounds what it costs, too: [`CONNECTIONS_MAX`] at once, of which half may be for events; one
 //! request a connection, answered within [`ANSWER_TIMEOUT`]; a peer that takes nothing is gone
 //! after [`UNREAD_TIMEOUT`]. Who asks for nothing keeps nobody out: see [`accept`].
+//!
+//! A panic stays here: see [`restart_after_panics`].
 
 mod events;
 mod exhaustion;
@@ -27,6 +29,7 @@ use std::{
     convert::Infallible,
     future::{Future, poll_fn, ready},
     num::NonZeroUsize,
+    panic::AssertUnwindSafe,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -35,6 +38,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::SockRef;
@@ -45,7 +49,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::warn;
+use tracing::{error, warn};
 
 use self::{events::Content, site::Site};
 #[cfg(feature = "tls")]
@@ -83,6 +87,9 @@ const WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// Pause after an error of the listener, which the next try would meet again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Pause before a part that has panicked is started again: it may panic each time.
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
 /// Shows a [`Server`] over HTTP: metrics, readiness, and a live status page.
 ///
@@ -190,6 +197,8 @@ impl<H: Handler> Admin<H> {
     ///
     /// That should be when the server has ended, so that `/readyz` says that it drains.
     ///
+    /// A panic does not leave it: it is logged, and what has panicked is started again.
+    ///
     /// # Cancel safety
     ///
     /// Dropping the future closes the listener and all connections.
@@ -217,14 +226,26 @@ impl<H: Handler> Admin<H> {
         };
         select! {
             () = stop.cancelled() => {}
-            () = site.watch() => {}
-            () = accept(&listener, &places, &exits, &connections, answer) => {}
+            () = restart_after_panics("what takes the figures", || site.watch()) => {}
+            () = restart_after_panics("what accepts connections", || {
+                accept(&listener, &places, &exits, &connections, &answer)
+            }) => {}
         }
         drop(listener);
         over.cancel();
         connections.close();
         // Whoever is not done then is cut off.
         let _ = timeout(END_TIMEOUT, connections.wait()).await;
+    }
+}
+
+/// Runs a part of the admin server until it ends, and starts it again whenever it panics.
+///
+/// What it shares with others stays in order: locks are taken whether they are poisoned or not.
+async fn restart_after_panics<F: Future<Output = ()>>(part: &str, start: impl Fn() -> F) {
+    while AssertUnwindSafe(start()).catch_unwind().await.is_err() {
+        error!("admin: {part} has panicked, and is started again in {RESTART_PAUSE:?}");
+        sleep(RESTART_PAUSE).await;
     }
 }
 
@@ -317,5 +338,24 @@ async fn serve<H: Handler>(
     };
     if timeout(deadlines.answer, answered).await.is_err() && is_subscriber.load(Relaxed) {
         let _ = connection.await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_part_that_panics_is_started_again() {
+        let starts = AtomicUsize::new(0);
+        restart_after_panics("a part of this test", async || {
+            let earlier = starts.fetch_add(1, Relaxed);
+            tokio::task::yield_now().await;
+            assert!(earlier >= 2, "the first two panic");
+        })
+        .await;
+        assert_eq!(starts.into_inner(), 3);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -12,11 +13,11 @@ use hyper::{
 };
 use serde_json::{Value, json};
 use tokio::{
-    sync::{Semaphore, watch},
-    task::spawn_blocking,
+    sync::{Semaphore, oneshot, watch},
     time::{MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use super::{
     events::{Content, event},
@@ -32,6 +33,7 @@ use crate::{
     roster::{Census, Doing, HELD_BYTES_STEPS},
     server::{Phase, Server},
     stats::Reject,
+    throttle::{Throttle, WARN_EVERY},
 };
 
 const PAGE: &str = include_str!("page.html");
@@ -107,7 +109,8 @@ impl<H: Handler> Site<H> {
             }
             if map_due <= Instant::now() {
                 let start = Instant::now();
-                map = self.draw_map().await;
+                // Without a new one, the page goes on with the last.
+                map = self.draw_map().await.unwrap_or(map);
                 map_due = start + start.elapsed() * MAP_SHARE;
             }
             self.latest.send_replace(event("tick", &self.tick(row, &map)));
@@ -127,7 +130,7 @@ impl<H: Handler> Site<H> {
                 None => text(StatusCode::OK, "ready\n".to_owned()),
                 Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
             },
-            (&Method::GET, "/events") => self.subscribe(),
+            (&Method::GET | &Method::HEAD, "/events") => self.subscribe(),
             (&Method::GET | &Method::HEAD, _) => text(
                 StatusCode::NOT_FOUND,
                 "there are: / /metrics /healthz /readyz /events\n".to_owned(),
@@ -239,11 +242,25 @@ impl<H: Handler> Site<H> {
         })
     }
 
-    /// On a thread of its own: of a large arena that takes a while.
-    async fn draw_map(&self) -> Value {
+    /// Draws on a thread of its own: a large arena takes a while. `None` if there is no thread, or
+    /// if it panics.
+    ///
+    /// Not by `spawn_blocking`, which panics where the system refuses a thread.
+    async fn draw_map(&self) -> Option<Value> {
         let memory = self.server.memory().clone();
-        let draw = move || Map::of(&memory.occupancy(), memory.plan()).to_json();
-        spawn_blocking(draw).await.unwrap_or_default()
+        let (drawn, map) = oneshot::channel();
+        let draw = move || {
+            // Nobody receives it if the admin server ends meanwhile.
+            let _ = drawn.send(Map::of(&memory.occupancy(), memory.plan()).to_json());
+        };
+        if let Err(error) = thread::Builder::new().name("map".to_owned()).spawn(draw) {
+            static THROTTLE: Throttle = Throttle::new(WARN_EVERY);
+            if THROTTLE.pass().is_some() {
+                warn!("admin: the map is not drawn, because there is no thread for it: {error}");
+            }
+            return None;
+        }
+        map.await.ok()
     }
 
     fn samples(&self) -> MutexGuard<'_, Samples> {

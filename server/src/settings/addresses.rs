@@ -61,10 +61,13 @@ fn refuse_collisions(reader: &mut Reader<'_>, listen: &[(&Item, ListenAddress)],
 
 #[cfg(test)]
 mod tests {
-    use crate::settings::{Settings, command_line::parsed};
+    use crate::{
+        files,
+        settings::{Settings, command_line::parsed},
+    };
 
     fn faults(flags: &str) -> Vec<String> {
-        let faults = Settings::load(&parsed(flags)).err();
+        let faults = Settings::load(&parsed(flags), &files::any).err();
         faults.map(|faults| faults.lines().to_vec()).unwrap_or_default()
     }
 

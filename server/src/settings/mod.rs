@@ -22,7 +22,7 @@ mod tls;
 mod values;
 mod written;
 
-use std::{fmt, fs, time::Duration};
+use std::{fmt, io, path::Path, time::Duration};
 
 use arena_echo::{ArenaKind, Config, ConfigError, Problem, Reply};
 
@@ -34,7 +34,10 @@ use self::{
     values::Reader,
     written::{Label, Origin, Written},
 };
-use crate::address::{AdminAddress, ListenAddress};
+use crate::{
+    address::{AdminAddress, ListenAddress},
+    files::ReadFile,
+};
 
 /// Everything that can be configured.
 #[derive(Clone, Debug)]
@@ -64,21 +67,25 @@ pub(crate) enum LogFormat {
 
 /// Everything that is wrong, a line each.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Faults(Vec<String>);
+pub(crate) struct Faults {
+    lines: Vec<String>,
+    /// How log lines are to be written, as far as that is known.
+    pub(crate) log_format: LogFormat,
+}
 
 impl Settings {
     /// Reads the file that the command line names, then all values, and checks that they work
-    /// together.
+    /// together. Every file is read by `read`.
     ///
     /// # Errors
     ///
     /// Every reason why they do not.
-    pub(crate) fn load(command_line: &CommandLine) -> Result<Self, Faults> {
-        let Contents { written, faults: of_file, is_complete } = contents(command_line);
+    pub(crate) fn load(command_line: &CommandLine, read: ReadFile<'_>) -> Result<Self, Faults> {
+        let Contents { written, faults: of_file, is_complete } = contents(command_line, read);
         let mut faults = [&command_line.faults[..], &of_file].concat();
         let written = command_line.written.clone().or(written);
         let mut reader = Reader::new(&written);
-        let settings = settings(&mut reader);
+        let settings = settings(&mut reader, read);
 
         let unreadable = reader.unreadable;
         faults.extend(reader.faults);
@@ -89,12 +96,22 @@ impl Settings {
         };
         let problems = settings.config.problems();
         faults.extend(problems.iter().filter(is_sound).map(|problem| describe(problem, &written)));
-        if faults.is_empty() { Ok(Self { written, ..settings }) } else { Err(Faults(faults)) }
+        if faults.is_empty() {
+            return Ok(Self { written, ..settings });
+        }
+        Err(Faults { lines: faults, log_format: settings.log_format })
     }
 
     /// Says what the library found wrong, in the words of whoever wrote the values.
     pub(crate) fn faults(&self, error: &ConfigError) -> Faults {
-        Faults(error.problems().iter().map(|problem| describe(problem, &self.written)).collect())
+        let problems = error.problems().iter();
+        let lines = problems.map(|problem| describe(problem, &self.written)).collect();
+        Faults { lines, log_format: self.log_format }
+    }
+
+    /// Makes one of what is wrong with none of the values.
+    pub(crate) fn fault(&self, line: String) -> Faults {
+        Faults { lines: vec![line], log_format: self.log_format }
     }
 
     /// Says what works, and is hardly what was meant.
@@ -124,18 +141,18 @@ impl Settings {
 
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.join("\n"))
+        f.write_str(&self.lines.join("\n"))
     }
 }
 
 impl Faults {
     pub(crate) fn lines(&self) -> &[String] {
-        &self.0
+        &self.lines
     }
 }
 
 /// What the file says that the command line names. Nothing if it names none.
-fn contents(command_line: &CommandLine) -> Contents {
+fn contents(command_line: &CommandLine, read: ReadFile<'_>) -> Contents {
     let Some((path, origin)) = &command_line.file else {
         return Contents { is_complete: true, ..Contents::default() };
     };
@@ -147,13 +164,17 @@ fn contents(command_line: &CommandLine) -> Contents {
         let fault = format!("{name} '': is not a path; write that of a file");
         return Contents { faults: vec![fault], ..Contents::default() };
     }
-    match fs::read_to_string(path) {
+    match read_text(path, read) {
         Ok(text) => file::read(&text, path),
         Err(error) => {
             let fault = format!("{name} {}: cannot read this file: {error}", path.display());
             Contents { faults: vec![fault], ..Contents::default() }
         }
     }
+}
+
+fn read_text(path: &Path, read: ReadFile<'_>) -> io::Result<String> {
+    String::from_utf8(read(path)?).map_err(|_| io::Error::other("it is not text in UTF-8"))
 }
 
 /// Names the values that take part in a problem by what they are called where they are written.
@@ -167,10 +188,10 @@ fn describe(problem: &Problem, written: &Written) -> String {
 }
 
 /// Reads every value; a default stands in for what cannot be read.
-fn settings(reader: &mut Reader<'_>) -> Settings {
+fn settings(reader: &mut Reader<'_>, read: ReadFile<'_>) -> Settings {
     let config = config(reader);
     let tls_paths = TlsPaths::read(reader);
-    let encryption = tls_paths.load(reader);
+    let encryption = tls_paths.load(reader, read);
     let Addresses { listen, reuse_port, admin } = Addresses::read(reader);
     let log_formats = values::choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]);
     Settings {
@@ -268,9 +289,10 @@ fn frame_of_slot(slot_bytes: usize, capacity_bytes: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::{command_line::parsed, *};
+    use crate::files;
 
     fn load(flags: &str) -> Result<Settings, Vec<String>> {
-        Settings::load(&parsed(flags)).map_err(|faults| faults.0)
+        Settings::load(&parsed(flags), &files::any).map_err(|faults| faults.lines)
     }
 
     #[test]

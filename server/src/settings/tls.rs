@@ -1,8 +1,9 @@
 //! The files with which connections are encrypted: which, and what is in them.
 
-use std::{fs::File, path::PathBuf};
+use std::path::PathBuf;
 
 use super::values::{self, Reader};
+use crate::files::ReadFile;
 
 #[cfg(feature = "tls")]
 pub(crate) use self::with_tls::Encryption;
@@ -24,10 +25,10 @@ impl TlsPaths {
     }
 
     /// Loads the files, if connections are to be encrypted and all that is needed is named.
-    pub(crate) fn load(&self, reader: &mut Reader<'_>) -> Option<Encryption> {
+    pub(crate) fn load(&self, reader: &mut Reader<'_>, read: ReadFile<'_>) -> Option<Encryption> {
         match self {
             Self { cert: Some(cert), key: Some(key), client_ca } => {
-                Encryption::load(cert, key, client_ca.as_deref(), reader)
+                Encryption::load(cert, key, client_ca.as_deref(), reader, read)
             }
             Self { cert, key, client_ca } => {
                 let unreadable = &reader.unreadable;
@@ -48,7 +49,7 @@ impl TlsPaths {
                 }
                 let paths = [("tls-cert", cert), ("tls-key", key), ("tls-client-ca", client_ca)];
                 for (name, path) in paths {
-                    if let Some(Err(error)) = path.as_ref().map(File::open) {
+                    if let Some(Err(error)) = path.as_deref().map(read) {
                         let reason = format_args!("cannot read this file: {error}");
                         reader.refuse_written(name, reason);
                     }
@@ -65,7 +66,7 @@ mod with_tls {
 
     use arena_echo::{Admin, Listener, Tls, TlsFile, TlsFiles};
 
-    use super::Reader;
+    use super::{ReadFile, Reader};
 
     /// What connections are encrypted with.
     #[derive(Clone, Debug)]
@@ -77,12 +78,14 @@ mod with_tls {
             key: &Path,
             client_authorities: Option<&Path>,
             reader: &mut Reader<'_>,
+            read: ReadFile<'_>,
         ) -> Option<Self> {
-            let loaded = Tls::new(&TlsFiles {
+            let files = TlsFiles {
                 certificates: certificates.to_owned(),
                 key: key.to_owned(),
                 client_authorities: client_authorities.map(Path::to_owned),
-            });
+            };
+            let loaded = Tls::read_by(&files, read);
             for problem in loaded.as_ref().err().map_or(&[][..], |error| error.problems()) {
                 let name = match problem.file() {
                     TlsFile::Certificates => "tls-cert",
@@ -125,7 +128,7 @@ mod without_tls {
 
     use arena_echo::{Admin, Listener};
 
-    use super::Reader;
+    use super::{ReadFile, Reader};
 
     /// There is none in this build.
     #[derive(Clone, Debug)]
@@ -137,6 +140,7 @@ mod without_tls {
             _: &Path,
             _: Option<&Path>,
             reader: &mut Reader<'_>,
+            _: ReadFile<'_>,
         ) -> Option<Self> {
             let reason = "this program was built without TLS; build it with the feature tls";
             reader.refuse_written("tls-cert", reason);

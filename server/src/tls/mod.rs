@@ -109,20 +109,36 @@ impl Tls {
     /// Everything that is wrong with the files. That a certificate has expired or is not valid yet
     /// is for its readers to judge.
     pub fn new(files: &TlsFiles) -> Result<Self, TlsError> {
+        Self::read_by(files, |path| fs::read(path))
+    }
+
+    /// The same, with what reads a file: for files that `read` fetches from elsewhere, refuses, or
+    /// does not wait for.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with the files, errors of `read` included.
+    pub fn read_by(
+        files: &TlsFiles,
+        read: impl Fn(&Path) -> io::Result<Vec<u8>>,
+    ) -> Result<Self, TlsError> {
         let provider = Arc::new(ring::default_provider());
         let mut problems = Vec::new();
         let mut note = |file: TlsFile, reason| {
             let path = file.of(files).to_owned();
             problems.push(TlsProblem { file, path, reason });
         };
-        let certificates =
-            certificates(&files.certificates).map_err(|reason| note(TlsFile::Certificates, reason));
-        let key = private_key(&files.key).map_err(|reason| note(TlsFile::Key, reason));
+        let read =
+            |path: &Path| read(path).map_err(|error| format!("cannot read this file: {error}"));
+        let certificates = read(&files.certificates).and_then(|pem| certificates(&pem));
+        let certificates = certificates.map_err(|reason| note(TlsFile::Certificates, reason));
+        let key = read(&files.key).and_then(|pem| private_key(&pem, &files.key));
+        let key = key.map_err(|reason| note(TlsFile::Key, reason));
         let peers = match &files.client_authorities {
             None => Ok(WebPkiClientVerifier::no_client_auth()),
-            Some(path) => {
-                verifier(path, &provider).map_err(|reason| note(TlsFile::ClientAuthorities, reason))
-            }
+            Some(path) => read(path)
+                .and_then(|pem| verifier(&pem, &provider))
+                .map_err(|reason| note(TlsFile::ClientAuthorities, reason)),
         };
         let (Ok(certificates), Ok(key), Ok(peers)) = (certificates, key, peers) else {
             return Err(TlsError(problems));
@@ -215,20 +231,18 @@ impl TlsFile {
     }
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    match read {
+fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    match CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>() {
         Ok(none) if none.is_empty() => Err(describe(&pem::Error::NoItemsFound, "certificate")),
         Ok(certificates) => Ok(certificates),
         Err(error) => Err(describe(&error, "certificate")),
     }
 }
 
-/// Reads the private key of the server.
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
-    let file = fs::read(path).map_err(|error| describe(&pem::Error::Io(error), "private key"))?;
-    let text = String::from_utf8_lossy(&file);
-    match PrivateKeyDer::from_pem_slice(&file) {
+/// Reads the private key of the server, which lies at `path`.
+fn private_key(pem: &[u8], path: &Path) -> Result<PrivateKeyDer<'static>, String> {
+    let text = String::from_utf8_lossy(pem);
+    match PrivateKeyDer::from_pem_slice(pem) {
         Err(_) if ENCRYPTED.iter().any(|line| text.contains(line)) => {
             let path = path.display();
             Err(format!(
@@ -283,11 +297,11 @@ fn refusal(
 }
 
 fn verifier(
-    path: &Path,
+    pem: &[u8],
     provider: &Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ClientCertVerifier>, String> {
     let mut authorities = RootCertStore::empty();
-    for certificate in certificates(path)? {
+    for certificate in certificates(pem)? {
         authorities.add(certificate).map_err(|error| format!("holds no certificate: {error}"))?;
     }
     WebPkiClientVerifier::builder_with_provider(authorities.into(), Arc::clone(provider))
@@ -298,7 +312,6 @@ fn verifier(
 /// Says why a file has nothing of what it should have.
 fn describe(error: &pem::Error, wanted: &str) -> String {
     match error {
-        pem::Error::Io(error) => format!("cannot read this file: {error}"),
         pem::Error::NoItemsFound => {
             format!("holds no {wanted}; it must be PEM, with a line that begins with -----BEGIN")
         }

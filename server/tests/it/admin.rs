@@ -625,8 +625,29 @@ fn what_is_not_there_and_what_would_change_something_is_refused() {
         let shown = Shown::start(Admin::new(server.server().clone())).await;
         assert_eq!(get(shown.address, "/favicon.ico").await.status, 404);
         assert_eq!(request(shown.address, "POST", "/metrics").await.status, 405);
-        let head = request(shown.address, "HEAD", "/metrics").await;
-        assert_eq!((head.status, &head.body[..]), (200, ""));
+        shown.stop().await;
+        server.stop().await;
+    });
+}
+
+#[test]
+fn a_head_is_answered_as_a_get_without_the_body_and_keeps_no_place() {
+    run(async {
+        let server = InProcess::start(&scarce()).await;
+        let shown =
+            Shown::start(Admin::new(server.server().clone()).connections_max(places(2))).await;
+        for path in ["/", "/metrics", "/healthz", "/readyz", "/favicon.ico"] {
+            let head = request(shown.address, "HEAD", path).await;
+            let get = get(shown.address, path).await;
+            assert_eq!((head.status, &head.body[..]), (get.status, ""), "{path}");
+        }
+        // There is one place for events.
+        for _ in 0..3 {
+            let head = request(shown.address, "HEAD", "/events").await;
+            assert_eq!((head.status, &head.body[..]), (200, ""));
+            assert!(head.head.contains("text/event-stream"), "{}", head.head);
+        }
+        assert!(Events::open(shown.address).await.next("hello").await.is_some());
         shown.stop().await;
         server.stop().await;
     });

@@ -6,6 +6,8 @@ mod admin;
 mod bad_input;
 mod closing;
 mod configuration;
+#[cfg(target_os = "linux")]
+mod denied;
 mod differential;
 mod frames;
 mod generator;

@@ -1,16 +1,26 @@
 //! The program as a service: what its manager is told, sockets that it is passed, and SIGHUP.
 
 use std::{
-    fs,
+    fs::{self, File},
     net::TcpListener,
-    os::{fd::OwnedFd, unix::net::UnixListener},
+    os::{
+        fd::OwnedFd,
+        unix::{fs::symlink, net::UnixListener},
+    },
     path::Path,
     process::Stdio,
 };
 
-use rustix::process::Signal;
+use rustix::{
+    fs::{CWD, FileType, Mode, mknodat},
+    process::Signal,
+};
 use serde_json::Value;
-use tokio::{net::UnixDatagram, process::Command};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    net::UnixDatagram,
+    process::Command,
+};
 
 use crate::support::{
     client::Client,
@@ -214,6 +224,87 @@ fn a_hangup_with_errors_changes_nothing() {
         client.echo(&frame(10, 1)).await;
         drop(client);
         server.stop().await;
+    });
+}
+
+/// Puts something in the place of a file that would hold up who reads it, and expects that the
+/// server goes on and changes nothing, until the file is back.
+pub(crate) async fn expect_reloads_to_need_a_regular_file(server: &mut Program, file: &Path) {
+    let aside = file.with_extension("aside");
+    fs::rename(file, &aside).expect("a file");
+    let make_fifo = || mknodat(CWD, file, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0);
+    let others: [(&str, &dyn Fn()); 5] = [
+        ("it is a pipe; ", &|| make_fifo().expect("a new path")),
+        ("it is a directory; ", &|| fs::create_dir(file).expect("a new path")),
+        ("it is a device; ", &|| symlink("/dev/zero", file).expect("a new path")),
+        ("it is a socket; ", &|| drop(UnixListener::bind(file).expect("a new path"))),
+        ("it is longer than 16MiB", &|| {
+            File::create(file).and_then(|file| file.set_len(1 << 40)).expect("a new path");
+        }),
+    ];
+    for (reason, make) in others {
+        make();
+        server.signal(Signal::HUP);
+        let line = server.until_logged(": cannot read this file: ").await;
+        assert!(line.contains(&file.display().to_string()) && line.contains(reason), "{line}");
+        server.until_logged("reload: nothing has changed").await;
+        fs::remove_file(file).or_else(|_| fs::remove_dir(file)).expect("what was made");
+    }
+    fs::rename(aside, file).expect("a file");
+    server.signal(Signal::HUP);
+    server.until_logged("reload: done").await;
+}
+
+#[test]
+fn a_hangup_reads_nothing_but_a_regular_file() {
+    run(async {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("a.toml");
+        fs::write(&file, "").expect("a new file");
+        let mut server = Program::start(&format!("--config {}", file.display())).await;
+        expect_reloads_to_need_a_regular_file(&mut server, &file).await;
+        Client::connect(server.address).await.echo(&frame(10, 1)).await;
+        server.stop().await;
+    });
+}
+
+/// The system has whoever opens a file wait until a lease on it is given up, for 45 seconds at
+/// most. No crate offers that without code that is not safe.
+const LEASE: &str = "\
+import fcntl, signal, sys
+signal.signal(signal.SIGIO, signal.SIG_IGN)
+file = open(sys.argv[1])
+fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+print('taken', flush=True)
+sys.stdin.read()
+";
+
+#[test]
+fn a_file_that_hangs_holds_up_neither_peers_nor_the_end() {
+    run(async {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("a.toml");
+        fs::write(&file, "").expect("a new file");
+        let mut server = Program::start(&format!("--config {}", file.display())).await;
+
+        let mut lease = Command::new("python3");
+        lease.args(["-c", LEASE]).arg(&file).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let Ok(mut lease) = lease.kill_on_drop(true).spawn() else { return };
+        let mut output = BufReader::new(lease.stdout.take().expect("an output that is piped"));
+        output.read_line(&mut String::new()).await.expect("a lease");
+
+        server.signal(Signal::HUP);
+        Client::connect(server.address).await.echo(&frame(10, 1)).await;
+        let line = server.until_logged("not read within 5s").await;
+        assert!(line.contains(&file.display().to_string()), "{line}");
+        server.until_logged("reload: nothing has changed").await;
+
+        server.signal(Signal::HUP);
+        Client::connect(server.address).await.echo(&frame(10, 1)).await;
+        server.signal(Signal::TERM);
+        let (status, log) = server.ended().await;
+        assert!(status.success(), "{log:#?}");
+        assert!(log.iter().any(|line| line.contains("reload: given up")), "{log:#?}");
     });
 }
 

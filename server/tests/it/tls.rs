@@ -24,15 +24,18 @@ use tokio_rustls::{
     },
 };
 
-use crate::support::{
-    client::Client,
-    gate::{Gate, held},
-    http::get,
-    in_process::InProcess,
-    program::{self, Program},
-    run,
-    traffic::frame,
-    until,
+use crate::{
+    service::expect_reloads_to_need_a_regular_file,
+    support::{
+        client::Client,
+        gate::{Gate, held},
+        http::get,
+        in_process::InProcess,
+        program::{self, Program},
+        run,
+        traffic::frame,
+        until,
+    },
 };
 
 /// Nobody is late here, however slow the machine is.
@@ -457,6 +460,22 @@ fn a_hangup_takes_new_files_over_for_new_connections() {
         let stale = authority.connect(tcp(server.address).await).await;
         assert!(stale.is_err(), "the old certificate was shown");
         echo(&mut early, &frame(64, 4)).await;
+        server.stop().await;
+    });
+}
+
+#[test]
+fn a_hangup_reads_no_certificate_and_no_key_but_from_regular_files() {
+    run(async {
+        let authority = Authority::new();
+        let flags = format!("--tls-client-ca {}", authority.path("ca.pem").display());
+        let mut server = Program::start(&format!("{flags} {}", authority.flags())).await;
+        for name in ["ca.pem", "server.pem", "server-key.pem"] {
+            expect_reloads_to_need_a_regular_file(&mut server, &authority.path(name)).await;
+        }
+        let connector = authority.connector(&[&TLS13], Some(&authority));
+        let stream = connect_by(&connector, tcp(server.address).await).await;
+        echo(&mut stream.expect("a certificate that is vouched for"), &frame(64, 1)).await;
         server.stop().await;
     });
 }

@@ -57,8 +57,13 @@ impl Program {
         addresses: usize,
     ) -> Self {
         command.env_remove("RUST_LOG").stdout(Stdio::piped()).stderr(log);
-        let mut child = command.kill_on_drop(true).spawn().expect("the program starts");
+        let child = command.kill_on_drop(true).spawn().expect("the program starts");
+        Self::of(child, addresses).await
+    }
 
+    /// Takes a process that was started with its output piped, and waits until it says that it
+    /// listens on so many addresses.
+    pub(crate) async fn of(mut child: Child, addresses: usize) -> Self {
         let mut output = lines(child.stdout.take().expect("an output that is piped"));
         let mut labels = Vec::new();
         for _ in 0..addresses {
@@ -71,8 +76,7 @@ impl Program {
     }
 
     pub(crate) fn id(&self) -> Pid {
-        let id = self.child.id().expect("a process that runs");
-        i32::try_from(id).ok().and_then(Pid::from_raw).expect("the id of a process")
+        id(&self.child)
     }
 
     /// Waits until it says where operators look, and returns that.
@@ -136,6 +140,11 @@ impl Program {
         let (status, log) = self.ended().await;
         assert!(status.success(), "{status}\n{log:#?}");
     }
+}
+
+pub(crate) fn id(child: &Child) -> Pid {
+    let id = child.id().expect("a process that runs");
+    i32::try_from(id).ok().and_then(Pid::from_raw).expect("the id of a process")
 }
 
 fn lines<R: AsyncRead>(output: R) -> Lines<BufReader<R>> {
