@@ -229,7 +229,7 @@ impl Link {
             arrivals,
             begins_at,
             free_since: begins_at,
-            is_blocked: true,
+            is_blocked: !self.is_open(),
             is_on_agenda: false,
         };
         self.pace = Some(pace);
@@ -504,6 +504,7 @@ impl Link {
         while self.left != Some(0) && desk.schedule.is_missing(pace.next_due()) {
             desk.tally.counts.unsent += 1;
             pace.arrivals.advance();
+            self.left = self.left.map(|left| left - 1);
         }
         if pace.next_due() > oldest {
             let age = desk.now.saturating_sub(oldest);

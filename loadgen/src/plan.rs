@@ -154,11 +154,13 @@ impl Plan {
     }
 
     /// How many measured requests a connection sends, if their number is limited. They are dealt
-    /// out one by one, so that regular arrivals are the first ones of the timetable.
-    pub(crate) fn requests_of(&self, connection: u32) -> Option<u64> {
+    /// out one by one, beginning with the connection `first`, so that regular arrivals are the next
+    /// ones of the timetable.
+    pub(crate) fn requests_of(&self, connection: u32, first: u32) -> Option<u64> {
         let requests = self.requests?;
-        let connections = u64::from(self.connections);
-        let has_one_more = u64::from(connection) < requests % connections;
+        let [connections, connection, first] = [self.connections, connection, first].map(u64::from);
+        let turn = (connection + connections - first) % connections;
+        let has_one_more = turn < requests % connections;
         Some(requests / connections + u64::from(has_one_more))
     }
 
@@ -444,10 +446,18 @@ mod tests {
             requests,
             ..Plan::for_target("127.0.0.1:1".parse().unwrap())
         };
-        let parts = |plan: Plan| [0, 1, 2, 3].map(|connection| plan.requests_of(connection));
-        assert_eq!(parts(plan(None)), [None; 4]);
-        for (requests, expected) in [(1, [1, 0, 0, 0]), (8, [2; 4]), (11, [3, 3, 3, 2])] {
-            assert_eq!(parts(plan(Some(requests))), expected.map(Some));
+        let parts =
+            |plan: Plan, first| [0, 1, 2, 3].map(|connection| plan.requests_of(connection, first));
+        assert_eq!(parts(plan(None), 0), [None; 4]);
+        for (requests, first, expected) in [
+            (1, 0, [1, 0, 0, 0]),
+            (8, 0, [2; 4]),
+            (11, 0, [3, 3, 3, 2]),
+            (1, 3, [0, 0, 0, 1]),
+            (8, 3, [2; 4]),
+            (11, 3, [3, 3, 2, 3]),
+        ] {
+            assert_eq!(parts(plan(Some(requests)), first), expected.map(Some));
         }
     }
 }

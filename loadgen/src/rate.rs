@@ -16,6 +16,10 @@
 //!
 //! The line is dealt out to the connections in turn, so they are staggered. With `poisson` each
 //! connection has independent, exponentially distributed gaps; together they have the same rate.
+//!
+//! A number of measured requests is so many places of the line, from the first one that is due
+//! after the warm-up on, whoever sends them: `n` requests take `n / rate`. With `poisson` they lie
+//! at random on this part of the line, which is what random arrivals do if there happen to be `n`.
 
 use std::{f64, fmt, str::FromStr, time::Duration};
 
@@ -169,6 +173,33 @@ impl Timetable {
         }
     }
 
+    /// The first place that is due once the warm-up is over.
+    fn first_measured(&self) -> f64 {
+        let warm_up = whole_nanos(self.warm_up);
+        let guess = (self.warm_up * self.from).floor();
+        // Rounding may have moved the guess by one.
+        let near = [guess - 1.0, guess, guess + 1.0].into_iter();
+        near.map(|place| place.max(0.0))
+            .find(|&place| self.time_at(place) >= warm_up)
+            .unwrap_or(guess + 2.0)
+    }
+
+    /// Where on the line the warm-up ends, which need not be a whole place.
+    fn end_of_warm_up(&self) -> f64 {
+        let place = self.warm_up * self.from;
+        // What is due a nanosecond too early would belong to the warm-up.
+        match self.time_at(place) >= whole_nanos(self.warm_up) {
+            true => place,
+            false => self.first_measured(),
+        }
+    }
+
+    /// The connection of this many that has the first measured place.
+    pub(crate) fn first_turn(&self, connections: u32) -> u32 {
+        let turn = units::whole(self.first_measured() % f64::from(connections));
+        u32::try_from(turn).expect("it is less than the divisor")
+    }
+
     /// When a place is due that comes so many after the last one of the warm-up.
     fn time_after_warm_up(&self, places: f64) -> u64 {
         // The places of the ramp are `from * t + slope * t^2 / 2`, solved for `t` in the form that
@@ -196,6 +227,25 @@ pub(crate) struct Arrivals {
     index: u64,
     place: f64,
     next_due: u64,
+    /// Where the measured ones lie at random, if their number is limited.
+    stretch: Option<Stretch>,
+}
+
+/// A part of the line, with so many requests of one connection at random places.
+#[derive(Clone, Copy, Debug)]
+struct Stretch {
+    begin: f64,
+    end: f64,
+    left: u64,
+}
+
+/// How many measured requests there are, if their number is limited.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Share {
+    /// Of this connection.
+    pub(crate) own: u64,
+    /// Of all connections.
+    pub(crate) all: u64,
 }
 
 impl Arrivals {
@@ -205,7 +255,12 @@ impl Arrivals {
         connection: u32,
         connections: u32,
         seed: u64,
+        share: Option<Share>,
     ) -> Self {
+        let stretch = share.map(|Share { own, all }| {
+            let begin = timetable.end_of_warm_up();
+            Stretch { begin, end: begin + all as f64, left: own }
+        });
         let mut arrivals = Self {
             timetable,
             arrival,
@@ -215,10 +270,11 @@ impl Arrivals {
             index: 0,
             place: 0.0,
             next_due: 0,
+            stretch,
         };
         arrivals.place = match arrival {
             Arrival::Fixed => f64::from(connection),
-            Arrival::Poisson => arrivals.random_gap(),
+            Arrival::Poisson => arrivals.random_place(),
         };
         arrivals.next_due = timetable.time_at(arrivals.place);
         arrivals
@@ -234,17 +290,38 @@ impl Arrivals {
     #[inline]
     pub(crate) fn advance(&mut self) {
         self.index += 1;
-        self.place += match self.arrival {
+        self.place = match self.arrival {
             // Exact: places are whole numbers.
-            Arrival::Fixed => self.connections,
-            Arrival::Poisson => self.random_gap(),
+            Arrival::Fixed => self.place + self.connections,
+            Arrival::Poisson => self.random_place(),
         };
         self.next_due = self.timetable.time_at(self.place);
     }
 
-    /// How many places after the one before the next request is, if arrivals are random.
-    fn random_gap(&self) -> f64 {
-        exponential(self.seed, self.connection, self.index) * self.connections
+    /// The next place, if arrivals are random. Infinite if there is none.
+    fn random_place(&mut self) -> f64 {
+        let gap = exponential(self.seed, self.connection, self.index);
+        let place = self.place + gap * self.connections;
+        match &mut self.stretch {
+            Some(stretch) if place >= stretch.begin => stretch.next_after(self.place, gap),
+            _ => place,
+        }
+    }
+}
+
+impl Stretch {
+    /// The first of the places that are left, which lie at random between `place` and the end.
+    /// Infinite if none are left. `gap` is exponentially distributed.
+    fn next_after(&mut self, place: f64, gap: f64) -> f64 {
+        if self.left == 0 {
+            return f64::INFINITY;
+        }
+        let begin = place.max(self.begin);
+        // All of them lie in the same share of what remains with a probability of that share to
+        // the power of their number.
+        let share_before = -(-gap / self.left as f64).exp_m1();
+        self.left -= 1;
+        begin + (self.end - begin) * share_before
     }
 }
 
@@ -289,7 +366,8 @@ mod tests {
         let mut all = Vec::new();
         for connection in 0..connections {
             let timetable = timetable("1000", 0, 1);
-            let mut arrivals = Arrivals::new(timetable, arrival, connection, connections, seed);
+            let mut arrivals =
+                Arrivals::new(timetable, arrival, connection, connections, seed, None);
             while arrivals.next_due() < until {
                 all.push(arrivals.next_due());
                 arrivals.advance();
@@ -368,6 +446,85 @@ mod tests {
             let deviation = (squares / gaps.len() as f64).sqrt();
             assert!((deviation / mean - 1.0).abs() < 0.05, "{deviation} and {mean}");
         }
+    }
+
+    /// When requests are due of a run with so many of them: those of the warm-up, and the measured
+    /// ones.
+    fn due_times_of(
+        requests: u64,
+        arrival: Arrival,
+        connections: u32,
+        warm_up: Duration,
+    ) -> [Vec<u64>; 2] {
+        let plan =
+            crate::plan::Plan { connections, requests: Some(requests), ..Default::default() };
+        let timetable = Timetable::new(Rate::Constant(10.0), warm_up, Duration::MAX).unwrap();
+        let first = timetable.first_turn(connections);
+        let mut times = [Vec::new(), Vec::new()];
+        for connection in 0..connections {
+            let own = plan.requests_of(connection, first).unwrap();
+            let share = Some(Share { own, all: requests });
+            let mut arrivals = Arrivals::new(timetable, arrival, connection, connections, 7, share);
+            let mut left = own;
+            while left > 0 {
+                let is_measured = arrivals.next_due() >= units::nanos(warm_up);
+                times[usize::from(is_measured)].push(arrivals.next_due());
+                left -= u64::from(is_measured);
+                arrivals.advance();
+            }
+        }
+        times.iter_mut().for_each(|times| times.sort_unstable());
+        times
+    }
+
+    #[test]
+    fn a_number_of_requests_takes_as_long_as_the_rate_says_whoever_sends_them() {
+        for connections in [1, 7, 50, 100] {
+            for warm_up_ms in [0, 1_000, 1_050, 2_730] {
+                for requests in [2, 5, 20, 133] {
+                    let warm_up = Duration::from_millis(warm_up_ms);
+                    let of = |arrival| due_times_of(requests, arrival, connections, warm_up);
+                    // The first place at or after the end of the warm-up, in tenths of a second.
+                    let first = warm_up_ms.div_ceil(100);
+                    let [_, regular] = of(Arrival::Fixed);
+                    let expected = (first..first + requests).map(|place| place * SECOND / 10);
+                    assert!(regular.iter().copied().eq(expected), "{connections}, {regular:?}");
+                    let [_, random] = of(Arrival::Poisson);
+                    assert_eq!(random.len(), usize::try_from(requests).unwrap());
+                    let begin = units::nanos(warm_up);
+                    let within = begin..=begin + requests * SECOND / 10;
+                    assert!(random.iter().all(|time| within.contains(time)), "{random:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_number_of_random_arrivals_varies_as_they_do() {
+        for connections in [1, 16] {
+            let [_, times] = due_times_of(20_000, Arrival::Poisson, connections, Duration::ZERO);
+            // A tenth of a second has one on average: none at all as often as e^-1 says.
+            let mut counts = vec![0_u32; 20_000];
+            for time in times {
+                counts[usize::try_from(time / (SECOND / 10)).unwrap()] += 1;
+            }
+            for (arrivals, share) in [(0, 0.3679), (1, 0.3679), (2, 0.1839), (3, 0.0613)] {
+                let found = counts.iter().filter(|&&count| count == arrivals).count() as f64;
+                assert!((found / 20_000.0 - share).abs() < 0.015, "{arrivals}: {found}");
+            }
+        }
+    }
+
+    #[test]
+    fn after_its_last_random_arrival_a_connection_has_none() {
+        let timetable = timetable("10", 1, 1);
+        let share = Some(Share { own: 3, all: 5 });
+        let mut arrivals = Arrivals::new(timetable, Arrival::Poisson, 0, 2, 1, share);
+        while arrivals.next_due() < SECOND {
+            arrivals.advance();
+        }
+        (0..3).for_each(|_| arrivals.advance());
+        assert!(arrivals.next_due() > 1_000_000 * SECOND);
     }
 
     #[test]

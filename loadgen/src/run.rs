@@ -23,7 +23,7 @@ use thiserror::Error;
 use crate::{
     address::Address,
     adversaries::AdversaryReport,
-    backlog::Backlog,
+    backlog::{self, Backlog},
     clock::{self, Clock},
     interval::{Assembly, Cuts, Interval},
     metrics_probe::{MetricsProbe, MetricsUrl, Sample},
@@ -31,7 +31,7 @@ use crate::{
     open_files::{self, TooLow},
     payload::{HEADER_BYTES, Payloads},
     plan::{Pin, Plan, PlanError},
-    rate::{Arrival, Rate, Timetable},
+    rate::{Rate, Timetable},
     report::{ClientUsage, Report, ServerUsage},
     schedule::Bounds,
     server_command::{ServerCommand, ServerCommandError},
@@ -48,6 +48,9 @@ use crate::{
 
 /// How often the orchestrating thread looks up while nothing happens.
 const PATIENCE: Duration = Duration::from_millis(20);
+/// Open loop: how long after the signal to go the first request is due, so that threads which have
+/// to wake up first are not late.
+const LEAD: Duration = Duration::from_millis(1);
 /// In less time than this, how busy a side was says nothing.
 const TELLING_TIME: Duration = Duration::from_millis(200);
 /// From fewer looks than this, what is in flight on average cannot be told.
@@ -344,7 +347,9 @@ impl Site<'_> {
         observe: &mut dyn FnMut(&Progress),
     ) -> Result<Report, RunError> {
         let before = Cost::before(server.find(clock));
-        let started_at = clock.now();
+        // In closed loop the first requests are due when they are sent.
+        let lead = if self.plan.rate == Rate::Max { Duration::ZERO } else { LEAD };
+        let started_at = clock.after(clock.now(), lead);
         let warm_up = self.plan.ramp_up.saturating_add(self.plan.warm_up);
         let measured_from = clock.after(started_at, warm_up);
         let duration = self.plan.duration.unwrap_or(Duration::MAX);
@@ -513,12 +518,14 @@ impl Site<'_> {
         };
         // A load that a number of requests ends goes on until they are sent, be it too late.
         let sent_late = due as f64 * (late_s / load_s).clamp(0.0, 1.0);
+        let latency_min_s = total.times.latency.latency().histogram().min() as f64 / 1e9;
+        let warm_up_s = plan.ramp_up.saturating_add(plan.warm_up).as_secs_f64();
         Some(Backlog {
             at_end: in_flight as f64 + total.counts.unsent as f64 + sent_late,
             mean: (in_flight_mean + total.blocked.total.as_secs_f64() / load_s) * end_to_mean,
+            filling: backlog::filling(plan.rate.first(), latency_min_s, warm_up_s, load_s),
             due,
             load,
-            is_end_random: plan.requests.is_some() && plan.arrival == Arrival::Poisson,
         })
     }
 }

@@ -424,8 +424,8 @@ mod tests {
     #[test]
     fn a_backlog_that_grows_means_the_same_though_all_was_sent() {
         let judge = |at_end| {
-            let (due, load, is_end_random) = (345, Duration::from_secs(3), false);
-            let backlog = Backlog { at_end, mean: 24.0, due, load, is_end_random };
+            let (due, load) = (345, Duration::from_secs(3));
+            let backlog = Backlog { at_end, mean: 24.0, filling: 0.0, due, load };
             Verdict::of(&good(), &Evidence { backlog: Some(backlog), ..NOTHING })
         };
         assert_eq!(judge(30.0), (Verdict::Ok, Vec::new()));
@@ -436,8 +436,8 @@ mod tests {
 
     #[test]
     fn a_load_that_is_too_short_to_tell_says_so() {
-        let (due, load, is_end_random) = (200, Duration::from_millis(3), false);
-        let backlog = Backlog { at_end: 30.0, mean: 1.0, due, load, is_end_random };
+        let (due, load) = (200, Duration::from_millis(3));
+        let backlog = Backlog { at_end: 30.0, mean: 1.0, filling: 0.0, due, load };
         let (verdict, reasons) =
             Verdict::of(&good(), &Evidence { backlog: Some(backlog), ..NOTHING });
         assert_eq!(verdict, Verdict::Ok);

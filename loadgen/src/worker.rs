@@ -23,7 +23,7 @@ use crate::{
     link::{Agenda, Desk, Link, Turn},
     payload::Payloads,
     plan::Plan,
-    rate::{Arrivals, Timetable},
+    rate::{Arrivals, Share, Timetable},
     route::Addresses,
     schedule::{Bounds, Phase, Schedule},
     stop::{Stop, Urgency},
@@ -248,11 +248,12 @@ impl<'run> Worker<'run> {
 
     fn load(&mut self, Start { bounds, cuts, timetable }: Start) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS_PER_POLL);
-        self.desk.schedule = Schedule::new(bounds, self.deal_out());
+        let first = timetable.map_or(0, |timetable| timetable.first_turn(self.plan.connections));
+        self.desk.schedule = Schedule::new(bounds, self.deal_out(first));
         self.desk.now = self.desk.clock.now();
         self.desk.silent_since = self.desk.now;
         if let Some(timetable) = timetable {
-            self.follow(timetable, cuts.load_begins_at);
+            self.follow(timetable, first, cuts.load_begins_at);
         }
         let mut meter = Meter::start();
         let mut next_check = self.desk.now;
@@ -292,21 +293,25 @@ impl<'run> Worker<'run> {
     }
 
     /// Gives every link its part of the measured requests, if their number is limited: which
-    /// connection sends what does not depend on who is quicker. Returns the sum.
-    fn deal_out(&mut self) -> Option<u64> {
+    /// connection sends what does not depend on who is quicker. The connection `first` begins.
+    /// Returns the sum.
+    fn deal_out(&mut self, first: u32) -> Option<u64> {
         self.links.iter_mut().zip(self.first_connection..).try_fold(0, |sum, (link, id)| {
-            let part = self.plan.requests_of(id)?;
+            let part = self.plan.requests_of(id, first)?;
             link.limit(part);
             Some(sum + part)
         })
     }
 
-    /// Open loop: gives every link its times.
-    fn follow(&mut self, timetable: Timetable, begins_at: u64) {
+    /// Open loop: gives every link its times. The connection `first` has the first measured one.
+    fn follow(&mut self, timetable: Timetable, first: u32, begins_at: u64) {
         self.desk.agenda = Some(Agenda::default());
         let Plan { arrival, connections, seed, .. } = *self.plan;
         for (link, id) in self.links.iter_mut().zip(self.first_connection..) {
-            link.follow(Arrivals::new(timetable, arrival, id, connections, seed), begins_at);
+            let own = self.plan.requests_of(id, first);
+            let share = own.zip(self.plan.requests).map(|(own, all)| Share { own, all });
+            let arrivals = Arrivals::new(timetable, arrival, id, connections, seed, share);
+            link.follow(arrivals, begins_at);
         }
     }
 

@@ -89,6 +89,57 @@ fn a_number_of_requests_ends_an_open_loop_too() {
     assert!(report.duration >= Duration::from_millis(95), "{:?}", report.duration);
 }
 
+/// Each connection has a place on the timetable every five seconds.
+#[test]
+fn a_number_of_requests_is_one_total_after_a_warm_up_too() {
+    let server = servers::start(|_, stream| echo(stream));
+    for arrival in [Arrival::Fixed, Arrival::Poisson] {
+        let load = Plan {
+            rate: Rate::Constant(10.0),
+            arrival,
+            connections: 50,
+            threads: 2,
+            warm_up: Duration::from_millis(350),
+            ..plan(server, 5)
+        };
+        let report = run(&load);
+        assert_eq!((report.counts.requests, report.counts.unsent), (5, 0), "{report:?}");
+        assert!(report.duration < Duration::from_secs(2), "{report:?}");
+        assert_ne!(report.verdict, Verdict::Overloaded, "{report:?}");
+    }
+}
+
+#[test]
+fn what_a_slow_server_owes_at_the_last_request_is_no_overload() {
+    let server = servers::replying(|_, _, frame| {
+        thread::sleep(Duration::from_millis(600));
+        frame
+    });
+    let load = Plan { rate: Rate::Constant(50.0), connections: 50, ..plan(server, 50) };
+    let report = run(&load);
+    assert_eq!(report.counts.requests, 50, "{report:?}");
+    assert_ne!(report.verdict, Verdict::Overloaded, "{report:?}");
+}
+
+#[test]
+fn what_a_number_of_requests_leaves_unsent_is_no_more_than_that() {
+    let server = servers::start(|_, mut stream| {
+        io::copy(&mut stream, &mut io::sink())?;
+        Ok(())
+    });
+    let requests = Some(10);
+    let load = Plan { requests, connections: 1, ..paced(server, 1_000.0, TWO_SECONDS) };
+    let counts = run(&Plan { pipeline: 4, timeout: None, ..load }).counts;
+    assert_eq!((counts.unanswered, counts.unsent), (4, 6), "{counts:?}");
+}
+
+#[test]
+fn the_first_request_has_not_waited_for_room_that_was_there() {
+    let server = servers::start(|_, stream| echo(stream));
+    let report = run(&Plan { rate: Rate::Constant(1.0), ..plan(server, 1) });
+    assert_eq!((report.counts.requests, report.blocked.requests), (1, 0), "{report:?}");
+}
+
 #[test]
 fn poisson_arrivals_of_one_seed_are_the_same_again() {
     let server = servers::start(|_, stream| echo(stream));
