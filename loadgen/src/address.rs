@@ -65,6 +65,10 @@ impl FromStr for Address {
     fn from_str(text: &str) -> Result<Self, AddressError> {
         let malformed = || AddressError::Malformed(text.to_owned());
         if let Some(path) = text.strip_prefix("unix:") {
+            // What others take for an abstract socket, which the server does not have either.
+            if path.starts_with('@') {
+                return Err(AddressError::Abstract(path.to_owned()));
+            }
             let path = PathBuf::from(path);
             return if path.as_os_str().is_empty() {
                 Err(malformed())
@@ -113,6 +117,12 @@ pub enum AddressError {
          or unix:/path"
     )]
     Malformed(String),
+    /// The text names an abstract socket.
+    #[error(
+        "`unix:{0}` is an abstract socket, and those are not supported; write unix:/path, or \
+         unix:./{0} for a file of that name"
+    )]
+    Abstract(String),
 }
 
 /// An address at which a server answers that listens at `address`.
@@ -164,6 +174,9 @@ mod tests {
         assert_eq!(address, Address::Unix { path: "/run/echo".into() });
         assert_eq!(address.to_string(), "unix:/run/echo");
         assert!("unix:".parse::<Address>().is_err());
+        let refused = "unix:@echo".parse::<Address>();
+        assert_eq!(refused, Err(AddressError::Abstract("@echo".to_owned())));
+        assert!("unix:./@echo".parse::<Address>().is_ok());
     }
 
     #[test]

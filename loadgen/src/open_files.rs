@@ -3,7 +3,7 @@
 //! A run that needs more than the soft limit raises it, as far as the hard one allows, and gives it
 //! back. A server that is started before that has the limit that the user gave it.
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rlimit::{Resource, getrlimit, setrlimit};
 
 use crate::plan::Plan;
 
@@ -17,7 +17,8 @@ const OPEN_FILES: usize = 16;
 /// A limit that was raised. Dropping it sets it back.
 #[derive(Debug)]
 pub(crate) struct Raised {
-    before: Rlimit,
+    current: u64,
+    maximum: u64,
 }
 
 /// A limit that is too low.
@@ -35,10 +36,10 @@ pub(crate) fn needed_for(plan: &Plan) -> u64 {
     sockets + threads + OTHER_FILES + open as u64
 }
 
-/// Whether so many can be allowed.
+/// Whether so many can be allowed. A limit that cannot be read is none.
 pub(crate) fn check(needed: u64) -> Result<(), TooLow> {
-    match getrlimit(Resource::Nofile).maximum {
-        Some(limit) if limit < needed => Err(TooLow { needed, limit }),
+    match getrlimit(Resource::NOFILE) {
+        Ok((_, limit)) if limit < needed => Err(TooLow { needed, limit }),
         _ => Ok(()),
     }
 }
@@ -46,17 +47,16 @@ pub(crate) fn check(needed: u64) -> Result<(), TooLow> {
 /// Allows so many. `None` if that is allowed already, or if the system refuses: then connections
 /// will fail, and that is reported.
 pub(crate) fn raise(needed: u64) -> Option<Raised> {
-    let before = getrlimit(Resource::Nofile);
-    if before.current.is_none_or(|limit| limit >= needed) {
+    let (current, maximum) = getrlimit(Resource::NOFILE).ok()?;
+    if current >= needed {
         return None;
     }
-    let raised = Rlimit { current: before.maximum, ..before };
-    setrlimit(Resource::Nofile, raised).is_ok().then_some(Raised { before })
+    setrlimit(Resource::NOFILE, maximum, maximum).is_ok().then_some(Raised { current, maximum })
 }
 
 impl Drop for Raised {
     fn drop(&mut self) {
         // A process may always lower its limit.
-        let _ = setrlimit(Resource::Nofile, self.before);
+        let _ = setrlimit(Resource::NOFILE, self.current, self.maximum);
     }
 }

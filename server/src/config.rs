@@ -9,6 +9,9 @@ use crate::{
     transport::Timeouts,
 };
 
+/// The shortest timeout: what a clock of the runtime tells apart.
+const TIMEOUT_MIN: Duration = Duration::from_millis(1);
+
 /// The longest timeout. Longer ones would not fit every clock.
 const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -233,11 +236,19 @@ impl Config {
         timeouts.into_iter().filter_map(|(flag, timeout)| {
             let timeout = timeout?;
             let problem = Problem::about(flag, humantime::format_duration(timeout));
-            // Draining may take no time at all: then everything is cut off.
-            if timeout.is_zero() && flag != "--drain-timeout" {
-                return Some(problem.because("no peer is that fast; set it to at least 1ms"));
+            let [shortest, longest] = [TIMEOUT_MIN, TIMEOUT_MAX].map(humantime::format_duration);
+            if timeout < TIMEOUT_MIN {
+                return match flag {
+                    // Draining may take no time at all: then everything is cut off.
+                    "--drain-timeout" if timeout.is_zero() => None,
+                    "--drain-timeout" => Some(
+                        problem.because(format_args!("set it to 0s, or to at least {shortest}")),
+                    ),
+                    _ => Some(problem.because(format_args!(
+                        "no peer is that fast; set it to at least {shortest}"
+                    ))),
+                };
             }
-            let longest = humantime::format_duration(TIMEOUT_MAX);
             (timeout > TIMEOUT_MAX)
                 .then(|| problem.because(format_args!("set it to at most {longest}")))
         })

@@ -4,6 +4,7 @@
 //! it cannot read. Variables are no matter of `clap`: one that a flag overrides is to be read, too.
 
 use std::{
+    collections::BTreeMap,
     env,
     ffi::{OsStr, OsString},
     path::PathBuf,
@@ -40,7 +41,12 @@ pub(crate) struct CommandLine {
     pub(crate) written: Written,
     /// What is wrong with the command line itself.
     pub(crate) faults: Vec<String>,
+    /// What is hardly meant.
+    pub(crate) warnings: Vec<String>,
 }
+
+/// The variables of the environment. One that is empty counts as absent.
+type Environment = BTreeMap<String, OsString>;
 
 const ABOUT: &str = "Answers each length-prefixed frame with the same frame, out of one piece of \
                      memory that never grows.";
@@ -79,7 +85,10 @@ configuration or the command line cannot work.";
 
 /// Reads the command line and the environment. Prints help or an error and exits, if that is due.
 pub(crate) fn read() -> CommandLine {
-    let read = CommandLine::from_arguments(env::args_os().collect(), |name| env::var_os(name));
+    // A name that is no text is none of this program.
+    let variables = env::vars_os().filter(|(_, text)| !text.is_empty());
+    let named = variables.filter_map(|(name, text)| Some((name.into_string().ok()?, text)));
+    let read = CommandLine::from_arguments(env::args_os().collect(), &named.collect());
     read.unwrap_or_else(|error| error.exit())
 }
 
@@ -142,13 +151,13 @@ impl CommandLine {
     /// out, and the rest is read again.
     fn from_arguments(
         mut arguments: Vec<OsString>,
-        variable: impl Fn(&str) -> Option<OsString>,
+        environment: &Environment,
     ) -> Result<Self, clap::Error> {
         let mut faults = Vec::new();
         loop {
             let error = match command().try_get_matches_from(&arguments) {
                 Ok(matches) => {
-                    let mut command_line = Self::from_matches(&matches, variable);
+                    let mut command_line = Self::from_matches(&matches, environment);
                     command_line.faults.splice(0..0, faults);
                     return Ok(command_line);
                 }
@@ -165,21 +174,20 @@ impl CommandLine {
                         faults.push(line.trim_start_matches("error: ").to_owned());
                     }
                     let (task, file, written) = (Task::Serve, None, Written::default());
-                    return Ok(Self { task, file, written, faults });
+                    return Ok(Self { task, file, written, faults, warnings: Vec::new() });
                 }
             }
         }
     }
 
-    fn from_matches(matches: &ArgMatches, variable: impl Fn(&str) -> Option<OsString>) -> Self {
+    fn from_matches(matches: &ArgMatches, environment: &Environment) -> Self {
         let (task, matches) = match matches.subcommand() {
             Some((_, config)) if config.get_flag("print") => (Task::PrintConfiguration, config),
             Some((_, config)) => (Task::CheckConfiguration, config),
             None => (Task::Serve, matches),
         };
         let flags = |name| matches.get_many::<OsString>(name).into_iter().flatten();
-        // One that is empty counts as absent.
-        let variable = |name: &str| variable(name).filter(|text| !text.is_empty());
+        let variable = |name: &str| environment.get(name).cloned();
 
         let mut faults = Vec::new();
         let paths: Vec<_> = flags("config").collect();
@@ -198,7 +206,9 @@ impl CommandLine {
             let text = variable(&key.variable());
             weaker.put(key, text.map(|text| of_variable(key, &text)).unwrap_or_default());
         }
-        Self { task, file, written: written.or(weaker), faults }
+        let unknown = environment.keys().filter(|name| keys::is_unknown_variable(name));
+        let warnings = unknown.map(|name| unknown_variable(name)).collect();
+        Self { task, file, written: written.or(weaker), faults, warnings }
     }
 }
 
@@ -235,9 +245,16 @@ fn unknown(name: &str) -> String {
     if !name.starts_with('-') {
         return format!("'{name}': is neither a flag nor a command; --help shows all of them");
     }
-    match keys::meant_by(name) {
-        Some(key) => format!("{name}: is no flag; did you mean --{}?", key.name),
+    match keys::flag_meant_by(name) {
+        Some(flag) => format!("{name}: is no flag; did you mean --{flag}?"),
         None => format!("{name}: is no flag; --help shows all of them"),
+    }
+}
+
+fn unknown_variable(name: &str) -> String {
+    match keys::variable_meant_by(name) {
+        Some(variable) => format!("{name}: no flag has this variable; did you mean {variable}?"),
+        None => format!("{name}: no flag has this variable; --help shows all flags"),
     }
 }
 
@@ -256,7 +273,8 @@ fn of_variable(key: &Key, text: &OsStr) -> Vec<Item> {
 #[cfg(test)]
 pub(crate) fn parsed(flags: &str) -> CommandLine {
     let arguments = ["arena-echo"].into_iter().chain(flags.split_whitespace());
-    CommandLine::from_arguments(arguments.map(OsString::from).collect(), |_| None).expect("flags")
+    let arguments = arguments.map(OsString::from).collect();
+    CommandLine::from_arguments(arguments, &Environment::new()).expect("flags")
 }
 
 #[cfg(test)]

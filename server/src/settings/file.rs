@@ -150,7 +150,7 @@ fn quoted(key: &Key, value: &str) -> String {
 
 fn unknown(name: &str) -> String {
     match keys::meant_by(name) {
-        Some(key) => format!("{name}: is no key; did you mean {}?", key.name),
+        Some(key) => format!("{name}: is no key; did you mean {key}?"),
         None => format!("{name}: is no key; `arena-echo config --print` shows all of them"),
     }
 }

@@ -4,7 +4,8 @@
 //! A key is spelled the same everywhere: `max-frame` in a file is `--max-frame` on the command line
 //! and `ARENA_ECHO_MAX_FRAME` in the environment. No key may be named `port` or `service-...`:
 //! Kubernetes sets variables of those names for a service that is called `arena-echo`. For the same
-//! reason unknown variables are no errors, as unknown flags and keys of a file are.
+//! reason other variables that no key has are warned of, and are no errors as unknown flags and keys
+//! of a file are.
 
 /// One thing that can be configured.
 #[derive(Debug)]
@@ -50,7 +51,7 @@ impl Key {
         match self.name {
             // What every program calls it that logs by the same library.
             "log-filter" => "RUST_LOG".to_owned(),
-            name => format!("ARENA_ECHO_{}", name.to_uppercase().replace('-', "_")),
+            name => variable(name),
         }
     }
 
@@ -77,14 +78,54 @@ const SIMILARITY_MIN: f64 = 0.6;
 /// A part of a name is short of meaning if it has fewer letters.
 const PART_MIN: usize = 4;
 
+/// What names the file in which the keys are: a flag and a variable as those of the keys.
+const FILE: &str = "config";
+
 /// Says which key was meant by a name that is none, if that can be guessed.
-pub(crate) fn meant_by(name: &str) -> Option<&'static Key> {
+pub(crate) fn meant_by(name: &str) -> Option<&'static str> {
+    nearest(name, KEYS.iter().map(|key| key.name))
+}
+
+/// The same for the name of a flag, with or without its dashes.
+pub(crate) fn flag_meant_by(name: &str) -> Option<&'static str> {
+    nearest(name, KEYS.iter().map(|key| key.name).chain([FILE]))
+}
+
+/// The same for the name of an environment variable.
+pub(crate) fn variable_meant_by(name: &str) -> Option<String> {
+    let name = name.strip_prefix(VARIABLES)?.to_lowercase().replace('_', "-");
+    let meant = flag_meant_by(&name)?;
+    Some(find(meant).map_or_else(|| variable(meant), Key::variable))
+}
+
+fn nearest(name: &str, names: impl Iterator<Item = &'static str>) -> Option<&'static str> {
     let name = name.trim_start_matches('-');
-    let similarity = |key: &Key| strsim::normalized_damerau_levenshtein(name, key.name);
-    let is_part = |key: &Key| name.len() >= PART_MIN && key.name.contains(name);
-    KEYS.iter()
-        .filter(|key| similarity(key) >= SIMILARITY_MIN || is_part(key))
+    let similarity = |other: &str| strsim::normalized_damerau_levenshtein(name, other);
+    let is_part = |other: &str| name.len() >= PART_MIN && other.contains(name);
+    names
+        .filter(|other| similarity(other) >= SIMILARITY_MIN || is_part(other))
         .max_by(|one, other| similarity(one).total_cmp(&similarity(other)))
+}
+
+/// What the names of variables begin with.
+const VARIABLES: &str = "ARENA_ECHO_";
+
+fn variable(flag: &str) -> String {
+    format!("{VARIABLES}{}", flag.to_uppercase().replace('-', "_"))
+}
+
+/// Whether a variable seems to be meant for this program, which does not have it.
+pub(crate) fn is_unknown_variable(name: &str) -> bool {
+    let is_known = || name == variable(FILE) || KEYS.iter().any(|key| name == key.variable());
+    name.starts_with(VARIABLES) && !is_of_kubernetes(name) && !is_known()
+}
+
+/// Whether Kubernetes sets such variables, for services whose names begin as that of this program.
+fn is_of_kubernetes(name: &str) -> bool {
+    let is_of_port = |(_, rest): (&str, &str)| rest.starts_with(|c: char| c.is_ascii_digit());
+    ["_SERVICE_HOST", "_SERVICE_PORT"].iter().any(|part| name.contains(part))
+        || (name.ends_with("_PORT") && name != variable("reuse-port"))
+        || name.split_once("_PORT_").is_some_and(is_of_port)
 }
 
 /// Every key, in the order in which people read about them.
@@ -369,7 +410,7 @@ mod tests {
 
     #[test]
     fn a_key_is_suggested_for_a_slip_or_a_part_and_for_nothing_else() {
-        let meant = |name| meant_by(name).map(|key| key.name);
+        let meant = |name| flag_meant_by(name);
         for (name, key) in [
             ("max_frame", "max-frame"),
             ("--mode", "mode"),
@@ -377,11 +418,38 @@ mod tests {
             ("slotsize", "slot-size"),
             ("slot", "slot-size"),
             ("filter", "log-filter"),
+            ("--confg", "config"),
         ] {
             assert_eq!(meant(name), Some(key), "{name}");
         }
+        assert_eq!(meant_by("confg"), None, "no file names another");
         for name in ["x", "to", "log", "colour", "limits", ""] {
             assert_eq!(meant(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn variables_that_no_key_has_are_unknown_unless_kubernetes_sets_them() {
+        for (name, meant) in [
+            ("ARENA_ECHO_MAX_FRAM", Some("ARENA_ECHO_MAX_FRAME")),
+            ("ARENA_ECHO_CONFIGS", Some("ARENA_ECHO_CONFIG")),
+            ("ARENA_ECHO_LOG_FILTER", Some("RUST_LOG")),
+            ("ARENA_ECHO_COLOUR", None),
+        ] {
+            assert!(is_unknown_variable(name), "{name}");
+            assert_eq!(variable_meant_by(name).as_deref(), meant, "{name}");
+        }
+        for name in [
+            "ARENA_ECHO_REUSE_PORT",
+            "ARENA_ECHO_CONFIG",
+            "ARENA_ECHO_SERVICE_HOST",
+            "ARENA_ECHO_ADMIN_SERVICE_PORT_HTTP",
+            "ARENA_ECHO_PORT",
+            "ARENA_ECHO_ADMIN_PORT_9100_TCP_ADDR",
+            "RUST_LOG",
+            "ARENA_ECHOES",
+        ] {
+            assert!(!is_unknown_variable(name), "{name}");
         }
     }
 

@@ -56,6 +56,8 @@ pub(crate) struct Settings {
     pub(crate) log_filter: String,
     /// Where the values come from.
     written: Written,
+    /// What the environment has that is hardly meant.
+    unknown: Vec<String>,
 }
 
 /// How log lines are written.
@@ -97,7 +99,7 @@ impl Settings {
         let problems = settings.config.problems();
         faults.extend(problems.iter().filter(is_sound).map(|problem| describe(problem, &written)));
         if faults.is_empty() {
-            return Ok(Self { written, ..settings });
+            return Ok(Self { written, unknown: command_line.warnings.clone(), ..settings });
         }
         Err(Faults { lines: faults, log_format: settings.log_format })
     }
@@ -116,10 +118,14 @@ impl Settings {
 
     /// Says what works, and is hardly what was meant.
     pub(crate) fn warnings(&self) -> Vec<String> {
+        self.unknown.iter().cloned().chain(self.early_end_of_waits()).collect()
+    }
+
+    fn early_end_of_waits(&self) -> Option<String> {
         let Config { frame_timeout, write_timeout, memory_timeout, .. } = self.config;
         let held = frame_timeout + write_timeout;
         if memory_timeout > held {
-            return Vec::new();
+            return None;
         }
         let time = humantime::format_duration;
         let problem = Problem::about("--memory-timeout", time(memory_timeout))
@@ -130,7 +136,7 @@ impl Settings {
                  to more than {}",
                 time(held)
             ));
-        vec![describe(&problem, &self.written)]
+        Some(describe(&problem, &self.written))
     }
 
     /// Returns whether addresses to listen on are written anywhere.
@@ -207,6 +213,7 @@ fn settings(reader: &mut Reader<'_>, read: ReadFile<'_>) -> Settings {
         log_format: reader.read("log-format", log_formats).unwrap_or(LogFormat::Text),
         log_filter: reader.read("log-filter", values::filter).unwrap_or_else(|| "info".to_owned()),
         written: Written::default(),
+        unknown: Vec::new(),
     }
 }
 
@@ -288,6 +295,8 @@ fn frame_of_slot(slot_bytes: usize, capacity_bytes: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use arena_echo::Size;
+
     use super::{command_line::parsed, *};
     use crate::files;
 
@@ -394,6 +403,41 @@ mod tests {
                     assert!(load(&changed).is_ok(), "{line}\n{changed}\n{:?}", load(&changed));
                 }
             }
+        }
+    }
+
+    #[test]
+    fn the_least_that_is_offered_is_the_least_that_is_accepted() {
+        let runs = [
+            "--capacity 1 --mode fixed",
+            "--capacity 1MiB",
+            "--slot-size 1 --mode fixed",
+            "--max-frame 0",
+            "--spill 1 --max-frame 1MiB --mode fixed",
+            "--first-byte-timeout 0s",
+            "--idle-timeout 1ns",
+            "--frame-timeout 999us",
+            "--write-timeout 0s",
+            "--stall-timeout 1us",
+            "--memory-timeout 0s",
+            "--drain-timeout 1ns",
+            "--keepalive 1ns",
+        ];
+        for flags in runs {
+            let (flag, others) = flags.split_once(' ').expect("a value");
+            let (_, others) = others.split_once(' ').unwrap_or((others, ""));
+            let lines = load(flags).expect_err(flags);
+            let least = lines[0].rsplit_once("at least ").expect(&lines[0]).1;
+            let least = least.split([' ', ',']).next().expect("a value");
+            assert!(load(&format!("{flag} {least} {others}")).is_ok(), "{lines:?}");
+            let below = match least.parse::<Size>() {
+                Ok(Size(bytes)) => (bytes - 1).to_string(),
+                Err(_) => {
+                    let time = values::time(least).expect("a time") - Duration::from_nanos(1);
+                    format!("{}ns", time.as_nanos())
+                }
+            };
+            assert!(load(&format!("{flag} {below} {others}")).is_err(), "{flag} {below}");
         }
     }
 

@@ -169,6 +169,16 @@ fn variables_that_kubernetes_sets_for_a_service_are_no_errors() {
 }
 
 #[test]
+fn a_variable_that_no_flag_has_is_warned_of_with_the_one_that_is_meant() {
+    let variables = [("ARENA_ECHO_MAX_FRAM", "1k"), ("ARENA_ECHO_SERVICE_PORT", "9000")];
+    let output = outcome(&["config"], &variables);
+    assert!(output.status.success());
+    let expected = "warning: ARENA_ECHO_MAX_FRAM: no flag has this variable; did you mean \
+                    ARENA_ECHO_MAX_FRAME?\n";
+    assert_eq!(String::from_utf8(output.stderr).expect("text"), expected);
+}
+
+#[test]
 fn every_error_of_all_sources_is_reported_at_once_with_its_place() {
     let file = file("mode = 'slab'\ncapacty = 1\nmax-frame = 1.5\nlisten = [':1',\n'x']\n");
     let path = text(&file);

@@ -18,12 +18,15 @@ use tokio::{
     runtime::Handle,
 };
 
-use crate::support::{
-    client::Client,
-    http::{Events, get},
-    program::{self, Program, id},
-    run,
-    traffic::frame,
+use crate::{
+    generator::LOADGEN,
+    support::{
+        client::Client,
+        http::{Events, get},
+        program::{self, Program, id},
+        run,
+        traffic::frame,
+    },
 };
 
 /// Who starts the program: limits of threads hold for everybody but root.
@@ -194,6 +197,19 @@ fn a_limit_that_cannot_be_read_is_no_limit() {
         }
         assert!(!get(admin, "/metrics").await.body.contains("process_max_fds"));
         drop(clients);
+        server.stop().await;
+    });
+}
+
+#[test]
+fn a_limit_that_cannot_be_read_is_none_for_the_generator_either() {
+    run(async {
+        let server = Program::start("").await;
+        let mut command = Command::new(&*LOADGEN);
+        command.args(["-n", "100", "-c", "10", "--plain", &server.address.to_string()]);
+        let child = without_call(libc::SYS_prlimit64, command).await;
+        let output = child.wait_with_output().await.expect("a process that was started");
+        assert!(output.status.success(), "{output:?}");
         server.stop().await;
     });
 }

@@ -14,7 +14,8 @@ use crate::support::program;
 const REQUESTS: u64 = 2000;
 
 /// The generator's program, built as this test is.
-static LOADGEN: LazyLock<PathBuf> = LazyLock::new(|| program::build(|build| build.bin("loadgen")));
+pub(crate) static LOADGEN: LazyLock<PathBuf> =
+    LazyLock::new(|| program::build(|build| build.bin("loadgen")));
 
 const FIXED: &str = "--mode fixed --slot-size 4k --capacity 256k";
 const BUDDY: &str = "--mode buddy --capacity 4MiB --max-frame 256k";
