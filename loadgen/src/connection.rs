@@ -92,6 +92,10 @@ impl Connection {
         outstanding.map(|sequence| payloads.payload_bytes(self.origin(sequence))).max()
     }
 
+    pub(crate) fn newest(&self) -> Option<Batch> {
+        self.batches.back().copied()
+    }
+
     /// How many requests have ever been queued.
     #[inline]
     pub(crate) fn queued(&self) -> u64 {

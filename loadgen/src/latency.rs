@@ -148,6 +148,17 @@ impl Latency {
         Ok(Self { packed: Shelved::Here(self.packed.get()?), ..self.clone() })
     }
 
+    /// The sum of both.
+    ///
+    /// # Errors
+    ///
+    /// That of the system, if one of them cannot be read.
+    pub(crate) fn plus(&self, other: &Self) -> io::Result<Self> {
+        let mut sum = self.recalled()?.histogram();
+        sum.add(other.recalled()?.histogram()).expect("all have the same bounds");
+        Ok(Self::from(&sum))
+    }
+
     /// Keeps the distribution there from now on, and only what is said of it here.
     pub(crate) fn shelve(&mut self, shelf: &mut Shelf) {
         shelf.put(&mut self.packed);

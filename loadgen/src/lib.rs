@@ -17,8 +17,10 @@
 //!   when a reply comes. A slow server is therefore asked less often, and its latency looks better
 //!   than independent users would find it. In open loop ([`Rate`]) requests are due at their times,
 //!   however slow the server is.
-//! * A request counts if it was due after the warm-up and before the end. Three times are kept
-//!   apart, and nothing is ever added to them that did not happen:
+//! * A request counts if it was due after the warm-up and before the end, whenever its answer
+//!   comes, and the rate is that of this time. What goes wrong with requests of the warm-up is
+//!   counted apart. Three times are kept apart, and nothing is ever added to them that did not
+//!   happen:
 //!
 //! ```text
 //!         due                      sent                      echo read

@@ -31,7 +31,7 @@ use crate::{
     route::{Addresses, Attempts},
     schedule::{Admission, Phase, Schedule},
     stream::Stream,
-    tally::Tally,
+    tally::{Counted, Tally},
     units,
 };
 
@@ -68,6 +68,8 @@ pub(crate) struct Desk<'run> {
     pub(crate) next_pass: u64,
     /// Requests of all links that have been queued and not echoed.
     pub(crate) in_flight: u64,
+    /// Their number times nanoseconds, summed over time. It may wrap: differences count.
+    pub(crate) in_flight_ns: u64,
     /// Since when something is awaited and nothing arrives.
     pub(crate) silent_since: u64,
     /// From when until when the thread last stood still.
@@ -81,9 +83,19 @@ impl Desk<'_> {
     #[inline]
     pub(crate) fn look_at_the_clock(&mut self) {
         let before = mem::replace(&mut self.now, self.clock.now());
-        let passed = Duration::from_nanos(self.now.saturating_sub(before));
-        if passed >= STANDSTILL_MIN {
+        let passed = self.now.saturating_sub(before);
+        // What changes the number is told to have happened when the clock was looked at last.
+        self.in_flight_ns = self.in_flight_ns.wrapping_add(self.in_flight.wrapping_mul(passed));
+        if Duration::from_nanos(passed) >= STANDSTILL_MIN {
             self.note_standstill(before);
+        }
+    }
+
+    /// The phase of what happens now and ends no request.
+    pub(crate) fn phase_now(&self) -> Counted {
+        match self.schedule.is_warm_up(self.now) {
+            true => Counted::WarmUp,
+            false => Counted::Measured,
         }
     }
 
@@ -135,6 +147,8 @@ pub(crate) struct Link {
     /// How often every address has failed since the last success.
     failures: u32,
     was_open: bool,
+    /// The phase of the last loss.
+    lost_in: Counted,
 }
 
 /// When the requests of a link are due, and what keeps them.
@@ -189,6 +203,7 @@ impl Link {
             attempts: Attempts::default(),
             failures: 0,
             was_open: false,
+            lost_in: Counted::Measured,
         }
     }
 
@@ -440,7 +455,8 @@ impl Link {
         {
             return;
         }
-        desk.tally.counts.planned_reconnects += 1;
+        let is_measured = desk.phase_now() == Counted::Measured;
+        desk.tally.counts.planned_reconnects += u64::from(is_measured);
         self.was_open = false;
         self.socket = Socket::Down { retry_at: desk.now };
         self.block();
@@ -528,7 +544,7 @@ impl Link {
         if let Socket::Connecting { stream, .. } = mem::replace(&mut self.socket, down) {
             self.socket = Socket::Open { stream };
         }
-        desk.tally.counts.reconnects += u64::from(self.was_open);
+        *desk.tally.counts.reconnects_mut(self.lost_in) += u64::from(self.was_open);
         self.was_open = true;
         self.attempts.succeed(&mut desk.addresses);
         self.failures = 0;
@@ -636,12 +652,14 @@ impl Link {
             self.socket = Socket::Down { retry_at: u64::MAX };
             return;
         }
-        desk.tally.note(|| self.describe(&loss, desk.source.payloads));
+        self.lost_in = self.phase_of(&loss, desk);
+        desk.tally.note(self.lost_in, || self.describe(&loss, desk.source.payloads));
         self.write_off(&loss, desk);
+        let counts = &mut desk.tally.counts;
         match &loss {
-            Loss::Closed | Loss::Broken(_) => desk.tally.counts.errors.lost += 1,
-            Loss::NotMade(error) => desk.tally.counts.errors.not_connected(error),
-            Loss::Mismatch(mismatch) => desk.tally.counts.mismatches.count(*mismatch),
+            Loss::Closed | Loss::Broken(_) => counts.errors_mut(self.lost_in).lost += 1,
+            Loss::NotMade(error) => counts.errors_mut(self.lost_in).not_connected(error),
+            Loss::Mismatch(mismatch) => counts.mismatches_mut(self.lost_in).count(*mismatch),
             Loss::TimedOut => {}
         }
         self.failures = match loss {
@@ -650,6 +668,18 @@ impl Link {
         };
         let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(10)).min(LAST_PAUSE);
         self.socket = Socket::Down { retry_at: desk.clock.after(desk.now, pause) };
+    }
+
+    /// To which phase a loss belongs, before what is outstanding is written off: that of the
+    /// request that it ends, or if it ends none, that of the moment. A connection that owed replies
+    /// to requests of both counts as measured.
+    fn phase_of(&self, loss: &Loss, desk: &Desk<'_>) -> Counted {
+        let ended = match loss {
+            Loss::NotMade(_) | Loss::Mismatch(Mismatch::Unsolicited) => None,
+            Loss::TimedOut | Loss::Mismatch(_) => self.connection.oldest(),
+            Loss::Closed | Loss::Broken(_) => self.connection.newest(),
+        };
+        ended.map_or_else(|| desk.phase_now(), |batch| Counted::of(&batch))
     }
 
     /// Before what is outstanding is written off.
@@ -687,7 +717,8 @@ impl Link {
         for batch in self.connection.abandon() {
             desk.in_flight -= batch.count;
             if is_timeout && is_overdue(&batch, desk) {
-                desk.tally.counts.errors.timeouts += batch.count;
+                let errors = desk.tally.counts.errors_mut(Counted::of(&batch));
+                errors.timeouts += batch.count;
             } else {
                 let others = batch.count.saturating_sub(mem::take(&mut mismatched));
                 desk.tally.give_up(&batch, others, desk.now);

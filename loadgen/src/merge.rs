@@ -9,7 +9,11 @@
 //! The times of all runs are taken from the clocks of their machines, which should agree to much
 //! less than an interval.
 
-use std::{collections::BTreeSet, net::IpAddr, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::PathBuf,
+};
 
 use clap::Args;
 use serde_json::Value;
@@ -148,22 +152,15 @@ fn merge(runs: &[Named]) -> Result<Document, String> {
         blocked: blocked(all()),
         reconnects: all().map(|run| run.reconnects).sum(),
         adversaries: adversaries(all()),
-        warm_up: WarmUp {
-            requests: all().map(|run| run.warm_up.requests).sum(),
-            unanswered: all().map(|run| run.warm_up.unanswered).sum(),
-        },
+        warm_up: warm_up(runs),
         intervals,
         ..first.run.clone()
     };
     for Named { run, .. } in others {
         merged.errors_by_kind += run.errors_by_kind;
-        for (class, count) in &run.mismatches_by_class {
-            *merged.mismatches_by_class.entry(class.clone()).or_default() += count;
-        }
+        add_classes(&mut merged.mismatches_by_class, &run.mismatches_by_class);
     }
-    let first_error =
-        runs.iter().find_map(|Named { name, run }| Some((name, run.first_error.as_ref()?)));
-    merged.first_error = first_error.map(|(name, error)| format!("{name}: {error}"));
+    merged.first_error = first_error(runs, |run| run.first_error.as_ref());
     // Several pages tell of the same server, or of several that cannot be added: the first stands.
     if let Some(run) = all().find(|run| !run.arena.is_empty()) {
         let shift = run.started_at_unix_s - began_at;
@@ -177,6 +174,34 @@ fn merge(runs: &[Named]) -> Result<Document, String> {
     }
     merged.slo = conditions(runs, &merged, &latency);
     Ok(merged)
+}
+
+/// What happened while any of the runs warmed up.
+fn warm_up(runs: &[Named]) -> WarmUp {
+    let mut sum = WarmUp::default();
+    for Named { run, .. } in runs {
+        let one = &run.warm_up;
+        sum.requests += one.requests;
+        sum.unanswered += one.unanswered;
+        sum.errors += one.errors;
+        sum.mismatches += one.mismatches;
+        sum.errors_by_kind += one.errors_by_kind;
+        add_classes(&mut sum.mismatches_by_class, &one.mismatches_by_class);
+        sum.reconnects += one.reconnects;
+    }
+    sum.first_error = first_error(runs, |run| run.warm_up.first_error.as_ref());
+    sum
+}
+
+fn add_classes(sum: &mut BTreeMap<String, u64>, classes: &BTreeMap<String, u64>) {
+    for (class, count) in classes {
+        *sum.entry(class.clone()).or_default() += count;
+    }
+}
+
+/// The first error of the first run that has one, with its name.
+fn first_error(runs: &[Named], of: fn(&Document) -> Option<&String>) -> Option<String> {
+    runs.iter().find_map(|Named { name, run }| Some(format!("{name}: {}", of(run)?)))
 }
 
 /// Whether two runs were made in the same way.
@@ -273,14 +298,24 @@ fn add_up(span: Span, parts: &[Part<'_>]) -> SavedInterval {
         length_s: span.to - span.from,
         is_warm_up: parts.iter().any(|part| part.interval.is_warm_up),
         requests: total(|part| part.requests),
+        late_warm_up_requests: total(|part| part.late_warm_up_requests),
         errors: total(|part| part.errors),
         mismatches: total(|part| part.mismatches),
         in_flight: ends.map(|part| part.interval.in_flight).sum(),
+        in_flight_mean: in_flight_mean(span, parts),
         latency_ns: latency.percentiles(),
         service_ns: service.percentiles(),
         send_lag_ns: send_lag.percentiles(),
         histograms: Histograms::of(&latency, &service, &send_lag),
     }
+}
+
+/// How many requests all runs together had in flight, on average. `None` if a run does not know it.
+fn in_flight_mean(span: Span, parts: &[Part<'_>]) -> Option<f64> {
+    let in_flight_s =
+        |part: &Part<'_>| Some(part.interval.in_flight_mean? * part.interval.length_s);
+    let sum: Option<f64> = parts.iter().map(in_flight_s).sum();
+    Some(sum? / (span.to - span.from).max(f64::MIN_POSITIVE))
 }
 
 const PICKS: [Pick; 3] = [|all| &all.latency, |all| &all.service, |all| &all.send_lag];
@@ -416,7 +451,7 @@ fn answered_within(run: &Document, span: Span) -> f64 {
         let from = run.started_at_unix_s + interval.start_s;
         let to = from + interval.length_s;
         let shared = (to.min(span.to) - from.max(span.from)).max(0.0);
-        interval.requests as f64 * shared / interval.length_s.max(f64::MIN_POSITIVE)
+        interval.answered() as f64 * shared / interval.length_s.max(f64::MIN_POSITIVE)
     };
     run.intervals.iter().map(answered).sum()
 }

@@ -53,8 +53,8 @@ const PATIENCE: Duration = Duration::from_millis(20);
 const LEAD: Duration = Duration::from_millis(1);
 /// In less time than this, how busy a side was says nothing.
 const TELLING_TIME: Duration = Duration::from_millis(200);
-/// From fewer looks than this, what is in flight on average cannot be told.
-const SAMPLES_MIN: u64 = 50;
+/// In less time than this a load is not steady.
+const STEADY_TIME: Duration = Duration::from_millis(500);
 /// Why it is not known what a server cost that was there all the time.
 const LOST_COST: &str = "the server's CPU time is unknown: one of its processes ended and took its \
                          count along";
@@ -125,7 +125,8 @@ pub enum RunError {
 pub struct Progress {
     /// Time since the load began.
     pub elapsed: Duration,
-    /// What happened in the interval. It will be the last one in [`Report::intervals`] so far.
+    /// What happened in the interval. It will be the last one in [`Report::intervals`] so far, to
+    /// which one that is too short to be told of its own may be added.
     pub interval: Interval,
     /// What the server told last of its arena.
     pub arena: Option<Sample>,
@@ -356,7 +357,13 @@ impl Site<'_> {
         let timetable = Timetable::new(self.plan.rate, warm_up, duration);
         let wall_clock = SystemTime::now();
         let length = units::nanos(self.plan.interval);
-        let cuts = Cuts { load_begins_at: started_at, measuring_begins_at: measured_from, length };
+        let load_ends_at = self.plan.duration.map(|time| clock.after(measured_from, time));
+        let cuts = Cuts {
+            load_begins_at: started_at,
+            measuring_begins_at: measured_from,
+            load_ends_at,
+            length,
+        };
         let assembly = Assembly::new(cuts, lines.len());
         let mut gathered = Gathered::new(assembly, lines.len(), server);
         if let Some(url) = &self.metrics {
@@ -365,10 +372,7 @@ impl Site<'_> {
         }
         gathered.costs[0] = Some(before).filter(|_| warm_up.is_zero());
         for line in lines {
-            let bounds = Bounds {
-                warm_up_ends_at: measured_from,
-                load_ends_at: self.plan.duration.map(|time| clock.after(measured_from, time)),
-            };
+            let bounds = Bounds { warm_up_ends_at: measured_from, load_ends_at };
             // A thread that is gone has told why: its news are next.
             let _ = line.go.send(Start { bounds, cuts, timetable });
         }
@@ -409,21 +413,26 @@ impl Site<'_> {
         let from = efforts.iter().map(|effort| effort.window.0).min().unwrap_or_default();
         let until = efforts.iter().map(|effort| effort.window.1).max().unwrap_or_default();
         let load = Duration::from_nanos(until.saturating_sub(from));
-        let until = until.max(total.last_echo_at);
-        let duration = Duration::from_nanos(until.saturating_sub(from));
+        let duration = match (self.plan.duration, self.plan.requests) {
+            // What is measured was due in this time: its answers may come later.
+            (Some(limit), _) if load >= limit => limit,
+            (_, None) => load,
+            // All may have been due at once: their number took until the last was answered.
+            (_, Some(_)) => {
+                Duration::from_nanos(until.max(total.last_echo_at).saturating_sub(from))
+            }
+        };
         let sent = total.counts.sent();
         let is_telling = duration >= TELLING_TIME;
-        let in_flight_mean = total.samples.in_flight as f64 / total.samples.count.max(1) as f64
-            * efforts.len() as f64;
-        // Each sample has all that a thread had in flight, and what one of its connections held.
-        let connections_per_thread =
-            f64::from(self.plan.connections) / f64::from(self.plan.threads_used());
-        let in_flight_bytes = total.samples.in_flight as f64 / connections_per_thread
+        let in_flight_mean: f64 = efforts.iter().map(|effort| effort.in_flight_mean).sum();
+        // Each sample is what one connection held.
+        let in_flight_bytes = in_flight_mean / f64::from(self.plan.connections)
             * (HEADER_BYTES as f64 + self.payloads.mean_payload_bytes());
+        let unread_bytes = total.samples.unread_bytes as f64 / total.samples.count.max(1) as f64;
         let client = ClientUsage {
             // With less than a request per connection, what lies unread is a matter of chance.
             unread_share: (is_telling && in_flight_mean >= f64::from(self.plan.connections))
-                .then(|| total.samples.unread_bytes as f64 / in_flight_bytes),
+                .then(|| unread_bytes / in_flight_bytes),
             ..client_usage(&efforts, &costs, sent)
         };
         let server = ServerUsage {
@@ -434,7 +443,7 @@ impl Site<'_> {
         let latency = total.times.latency.latency();
         let service = total.times.service.latency();
         let send_lag = total.times.send_lag.latency();
-        let littles_law = (total.samples.count >= SAMPLES_MIN).then(|| LittlesLaw {
+        let littles_law = (load >= STEADY_TIME).then(|| LittlesLaw {
             in_flight_mean,
             rate_times_service: total.counts.requests as f64 / duration.as_secs_f64()
                 * (service.mean() / 1e9),
@@ -487,6 +496,7 @@ impl Site<'_> {
             server,
             adversaries: AdversaryReport::default(),
             first_error: total.first_error,
+            first_warm_up_error: total.first_warm_up_error,
             was_stopped,
         };
         if let Some(slo) = &self.plan.slo {
@@ -585,11 +595,14 @@ impl<'run> Gathered<'run> {
             }
             News::Connected { .. } | News::LoadEnded { .. } | News::Failed(_) => {}
         }
-        while let Some(interval) = self.assembly.next() {
+        while let Some(mut interval) = self.assembly.next() {
+            if self.assembly.is_sliver(&interval) && self.add_to_the_last(&interval) {
+                continue;
+            }
             let arena = self.arena.as_ref().and_then(MetricsProbe::latest);
             let progress = Progress { elapsed: interval.end(), interval, arena };
             observe(&progress);
-            let mut interval = progress.interval;
+            interval = progress.interval;
             interval.shelve(&mut self.shelf);
             self.intervals.push(interval);
         }
@@ -597,6 +610,18 @@ impl<'run> Gathered<'run> {
             // A thread that has finished needs none.
             let _ = lines[owner].spares.send(tally);
         }
+    }
+}
+
+impl Gathered<'_> {
+    /// Adds an interval that is too short to the one before it, if that has the same phase.
+    fn add_to_the_last(&mut self, sliver: &Interval) -> bool {
+        let last = self.intervals.last_mut().filter(|last| last.is_warm_up == sliver.is_warm_up);
+        last.is_some_and(|last| {
+            let is_added = last.absorb(sliver).is_ok();
+            last.shelve(&mut self.shelf);
+            is_added
+        })
     }
 }
 

@@ -9,6 +9,8 @@
 //! timetable says so. Requests count as measured if they are *due* while measuring, so what is in
 //! flight at either end of the window is counted once and whole.
 
+use std::time::Duration;
+
 /// Hands out permissions to send.
 #[derive(Debug)]
 pub(crate) struct Schedule {
@@ -56,9 +58,10 @@ impl Schedule {
         }
     }
 
-    /// Admits nothing: for the time before the load.
-    pub(crate) fn closed() -> Self {
-        let bounds = Bounds { warm_up_ends_at: 0, load_ends_at: None };
+    /// Admits nothing: for the time before the load, which belongs to the warm-up if there is one.
+    pub(crate) fn closed(warm_up: Duration) -> Self {
+        let warm_up_ends_at = if warm_up.is_zero() { 0 } else { u64::MAX };
+        let bounds = Bounds { warm_up_ends_at, load_ends_at: None };
         Self { phase: Phase::Draining, ..Self::new(bounds, None) }
     }
 
@@ -138,7 +141,7 @@ impl Schedule {
         self.bounds.load_ends_at.is_none_or(|end| due_at < end)
     }
 
-    /// Whether a request that is due then does not count because it is too early.
+    /// Whether what is due or happens then does not count because it is too early.
     pub(crate) fn is_warm_up(&self, due_at: u64) -> bool {
         due_at < self.bounds.warm_up_ends_at
     }

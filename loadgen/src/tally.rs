@@ -8,12 +8,14 @@
 //!
 //! In open loop a request may also be due and never sent, which is counted apart.
 //!
-//! Unsolicited bytes are a mismatch, but the end of no request. Mismatches and errors are counted
-//! whenever they happen; the rest only for measured requests. So while warming up the sum does not
-//! hold, but nothing that is wrong goes unseen: what was sent then and not answered has a count of
-//! its own.
+//! Unsolicited bytes are a mismatch, but the end of no request.
+//!
+//! Every count has a phase: warm-up or measured. A request belongs to the phase in which it was due,
+//! and so does whatever ends it, however late. What ends no request, such as a failed attempt to
+//! connect, belongs to the phase in which it happens. What goes wrong while warming up has counts of
+//! its own, so it spoils no measurement, but never goes unseen.
 
-use std::{io, ops::AddAssign, time::Duration};
+use std::{io, mem, ops::AddAssign, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -28,18 +30,24 @@ pub struct Counts {
     pub warm_up_requests: u64,
     /// Requests that were sent while warming up and never came back right. Not among `unanswered`.
     pub warm_up_unanswered: u64,
+    /// Errors of the warm-up. Not among `errors`.
+    pub warm_up_errors: Errors,
+    /// Wrong replies to requests of the warm-up. Not among `mismatches`.
+    pub warm_up_mismatches: Mismatches,
+    /// How often a connection that was lost in the warm-up was made again. Not among `reconnects`.
+    pub warm_up_reconnects: u64,
     /// Measured requests whose echo never came.
     pub unanswered: u64,
     /// Requests that were due while measuring and were never sent, because the server left no room
     /// for them until the load ended. Open loop only.
     pub unsent: u64,
-    /// What went wrong on the way.
+    /// What went wrong with measured requests, or while measuring.
     pub errors: Errors,
     /// Replies that were wrong, by class.
     pub mismatches: Mismatches,
     /// How often a connection was made again after it was lost.
     pub reconnects: u64,
-    /// How often one was changed for another because the plan says so.
+    /// How often one was changed for another while measuring, because the plan says so.
     pub planned_reconnects: u64,
 }
 
@@ -73,18 +81,19 @@ pub struct Blocked {
     pub max: Duration,
 }
 
-/// Two figures that are equal for any load that is steady: how many requests were in flight, as
-/// looked at from time to time, and what rate and service time say.
+/// Two figures that are equal for any load that is steady: how many requests were in flight, and
+/// what rate and service time say.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LittlesLaw {
-    /// The mean of many looks.
+    /// The mean over time while measuring. Looks at moments of the generator's own would find too
+    /// many: it looks when it has just sent something.
     pub in_flight_mean: f64,
     /// Answered requests per second, times the mean service time in seconds.
     pub rate_times_service: f64,
 }
 
 impl LittlesLaw {
-    /// Whether both are equal, but for what looking from time to time misses.
+    /// Whether both are equal, but for what is in flight when measuring begins and ends.
     #[must_use]
     pub fn holds(&self) -> bool {
         let slack = 1.0 + self.rate_times_service.max(self.in_flight_mean) * 0.25;
@@ -96,8 +105,6 @@ impl LittlesLaw {
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Samples {
     pub(crate) count: u64,
-    /// Requests in flight, summed over the samples.
-    pub(crate) in_flight: u64,
     /// Bytes that had arrived and not been read on one connection, summed over the samples.
     pub(crate) unread_bytes: u64,
 }
@@ -129,8 +136,12 @@ pub(crate) struct Tally {
     pub(crate) samples: Samples,
     /// Requests in flight when the tally was taken.
     pub(crate) in_flight: u64,
+    /// Requests in flight times nanoseconds, summed over the time of the tally.
+    pub(crate) in_flight_ns: u64,
     /// The first error in words, so that a report can say more than a number.
     pub(crate) first_error: Option<String>,
+    /// The same of the warm-up.
+    pub(crate) first_warm_up_error: Option<String>,
     /// When the last measured request was answered.
     pub(crate) last_echo_at: u64,
 }
@@ -141,6 +152,54 @@ impl Counts {
     pub fn sent(&self) -> u64 {
         let wrong = self.mismatches.total() - self.mismatches.of(Mismatch::Unsolicited);
         self.requests + wrong + self.errors.timeouts + self.unanswered
+    }
+
+    /// Takes what is measured and leaves what belongs to the warm-up.
+    pub(crate) fn take_measured(&mut self) -> Self {
+        let warm_up = Self {
+            warm_up_requests: mem::take(&mut self.warm_up_requests),
+            warm_up_unanswered: mem::take(&mut self.warm_up_unanswered),
+            warm_up_errors: mem::take(&mut self.warm_up_errors),
+            warm_up_mismatches: mem::take(&mut self.warm_up_mismatches),
+            warm_up_reconnects: mem::take(&mut self.warm_up_reconnects),
+            ..Self::default()
+        };
+        mem::replace(self, warm_up)
+    }
+
+    pub(crate) fn errors_mut(&mut self, phase: Counted) -> &mut Errors {
+        match phase {
+            Counted::WarmUp => &mut self.warm_up_errors,
+            Counted::Measured => &mut self.errors,
+        }
+    }
+
+    pub(crate) fn mismatches_mut(&mut self, phase: Counted) -> &mut Mismatches {
+        match phase {
+            Counted::WarmUp => &mut self.warm_up_mismatches,
+            Counted::Measured => &mut self.mismatches,
+        }
+    }
+
+    pub(crate) fn reconnects_mut(&mut self, phase: Counted) -> &mut u64 {
+        match phase {
+            Counted::WarmUp => &mut self.warm_up_reconnects,
+            Counted::Measured => &mut self.reconnects,
+        }
+    }
+}
+
+/// The phase to which something that went wrong belongs.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Counted {
+    WarmUp,
+    Measured,
+}
+
+impl Counted {
+    /// That of a request.
+    pub(crate) fn of(batch: &Batch) -> Self {
+        if batch.is_measured { Self::Measured } else { Self::WarmUp }
     }
 }
 
@@ -196,14 +255,23 @@ impl AddAssign<&Self> for Counts {
         self.requests += other.requests;
         self.warm_up_requests += other.warm_up_requests;
         self.warm_up_unanswered += other.warm_up_unanswered;
+        self.warm_up_errors += other.warm_up_errors;
+        self.warm_up_mismatches += other.warm_up_mismatches;
+        self.warm_up_reconnects += other.warm_up_reconnects;
         self.unanswered += other.unanswered;
         self.unsent += other.unsent;
         self.errors += other.errors;
-        for (sum, count) in self.mismatches.0.iter_mut().zip(other.mismatches.0) {
-            *sum += count;
-        }
+        self.mismatches += other.mismatches;
         self.reconnects += other.reconnects;
         self.planned_reconnects += other.planned_reconnects;
+    }
+}
+
+impl AddAssign for Mismatches {
+    fn add_assign(&mut self, other: Self) {
+        for (sum, count) in self.0.iter_mut().zip(other.0) {
+            *sum += count;
+        }
     }
 }
 
@@ -237,7 +305,6 @@ impl AddAssign for Blocked {
 impl AddAssign for Samples {
     fn add_assign(&mut self, other: Self) {
         self.count += other.count;
-        self.in_flight += other.in_flight;
         self.unread_bytes += other.unread_bytes;
     }
 }
@@ -276,13 +343,24 @@ impl Tally {
             blocked: Blocked::default(),
             samples: Samples::default(),
             in_flight: 0,
+            in_flight_ns: 0,
             first_error: None,
+            first_warm_up_error: None,
             last_echo_at: 0,
         }
     }
 
-    pub(crate) fn note(&mut self, error: impl FnOnce() -> String) {
-        self.first_error.get_or_insert_with(error);
+    pub(crate) fn note(&mut self, phase: Counted, error: impl FnOnce() -> String) {
+        let first = match phase {
+            Counted::WarmUp => &mut self.first_warm_up_error,
+            Counted::Measured => &mut self.first_error,
+        };
+        first.get_or_insert_with(error);
+    }
+
+    /// The first error that counts, or if there is none, that of the warm-up.
+    pub(crate) fn first_error_of_all(&self) -> Option<&String> {
+        self.first_error.as_ref().or(self.first_warm_up_error.as_ref())
     }
 
     /// Counts requests that were answered, and records how long it took from when they were sent.
@@ -335,9 +413,14 @@ impl Tally {
         self.blocked += other.blocked;
         self.samples += other.samples;
         self.in_flight += other.in_flight;
+        self.in_flight_ns = self.in_flight_ns.saturating_add(other.in_flight_ns);
         self.last_echo_at = self.last_echo_at.max(other.last_echo_at);
-        if let Some(error) = &other.first_error {
-            self.note(|| error.clone());
+        for (phase, error) in
+            [(Counted::WarmUp, &other.first_warm_up_error), (Counted::Measured, &other.first_error)]
+        {
+            if let Some(error) = error {
+                self.note(phase, || error.clone());
+            }
         }
     }
 
@@ -351,7 +434,9 @@ impl Tally {
         self.blocked = Blocked::default();
         self.samples = Samples::default();
         self.in_flight = 0;
+        self.in_flight_ns = 0;
         self.first_error = None;
+        self.first_warm_up_error = None;
     }
 }
 
@@ -386,9 +471,9 @@ mod tests {
         one.counts.errors = Errors { timeouts: 1, lost: 2, connect: 4, refused: 3 };
         one.counts.mismatches.count(Mismatch::Stale);
         one.times.latency.record(1_000, 3);
-        one.note(|| "first".to_owned());
+        one.note(Counted::Measured, || "first".to_owned());
         let mut sum = one.clone();
-        one.note(|| "second".to_owned());
+        one.note(Counted::Measured, || "second".to_owned());
         sum.add(&one);
         assert_eq!(sum.counts.requests, 6);
         assert_eq!(sum.counts.warm_up_unanswered, 10);

@@ -93,7 +93,8 @@ impl Verdict {
         let stood_still =
             evidence.client_stood_still.filter(|share| *share > STOOD_STILL_SHARE_MAX);
         let mut reasons = Vec::new();
-        let verdict = if counts.mismatches.total() > 0 {
+        let wrong_before = counts.warm_up_mismatches.total();
+        let verdict = if counts.mismatches.total() + wrong_before > 0 {
             Self::Mismatch
         } else if counts.requests == 0 {
             Self::Failed
@@ -115,6 +116,19 @@ impl Verdict {
         } else {
             Self::Ok
         };
+        if wrong_before > 0 {
+            reasons.push(format!(
+                "replies were wrong while warming up: {}",
+                units::grouped(wrong_before)
+            ));
+        }
+        if counts.sent() + counts.unsent == 0 && counts.warm_up_unanswered > 0 {
+            reasons.push(format!(
+                "no measured request was sent: the server did not answer {} of the warm-up, which \
+                 left no room",
+                units::grouped(counts.warm_up_unanswered)
+            ));
+        }
         reasons.extend(limits);
         reasons.extend(restless);
         if let Some(share) = stolen {

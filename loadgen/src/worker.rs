@@ -121,6 +121,8 @@ pub(crate) struct Effort {
     pub(crate) spun: Duration,
     /// How much of the window it did not run at all: it was stopped, or others ran.
     pub(crate) stood_still: Duration,
+    /// How many requests were in flight, on average over the window.
+    pub(crate) in_flight_mean: f64,
 }
 
 #[derive(Debug)]
@@ -146,6 +148,8 @@ struct Worker<'run> {
     spins_since: Option<u64>,
     /// Nanoseconds of measuring in which such polls brought nothing.
     spun: u64,
+    /// The desk's sum of requests in flight over time, at the last report.
+    reported_ns: u64,
 }
 
 /// Does the job. The news end with [`News::Finished`], with [`News::Failed`], or after the first if
@@ -190,12 +194,13 @@ impl<'run> Worker<'run> {
             timeout,
             reconnect_every: job.plan.reconnect_every,
             registry: poll.registry().try_clone()?,
-            schedule: Schedule::closed(),
+            schedule: Schedule::closed(job.plan.ramp_up.saturating_add(job.plan.warm_up)),
             agenda: None,
             tally: Box::new(Tally::new()),
             now,
             next_pass: now,
             in_flight: 0,
+            in_flight_ns: 0,
             silent_since: 0,
             standstill: 0..0,
             stood_still: 0,
@@ -219,6 +224,7 @@ impl<'run> Worker<'run> {
             eager: Vec::new(),
             spins_since: None,
             spun: 0,
+            reported_ns: 0,
         })
     }
 
@@ -241,7 +247,7 @@ impl<'run> Worker<'run> {
             self.links.iter_mut().for_each(|link| link.check(true, &mut self.desk));
         }
         let open = self.links.iter().filter(|link| link.is_open()).count();
-        let first_error = self.desk.tally.first_error.clone();
+        let first_error = self.desk.tally.first_error_of_all().cloned();
         self.tell(News::Connected { open, first_error });
         Ok(())
     }
@@ -255,7 +261,7 @@ impl<'run> Worker<'run> {
         if let Some(timetable) = timetable {
             self.follow(timetable, first, cuts.load_begins_at);
         }
-        let mut meter = Meter::start();
+        let mut meter = Meter::start(&self.desk);
         let mut next_check = self.desk.now;
         let mut interval = cuts.number_at(self.desk.now);
         let mut next_cut = cuts.start_of(interval + 1);
@@ -265,7 +271,7 @@ impl<'run> Worker<'run> {
             self.wait(&mut events, patience)?;
             self.pass_if_time();
             self.desk.schedule.advance(self.desk.now);
-            if meter.follow(self.desk.schedule.phase(), self.desk.now) {
+            if meter.follow(&self.desk) {
                 self.tell(News::LoadEnded { in_flight: self.desk.in_flight });
                 // What is in flight now belongs to this interval, unless it stays for long.
                 next_cut = next_cut.max(self.desk.now.saturating_add(cuts.length));
@@ -275,7 +281,7 @@ impl<'run> Worker<'run> {
                 self.look_after_links();
             }
             if self.desk.now >= next_cut {
-                self.report(interval);
+                self.report(interval, false);
                 interval = cuts.number_at(self.desk.now).max(interval + 1);
                 next_cut = cuts.start_of(interval + 1);
             }
@@ -284,11 +290,12 @@ impl<'run> Worker<'run> {
             }
         }
         self.links.iter_mut().for_each(|link| link.finish(&mut self.desk));
-        self.report(interval);
+        self.report(interval, true);
         let window = self.desk.schedule.measured_window();
         let spun = Duration::from_nanos(self.spun);
         let stood_still = Duration::from_nanos(self.desk.stood_still);
-        self.tell(News::Finished(Effort { window, cpu: meter.cpu(), spun, stood_still }));
+        let (cpu, in_flight_mean) = (meter.cpu(), meter.in_flight_mean());
+        self.tell(News::Finished(Effort { window, cpu, spun, stood_still, in_flight_mean }));
         Ok(())
     }
 
@@ -429,17 +436,15 @@ impl<'run> Worker<'run> {
         }
         let silence = Duration::from_nanos(desk.now.saturating_sub(desk.silent_since));
         if !desk.schedule.is_bounded_by_time() && silence >= self.silence_max {
-            desk.tally.note(|| format!("nothing arrived for {} s", silence.as_secs()));
+            let phase = desk.phase_now();
+            desk.tally.note(phase, || format!("nothing arrived for {} s", silence.as_secs()));
             desk.schedule.end(desk.now);
         }
         if desk.schedule.phase() == Phase::Measuring {
             // One link after the other: asking them all would keep the thread from its work.
             self.next_sample = (self.next_sample + 1) % self.links.len();
-            desk.tally.samples += Samples {
-                count: 1,
-                in_flight: desk.in_flight,
-                unread_bytes: self.links[self.next_sample].unread_bytes(),
-            };
+            desk.tally.samples +=
+                Samples { count: 1, unread_bytes: self.links[self.next_sample].unread_bytes() };
         }
         let is_ending = desk.schedule.phase() == Phase::Draining;
         self.links.iter_mut().for_each(|link| link.check(is_ending, desk));
@@ -461,12 +466,14 @@ impl<'run> Worker<'run> {
             || self.stop.urgency() == Urgency::AtOnce
     }
 
-    fn report(&mut self, number: u64) {
+    fn report(&mut self, number: u64, is_last: bool) {
         self.desk.tally.in_flight = self.desk.in_flight;
         // Whoever reads the tallies sends them back, so that there is nothing to allocate or copy.
         let spare = self.spares.try_recv().unwrap_or_else(|_| Box::new(Tally::new()));
-        let tally = mem::replace(&mut self.desk.tally, spare);
-        self.tell(News::Interval(Piece { number, until: self.desk.now, tally }));
+        let mut tally = mem::replace(&mut self.desk.tally, spare);
+        let before = mem::replace(&mut self.reported_ns, self.desk.in_flight_ns);
+        tally.in_flight_ns = self.desk.in_flight_ns.wrapping_sub(before);
+        self.tell(News::Interval(Piece { number, until: self.desk.now, is_last, tally }));
     }
 
     fn tell(&self, news: News) {
@@ -476,37 +483,59 @@ impl<'run> Worker<'run> {
     }
 }
 
-/// Takes the CPU time of this thread at the two ends of the measured window.
+/// Takes what a thread has used and had in flight at the two ends of the measured window.
 #[derive(Debug)]
 struct Meter {
     phase: Phase,
-    from: Duration,
-    until: Duration,
+    from: Reading,
+    until: Reading,
     drained_since: Option<u64>,
 }
 
+#[derive(Clone, Copy, Debug)]
+struct Reading {
+    at: u64,
+    /// CPU time of this thread.
+    cpu: Duration,
+    /// The desk's sum of requests in flight over time.
+    in_flight_ns: u64,
+}
+
 impl Meter {
-    fn start() -> Self {
-        let now = clock::thread_cpu();
+    fn start(desk: &Desk<'_>) -> Self {
+        let now = Reading::of(desk);
         Self { phase: Phase::WarmUp, from: now, until: now, drained_since: None }
     }
 
     /// Notes a change of phase. Returns whether the load has just ended.
-    fn follow(&mut self, phase: Phase, now: u64) -> bool {
+    fn follow(&mut self, desk: &Desk<'_>) -> bool {
+        let phase = desk.schedule.phase();
         if phase == self.phase {
             return false;
         }
         self.phase = phase;
         if phase == Phase::Draining {
-            self.until = clock::thread_cpu();
-            self.drained_since = Some(now);
+            self.until = Reading::of(desk);
+            self.drained_since = Some(desk.now);
             return true;
         }
-        self.from = clock::thread_cpu();
+        self.from = Reading::of(desk);
         false
     }
 
     fn cpu(&self) -> Duration {
-        self.until.saturating_sub(self.from)
+        self.until.cpu.saturating_sub(self.from.cpu)
+    }
+
+    fn in_flight_mean(&self) -> f64 {
+        let time = self.until.at.saturating_sub(self.from.at);
+        self.until.in_flight_ns.wrapping_sub(self.from.in_flight_ns) as f64 / time.max(1) as f64
+    }
+}
+
+impl Reading {
+    fn of(desk: &Desk<'_>) -> Self {
+        let (at, in_flight_ns) = (desk.now, desk.in_flight_ns);
+        Self { at, cpu: clock::thread_cpu(), in_flight_ns }
     }
 }

@@ -68,6 +68,8 @@ pub(crate) struct Screen {
     /// When the last of them came.
     came_at: Instant,
     failures: u64,
+    /// Those of the warm-up, which do not count.
+    warm_up_failures: u64,
     arena: Option<Sample>,
     /// The first sample, whose spills the run has not caused.
     arena_before: Option<Sample>,
@@ -80,7 +82,7 @@ struct Point {
     end_s: f64,
     rate: f64,
     latency: Percentiles,
-    in_flight: u64,
+    in_flight: f64,
 }
 
 impl Setting {
@@ -107,6 +109,7 @@ impl Screen {
             points: VecDeque::new(),
             came_at: Instant::now(),
             failures: 0,
+            warm_up_failures: 0,
             arena: None,
             arena_before: None,
             stderr,
@@ -123,10 +126,14 @@ impl Screen {
             end_s: interval.end().as_secs_f64(),
             rate: interval.rate(),
             latency: interval.latency.percentiles(),
-            in_flight: interval.in_flight,
+            in_flight: interval.in_flight_mean,
         });
         self.came_at = Instant::now();
-        self.failures += interval.errors + interval.mismatches;
+        let failures = match interval.is_warm_up {
+            true => &mut self.warm_up_failures,
+            false => &mut self.failures,
+        };
+        *failures += interval.errors + interval.mismatches;
         self.arena = progress.arena;
         self.arena_before = self.arena_before.or(progress.arena);
     }
@@ -267,12 +274,15 @@ impl Screen {
         if let (0, Some(last)) = (charts, last) {
             lines.push(percentiles(last).into());
         }
-        let in_flight = last.map_or(0, |last| last.in_flight);
+        let in_flight = last.map_or(0.0, |last| last.in_flight);
         let failures = format!("{} failures", units::grouped(self.failures));
         let failures = if self.failures > 0 { failures.red().bold() } else { failures.into() };
-        lines.push(
-            vec![format!("{} in flight   ", units::grouped(in_flight)).into(), failures].into(),
-        );
+        let earlier = match self.warm_up_failures {
+            0 => String::new(),
+            earlier => format!(", {} while warming up", units::grouped(earlier)),
+        };
+        let in_flight = format!("{} in flight   ", units::rate(in_flight));
+        lines.push(vec![in_flight.into(), failures, earlier.into()].into());
         // A server that the run starts may have said where its metrics are.
         if self.setting.has_metrics || self.arena.is_some() {
             lines.push(self.arena_line());
@@ -395,9 +405,11 @@ mod tests {
             length: Duration::from_secs(1),
             is_warm_up: second < 2,
             requests: 12_345,
+            late_warm_up_requests: 0,
             errors,
             mismatches: 0,
             in_flight: 640,
+            in_flight_mean: 640.0,
             service: latency.clone(),
             send_lag: Latency::default(),
             latency,
@@ -430,7 +442,7 @@ mod tests {
             "p50 120 us",
             "max 45",
             "640 in flight",
-            "10 failures",
+            "9 failures, 1 while warming up",
             "3.00 MiB of 64.0 MiB",
             "7 waiters",
             "4 spills",

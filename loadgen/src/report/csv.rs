@@ -32,7 +32,9 @@ fn header() -> String {
     }
     let arena = ["bytes_reserved", "bytes_live", "largest_free_block_bytes", "waiters"];
     columns.extend(arena.map(|figure| format!("arena_{figure}")));
-    columns.push("arena_spills_total".to_owned());
+    columns.extend(
+        ["arena_spills_total", "in_flight_mean", "late_warm_up_requests"].map(str::to_owned),
+    );
     columns.join(",") + "\n"
 }
 
@@ -69,6 +71,9 @@ fn line(interval: &SavedInterval, sample: Option<&Sample>) -> String {
         sample.spills_total,
     ];
     fields.extend(figures.map(|figure| figure.map_or(String::new(), |value| value.to_string())));
+    let in_flight_mean = interval.in_flight_mean;
+    fields.push(in_flight_mean.map_or(String::new(), |mean| format!("{mean:.3}")));
+    fields.push(interval.late_warm_up_requests.to_string());
     fields.join(",") + "\n"
 }
 

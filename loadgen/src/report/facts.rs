@@ -1,11 +1,13 @@
 //! What a saved run says in words, for every form that people read.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
 use super::json::{Client, Document, Server, WarmUp};
 use crate::{
-    adversaries::AdversaryCounts, latency::Percentiles, metrics_probe::Sample, rate::Rate, units,
-    verdict::Verdict,
+    adversaries::AdversaryCounts, latency::Percentiles, metrics_probe::Sample, rate::Rate,
+    tally::Errors, units, verdict::Verdict,
 };
 
 /// The figures of a run, each with its name. What is unknown is left out.
@@ -17,8 +19,8 @@ pub(super) fn figures(document: &Document) -> Vec<(&'static str, String)> {
         ("payload on average", format!("{:.0} B", document.payload_bytes_mean)),
         ("measured", format!("{:.3} s", document.duration_s)),
         ("warm-up", warm_up(document)),
-        ("errors", counted(document.errors, kinds(document))),
-        ("mismatches", counted(document.mismatches, classes(document))),
+        ("errors", counted(document.errors, kinds(document.errors_by_kind))),
+        ("mismatches", counted(document.mismatches, classes(&document.mismatches_by_class))),
         ("unanswered", aged(document.unanswered, document.unanswered_age_ns.max)),
         ("reconnects", units::grouped(document.reconnects)),
     ];
@@ -31,7 +33,7 @@ pub(super) fn figures(document: &Document) -> Vec<(&'static str, String)> {
         add("never sent", Some(aged(document.unsent, document.unsent_age_ns.max)));
         add("blocked by the server", Some(aged(blocked.requests, blocked.max_ns)));
     }
-    add("first error", document.first_error.clone());
+    add("first error", first_error(document));
     let kinds = document.adversaries.kinds;
     add("slow readers", adversaries(kinds.slow_readers));
     add("slow senders", adversaries(kinds.slow_senders));
@@ -150,12 +152,27 @@ pub(super) fn schedule(sent_share: f64) -> String {
 
 /// What came before measuring.
 pub(super) fn warm_up(document: &Document) -> String {
-    let WarmUp { requests, unanswered } = document.warm_up;
+    let WarmUp { requests, unanswered, errors, mismatches, .. } = document.warm_up;
     let mut text = format!("{} requests", units::grouped(requests));
     if unanswered > 0 {
         text += &format!(", and {} that were not answered", units::grouped(unanswered));
     }
+    if errors > 0 {
+        let kinds = kinds(document.warm_up.errors_by_kind);
+        text += &format!(", errors: {}", counted(errors, kinds));
+    }
+    if mismatches > 0 {
+        let classes = classes(&document.warm_up.mismatches_by_class);
+        text += &format!(", mismatches: {}", counted(mismatches, classes));
+    }
     text
+}
+
+/// The first error that counts, or if there is none, that of the warm-up.
+pub(super) fn first_error(document: &Document) -> Option<String> {
+    let of_warm_up =
+        || Some(format!("{} (while warming up)", document.warm_up.first_error.as_ref()?));
+    document.first_error.clone().or_else(of_warm_up)
 }
 
 /// How busy the generator was, and with what.
@@ -238,13 +255,13 @@ pub(super) fn counted(count: u64, parts: Vec<(String, u64)>) -> String {
     }
 }
 
-fn kinds(document: &Document) -> Vec<(String, u64)> {
-    document.errors_by_kind.kinds().map(|(name, count)| (name.to_owned(), count)).into()
+fn kinds(errors: Errors) -> Vec<(String, u64)> {
+    errors.kinds().map(|(name, count)| (name.to_owned(), count)).into()
 }
 
-fn classes(document: &Document) -> Vec<(String, u64)> {
+fn classes(by_class: &BTreeMap<String, u64>) -> Vec<(String, u64)> {
     let named = |(class, count): (&String, &u64)| (class.replace('_', " "), *count);
-    document.mismatches_by_class.iter().map(named).collect()
+    by_class.iter().map(named).collect()
 }
 
 pub(super) fn adversaries(counts: AdversaryCounts) -> Option<String> {

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::{
     facts::{self, PERCENTILE_NAMES},
     hlog,
-    json::{Document, SavedInterval},
+    json::{Document, SavedInterval, WarmUp},
 };
 use crate::{latency::Percentiles, metrics_probe::Sample, rate::Rate, units, verdict::Verdict};
 
@@ -106,17 +106,25 @@ pub(super) fn list(class: &str, sentences: &[String]) -> String {
 }
 
 fn keys(document: &Document) -> String {
-    let failures = document.errors + document.mismatches + document.unanswered;
+    let WarmUp { unanswered, errors, mismatches, .. } = document.warm_up;
+    let [counted, before] = [
+        document.errors + document.mismatches + document.unanswered + document.unsent,
+        errors + mismatches + unanswered,
+    ];
     let [p50, _, p99, p99_9, max] = facts::percentile_times(document.latency_ns);
-    let keys = [
+    let mut keys = vec![
         ("requests/s", units::rate(document.rate)),
         ("p50", p50),
         ("p99", p99),
         ("p99.9", p99_9),
         ("max", max),
-        ("failures", units::grouped(failures)),
+        ("failures", units::grouped(counted)),
     ];
-    keys.map(|(name, value)| format!("<div><dt>{name}</dt><dd>{value}</dd></div>")).join("\n")
+    if before > 0 {
+        keys.push(("failures in warm-up", units::grouped(before)));
+    }
+    let keys = keys.into_iter();
+    keys.map(|(name, value)| format!("<div><dt>{name}</dt><dd>{value}</dd></div>\n")).collect()
 }
 
 fn percentiles(document: &Document) -> String {
@@ -157,11 +165,12 @@ fn intervals(document: &Document) -> String {
             format!("{:.3} s", interval.start_s),
             format!("{:.3} s", interval.end_s()),
             if interval.is_warm_up { "warm-up" } else { "measured" }.to_owned(),
-            units::grouped(interval.requests),
+            units::grouped(interval.answered()),
             units::rate(interval.rate()),
         ];
         row.extend(facts::percentile_times(interval.latency_ns));
-        row.extend([interval.errors, interval.mismatches, interval.in_flight].map(units::grouped));
+        row.extend([interval.errors, interval.mismatches].map(units::grouped));
+        row.push(units::rate(interval.in_flight()));
         row
     });
     details("Load and latency", &table("numbers", "Load and latency", &heading, rows))
@@ -241,7 +250,8 @@ struct Point {
     latency: [u64; 5],
     errors: u64,
     mismatches: u64,
-    in_flight: u64,
+    /// On average.
+    in_flight: f64,
 }
 
 #[derive(Serialize)]
@@ -338,7 +348,7 @@ impl Point {
             latency: [p50, p90, p99, p99_9, max],
             errors: interval.errors,
             mismatches: interval.mismatches,
-            in_flight: interval.in_flight,
+            in_flight: interval.in_flight(),
         }
     }
 }

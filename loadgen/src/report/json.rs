@@ -18,7 +18,7 @@ use crate::{
     plan::Plan,
     rate::Rate,
     slo::SloOutcome,
-    tally::{Counts, Errors, LittlesLaw},
+    tally::{Counts, Errors, LittlesLaw, Mismatches},
     units,
     verdict::Verdict,
 };
@@ -164,11 +164,18 @@ pub(crate) struct BlockedTime {
     pub(crate) max_ns: u64,
 }
 
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+/// What happened before measuring, and is in no other count.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
 pub(crate) struct WarmUp {
     pub(crate) requests: u64,
-    #[serde(default)]
     pub(crate) unanswered: u64,
+    pub(crate) errors: u64,
+    pub(crate) mismatches: u64,
+    pub(crate) errors_by_kind: Errors,
+    pub(crate) mismatches_by_class: BTreeMap<String, u64>,
+    pub(crate) reconnects: u64,
+    pub(crate) first_error: Option<String>,
 }
 
 /// Response time, service time and send lag in nanoseconds.
@@ -188,10 +195,16 @@ pub(crate) struct SavedInterval {
     /// Whether it lies before what is measured.
     pub(crate) is_warm_up: bool,
     pub(crate) requests: u64,
+    /// Requests of the warm-up that were answered in it, after the warm-up.
+    #[serde(default)]
+    pub(crate) late_warm_up_requests: u64,
     pub(crate) errors: u64,
     pub(crate) mismatches: u64,
     /// How many requests were in flight at its end.
     pub(crate) in_flight: u64,
+    /// How many were in flight on average. Older files lack it.
+    #[serde(default)]
+    pub(crate) in_flight_mean: Option<f64>,
     pub(crate) latency_ns: Percentiles,
     pub(crate) service_ns: Percentiles,
     pub(crate) send_lag_ns: Percentiles,
@@ -274,12 +287,15 @@ impl Document {
             warm_up: WarmUp {
                 requests: counts.warm_up_requests,
                 unanswered: counts.warm_up_unanswered,
+                errors: counts.warm_up_errors.total(),
+                mismatches: counts.warm_up_mismatches.total(),
+                errors_by_kind: counts.warm_up_errors,
+                mismatches_by_class: by_class(&counts.warm_up_mismatches),
+                reconnects: counts.warm_up_reconnects,
+                first_error: report.first_warm_up_error.clone(),
             },
             errors_by_kind: errors,
-            mismatches_by_class: mismatches
-                .iter()
-                .map(|(class, count)| (key(class), count))
-                .collect(),
+            mismatches_by_class: by_class(&mismatches),
             first_error: report.first_error.clone(),
             config: Config::of(&report.plan).with_threads_pinned(report.are_threads_pinned),
             histograms: Histograms::of(&report.latency, &report.service, &report.send_lag),
@@ -388,9 +404,11 @@ impl SavedInterval {
             length_s: interval.length.as_secs_f64(),
             is_warm_up: interval.is_warm_up,
             requests: interval.requests,
+            late_warm_up_requests: interval.late_warm_up_requests,
             errors: interval.errors,
             mismatches: interval.mismatches,
             in_flight: interval.in_flight,
+            in_flight_mean: Some(interval.in_flight_mean),
             latency_ns: latency.percentiles(),
             service_ns: service.percentiles(),
             send_lag_ns: send_lag.percentiles(),
@@ -399,8 +417,19 @@ impl SavedInterval {
         (saved, loss)
     }
 
+    /// Answers per second, whenever their requests were due.
     pub(crate) fn rate(&self) -> f64 {
-        if self.length_s > 0.0 { self.requests as f64 / self.length_s } else { 0.0 }
+        if self.length_s > 0.0 { self.answered() as f64 / self.length_s } else { 0.0 }
+    }
+
+    /// All requests that were answered in it.
+    pub(crate) fn answered(&self) -> u64 {
+        self.requests + self.late_warm_up_requests
+    }
+
+    /// How many requests were in flight: on average, or if nobody knows that, at its end.
+    pub(crate) fn in_flight(&self) -> f64 {
+        self.in_flight_mean.unwrap_or(self.in_flight as f64)
     }
 
     pub(crate) fn end_s(&self) -> f64 {
@@ -508,6 +537,10 @@ fn in_words(value: &Value) -> String {
     }
 }
 
+fn by_class(mismatches: &Mismatches) -> BTreeMap<String, u64> {
+    mismatches.iter().map(|(class, count)| (key(class), count)).collect()
+}
+
 fn key(class: Mismatch) -> String {
     match serde_json::to_value(class) {
         Ok(Value::String(key)) => key,
@@ -532,9 +565,11 @@ mod tests {
             length: Duration::from_secs(1),
             is_warm_up: false,
             requests: 10,
+            late_warm_up_requests: 0,
             errors: 0,
             mismatches: 0,
             in_flight: 0,
+            in_flight_mean: 0.0,
             service: latency.clone(),
             send_lag: Latency::default(),
             latency,
@@ -607,7 +642,7 @@ pub(crate) mod samples {
             unsent_age_ns: Age::default(),
             blocked: BlockedTime::default(),
             reconnects: 0,
-            warm_up: WarmUp { requests: 100, unanswered: 0 },
+            warm_up: WarmUp { requests: 100, ..WarmUp::default() },
             errors_by_kind: Errors::default(),
             mismatches_by_class: BTreeMap::new(),
             first_error: None,
@@ -627,9 +662,11 @@ pub(crate) mod samples {
             length_s: 1.0,
             is_warm_up,
             requests,
+            late_warm_up_requests: 0,
             errors: 0,
             mismatches: 0,
             in_flight: 10,
+            in_flight_mean: Some(10.0),
             latency_ns: latency.percentiles(),
             service_ns: latency.percentiles(),
             send_lag_ns: nothing.percentiles(),

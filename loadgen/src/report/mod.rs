@@ -47,7 +47,8 @@ pub struct Report {
     pub slo: Vec<SloOutcome>,
     /// Whether the load was steady, if there was enough of it to tell.
     pub littles_law: Option<LittlesLaw>,
-    /// From the end of the warm-up until the load ended and the last echo had come.
+    /// The time in which measured requests were due: from the end of the warm-up until the load
+    /// ended. If a number of requests ended it, until the last of them was answered.
     pub duration: Duration,
     /// How often what happened.
     pub counts: Counts,
@@ -80,6 +81,8 @@ pub struct Report {
     pub adversaries: AdversaryReport,
     /// The first error in words.
     pub first_error: Option<String>,
+    /// The same of the warm-up, which counts in no other figure than those of the warm-up.
+    pub first_warm_up_error: Option<String>,
     /// Whether someone ended the run before its time.
     pub was_stopped: bool,
 }
@@ -122,7 +125,7 @@ pub struct ServerUsage {
 }
 
 impl Report {
-    /// Answered requests per second.
+    /// Measured requests that were answered, per second of the time in which they were due.
     #[must_use]
     pub fn rate(&self) -> f64 {
         match self.duration {

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use super::{
     facts::{self, PERCENTILE_NAMES},
-    json::Document,
+    json::{Document, WarmUp},
 };
 use crate::{run::Progress, units};
 
@@ -35,8 +35,8 @@ pub(crate) fn write(document: &Document) -> String {
         lines.add("blocked", &blocked(document));
     }
     lines.add("failures", &failures(document));
-    if let Some(error) = &document.first_error {
-        lines.add("first error", error);
+    if let Some(error) = facts::first_error(document) {
+        lines.add("first error", &error);
     }
     let kinds = document.adversaries.kinds;
     for (name, counts) in [
@@ -143,7 +143,8 @@ fn wrapped(text: &str, columns: usize) -> Vec<&str> {
 }
 
 fn measured(document: &Document) -> String {
-    let warm_up = match document.warm_up.requests + document.warm_up.unanswered {
+    let WarmUp { requests, unanswered, errors, mismatches, .. } = document.warm_up;
+    let warm_up = match requests + unanswered + errors + mismatches {
         0 => String::new(),
         _ => format!(", after a warm-up of {}", facts::warm_up(document)),
     };
@@ -276,9 +277,11 @@ mod tests {
             length,
             is_warm_up: false,
             requests: 0,
+            late_warm_up_requests: 0,
             errors: 2,
             mismatches: 0,
             in_flight: 10,
+            in_flight_mean: 10.0,
             latency: nothing.clone(),
             service: nothing.clone(),
             send_lag: nothing,

@@ -157,7 +157,7 @@ fn intervals_follow_each_other_and_add_up_to_the_whole() {
     assert_eq!(intervals.iter().map(|i| (i.start, i.requests)).collect::<Vec<_>>(), told);
     assert_eq!(intervals[0].start, Duration::ZERO);
     assert!(intervals.windows(2).all(|pair| pair[0].end() == pair[1].start));
-    let sum: u64 = intervals.iter().map(|interval| interval.requests).sum();
+    let sum: u64 = intervals.iter().map(|i| i.requests + i.late_warm_up_requests).sum();
     assert_eq!(sum, report.counts.requests + report.counts.warm_up_requests);
     let (warm_up, measured): (Vec<_>, Vec<_>) = intervals.iter().partition(|i| i.is_warm_up);
     assert!(warm_up.iter().any(|interval| interval.latency.count() > 0));

@@ -11,6 +11,7 @@ mod live;
 mod losses;
 mod metrics;
 mod open_loop;
+mod phases;
 mod pinning;
 mod saved_runs;
 mod server_command;

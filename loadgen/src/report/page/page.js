@@ -289,9 +289,7 @@
       add({ title: "Latency", yTitle: "time, log scale", series: times.reverse(), y: logScale(valuesOf(times)),
         format: asTime, height: 280 });
     }
-    // Of each interval the end is known, and before the load there is nothing.
-    const ends = run.intervals.map((interval) => [interval.end, interval.in_flight]);
-    const inFlight = [{ name: "in flight", look: 0, points: [[run.intervals[0].start, 0], ...ends] }];
+    const inFlight = [plain("in flight", 0, (interval) => interval.in_flight)];
     add({ title: "Requests in flight", yTitle: "requests", series: inFlight, y: linearScale(valuesOf(inFlight)),
       format: asCount, tick: asShortCount, height: 150 });
     const failures = [plain("errors", 1, (interval) => interval.errors),
