@@ -308,6 +308,13 @@ struct RunArguments {
     /// Count a request that takes longer as an error and close its connection
     #[arg(long, value_name = "TIME", hide_short_help = true)]
     timeout: Option<String>,
+    /// How long to wait for replies once the load has ended
+    /// [default: --timeout, or three times as long as the slowest reply took]
+    ///
+    /// Without --timeout at least a second, and ten if no reply has come at all. With -n alone the
+    /// time counts from the last reply.
+    #[arg(long, value_name = "TIME", hide_short_help = true)]
+    drain_timeout: Option<String>,
     /// Report CPU time and memory of this process
     #[arg(long, value_name = "PID", hide_short_help = true)]
     server_pid: Option<String>,
@@ -544,6 +551,7 @@ impl RunArguments {
                 .number("--seed", self.seed.as_deref(), 0..=u64::MAX)
                 .unwrap_or_else(any_seed),
             timeout: judge.time("--timeout", self.timeout.as_deref()),
+            drain_timeout: judge.time("--drain-timeout", self.drain_timeout.as_deref()),
             server_pid: judge.number("--server-pid", self.server_pid.as_deref(), 1..=u32::MAX),
             interval: judge
                 .time("--interval", Some(&self.interval))

@@ -57,6 +57,11 @@ impl Recorder {
         self.end = self.end.max(other.end);
     }
 
+    /// The longest time that was recorded, as far as its bucket tells.
+    pub(crate) fn longest(&self) -> Option<Duration> {
+        self.end.checked_sub(1).map(|last| Duration::from_nanos(lowest_of(last)))
+    }
+
     pub(crate) fn clear(&mut self) {
         self.counts[..self.end].fill(0);
         self.end = 0;

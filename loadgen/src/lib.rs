@@ -114,6 +114,7 @@ mod address;
 mod clock;
 mod console;
 mod open_files;
+mod patience;
 mod stop;
 mod units;
 

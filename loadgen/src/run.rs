@@ -466,6 +466,7 @@ impl Site<'_> {
             backlog: self.backlog(&total, in_flight, in_flight_mean, load, was_stopped),
         };
         let (verdict, mut reasons) = Verdict::of(&total.counts, &evidence);
+        reasons.extend(given_up(&efforts));
         if let Some(how) = watch.end() {
             reasons.insert(0, format!("the server ended by itself ({how})"));
         } else if is_cost_lost(&costs) {
@@ -660,6 +661,22 @@ fn with_adversaries(mut report: Report, adversaries: io::Result<AdversaryReport>
         )),
     }
     report
+}
+
+/// How many replies were still awaited when the generator stopped waiting, and for how long it did.
+fn given_up(efforts: &[Effort]) -> Option<String> {
+    let count: u64 = efforts.iter().map(|effort| effort.given_up).sum();
+    let waited = efforts.iter().filter(|effort| effort.given_up > 0);
+    let waited = waited.map(|effort| effort.drained_for).max()?;
+    Some(format!(
+        "{} had no reply {} after the load ended, when the generator stopped waiting; \
+         --drain-timeout waits longer",
+        match count {
+            1 => "1 request".to_owned(),
+            _ => format!("{} requests", units::grouped(count)),
+        },
+        units::time_of(waited)
+    ))
 }
 
 fn client_usage(efforts: &[Effort], costs: &[Option<Cost>; 2], sent: u64) -> ClientUsage {

@@ -401,6 +401,11 @@ impl Tally {
         }
     }
 
+    /// How long the slowest reply took from when its request was sent.
+    pub(crate) fn slowest(&self) -> Option<Duration> {
+        self.times.service.longest().max(self.warm_up_times.service.longest())
+    }
+
     /// Adds all of `other`.
     pub(crate) fn add(&mut self, other: &Self) {
         self.counts += &other.counts;

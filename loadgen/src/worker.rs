@@ -21,6 +21,7 @@ use crate::{
     connection::Source,
     interval::{Cuts, Piece},
     link::{Agenda, Desk, Link, Turn},
+    patience::{self, Drain, Patience},
     payload::Payloads,
     plan::Plan,
     rate::{Arrivals, Share, Timetable},
@@ -34,10 +35,6 @@ use crate::{
 
 /// How often links are looked after and the request to stop is noticed.
 const TICK: Duration = Duration::from_millis(10);
-/// How long draining may take unless `--timeout` says otherwise.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
-/// A load that only a number of requests ends is given up after this much silence.
-const SILENCE_MAX: Duration = Duration::from_secs(10);
 const EVENTS_PER_POLL: usize = 1024;
 /// One read should bring everything that a connection has waiting.
 const READ_BUFFER_BYTES: usize = 256 * 1024;
@@ -123,6 +120,10 @@ pub(crate) struct Effort {
     pub(crate) stood_still: Duration,
     /// How many requests were in flight, on average over the window.
     pub(crate) in_flight_mean: f64,
+    /// How long it waited for replies after that.
+    pub(crate) drained_for: Duration,
+    /// How many requests had no reply then.
+    pub(crate) given_up: u64,
 }
 
 #[derive(Debug)]
@@ -140,8 +141,9 @@ struct Worker<'run> {
     number: usize,
     news: Sender<(usize, News)>,
     spares: &'run Receiver<Box<Tally>>,
-    drain_timeout: Duration,
-    silence_max: Duration,
+    patience: Patience,
+    /// How long the slowest reply took of those that are in no tally any more.
+    slowest: Option<Duration>,
     /// Links that wait for nothing.
     eager: Vec<usize>,
     /// Since when a poll does not wait only because a request is due soon.
@@ -219,8 +221,8 @@ impl<'run> Worker<'run> {
             number: job.number,
             news: job.news.clone(),
             spares: &job.spares,
-            drain_timeout: timeout.unwrap_or(DRAIN_TIMEOUT),
-            silence_max: SILENCE_MAX.max(timeout.unwrap_or_default().saturating_mul(2)),
+            patience: Patience { limit: job.plan.drain_timeout.or(timeout) },
+            slowest: None,
             eager: Vec::new(),
             spins_since: None,
             spun: 0,
@@ -289,13 +291,22 @@ impl<'run> Worker<'run> {
                 break;
             }
         }
+        let given_up = self.desk.in_flight;
         self.links.iter_mut().for_each(|link| link.finish(&mut self.desk));
         self.report(interval, true);
         let window = self.desk.schedule.measured_window();
         let spun = Duration::from_nanos(self.spun);
         let stood_still = Duration::from_nanos(self.desk.stood_still);
-        let (cpu, in_flight_mean) = (meter.cpu(), meter.in_flight_mean());
-        self.tell(News::Finished(Effort { window, cpu, spun, stood_still, in_flight_mean }));
+        let drained_for = meter.drained_since.map_or(0, |since| self.desk.now - since);
+        self.tell(News::Finished(Effort {
+            window,
+            cpu: meter.cpu(),
+            spun,
+            stood_still,
+            in_flight_mean: meter.in_flight_mean(),
+            drained_for: Duration::from_nanos(drained_for),
+            given_up,
+        }));
         Ok(())
     }
 
@@ -427,6 +438,7 @@ impl<'run> Worker<'run> {
     }
 
     fn look_after_links(&mut self) {
+        let silence_max = self.silence_max();
         let desk = &mut self.desk;
         if self.stop.urgency() != Urgency::None {
             desk.schedule.end(desk.now);
@@ -435,9 +447,14 @@ impl<'run> Worker<'run> {
             desk.silent_since = desk.now;
         }
         let silence = Duration::from_nanos(desk.now.saturating_sub(desk.silent_since));
-        if !desk.schedule.is_bounded_by_time() && silence >= self.silence_max {
+        if !desk.schedule.is_bounded_by_time() && silence >= silence_max {
             let phase = desk.phase_now();
-            desk.tally.note(phase, || format!("nothing arrived for {} s", silence.as_secs()));
+            desk.tally.note(phase, || {
+                format!(
+                    "nothing arrived for {} s; --timeout or --drain-timeout waits longer",
+                    silence.as_secs()
+                )
+            });
             desk.schedule.end(desk.now);
         }
         if desk.schedule.phase() == Phase::Measuring {
@@ -451,22 +468,34 @@ impl<'run> Worker<'run> {
     }
 
     /// Whether nothing more is to be waited for, given when draining began.
-    ///
-    /// A load that a number of requests ends may have any amount in flight, so there the time
-    /// counts from the last arrival.
     fn is_drained(&self, since: u64) -> bool {
         let desk = &self.desk;
-        let since = match desk.schedule.is_bounded_by_time() || self.stop.urgency() != Urgency::None
-        {
-            true => since,
-            false => since.max(desk.silent_since),
+        let was_stopped = self.stop.urgency() != Urgency::None;
+        let drain = Drain {
+            time: Duration::from_nanos(desk.now - since),
+            silence: Duration::from_nanos(desk.now.saturating_sub(desk.silent_since)),
+            slowest: self.slowest(),
+            is_cut: desk.schedule.is_bounded_by_time() || was_stopped,
+            was_stopped,
         };
         desk.in_flight == 0
-            || desk.now >= desk.clock.after(since, self.drain_timeout)
+            || self.patience.is_over(&drain)
             || self.stop.urgency() == Urgency::AtOnce
     }
 
+    /// How long the slowest reply has taken.
+    fn slowest(&self) -> Option<Duration> {
+        self.slowest.max(self.desk.tally.slowest())
+    }
+
+    /// How much silence ends a load that only a number of requests ends.
+    fn silence_max(&self) -> Duration {
+        let expected = self.plan.timeout.max(self.plan.drain_timeout).max(self.slowest());
+        patience::UNKNOWN.max(expected.unwrap_or_default().saturating_mul(2))
+    }
+
     fn report(&mut self, number: u64, is_last: bool) {
+        self.slowest = self.slowest();
         self.desk.tally.in_flight = self.desk.in_flight;
         // Whoever reads the tallies sends them back, so that there is nothing to allocate or copy.
         let spare = self.spares.try_recv().unwrap_or_else(|_| Box::new(Tally::new()));

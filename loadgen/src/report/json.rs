@@ -456,6 +456,7 @@ impl Config {
             "resets": plan.adversaries.resets,
             "seed": plan.seed,
             "timeout_s": plan.timeout.map(|timeout| timeout.as_secs_f64()),
+            "drain_timeout_s": plan.drain_timeout.map(|timeout| timeout.as_secs_f64()),
             "verify": plan.verify.words(),
             "pin": plan.pin.word(),
             "interval_s": plan.interval.as_secs_f64(),

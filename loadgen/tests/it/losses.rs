@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use loadgen::{Plan, RunError, Stop, Verdict};
+use loadgen::{Plan, Rate, RunError, Stop, Verdict};
 
 use crate::servers::{self, echo, plan, read_frame, run};
 
@@ -81,11 +81,45 @@ fn a_server_that_never_answers_leaves_everything_unanswered() {
     });
     let duration = Some(Duration::from_secs(1));
     let load = Plan { duration, requests: None, connections: 3, pipeline: 4, ..plan(server, 1) };
-    let report = run(&Plan { timeout: None, ..load });
+    let report = run(&Plan { timeout: None, drain_timeout: Some(Duration::from_secs(1)), ..load });
     assert_eq!(report.counts.unanswered, 12);
     assert_eq!(report.counts.requests, 0);
     assert_eq!(report.verdict, Verdict::Failed);
     assert_eq!(report.verdict.exit_code(), 1);
+}
+
+/// Two requests on each of five connections, and ten a second: each takes longer than a second.
+#[test]
+fn a_server_that_was_slow_all_the_time_is_awaited_at_the_end() {
+    let server = servers::replying(|_, _, frame| {
+        thread::sleep(Duration::from_millis(1_500));
+        frame
+    });
+    let closed = Plan { connections: 5, timeout: None, ..plan(server, 10) };
+    let (rate, duration) = (Rate::Constant(10.0), Some(Duration::from_secs(2)));
+    let open = Plan { rate, duration, requests: None, connections: 20, ..closed.clone() };
+    for load in [closed, open] {
+        let report = run(&load);
+        let counts = report.counts;
+        assert_eq!((counts.unanswered, counts.errors.total()), (0, 0), "{report:?}");
+        assert_eq!(counts.requests, load.requests.unwrap_or(20), "{report:?}");
+        assert_eq!(report.verdict.exit_code(), 0, "{report:?}");
+    }
+}
+
+#[test]
+fn replies_that_are_no_longer_awaited_are_told_of_with_the_flag_that_waits_longer() {
+    let server = servers::start(|_, mut stream| {
+        io::copy(&mut stream, &mut io::sink())?;
+        Ok(())
+    });
+    let drain_timeout = Some(Duration::from_millis(20));
+    let load = Plan { drain_timeout, pipeline: 3, ..plan(server, 3) };
+    let report = run(&Plan { requests: None, duration: Some(Duration::from_millis(50)), ..load });
+    assert_eq!(report.counts.unanswered, 3);
+    let told = report.reasons.iter().find(|reason| reason.contains("--drain-timeout"));
+    assert!(told.expect("it is told").starts_with("3 requests had no reply "), "{report:?}");
+    assert!(report.to_json().contains("\"drain_timeout_s\": 0.02"), "{}", report.to_json());
 }
 
 #[test]

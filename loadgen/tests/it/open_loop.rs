@@ -46,6 +46,8 @@ fn run_in_time(plan: &Plan) -> Report {
     report
 }
 
+/// How long a server that never answers is awaited.
+const A_SECOND: Option<Duration> = Some(Duration::from_secs(1));
 const HALF_A_SECOND: Duration = Duration::from_millis(500);
 /// Longer than a busy machine stands still.
 const TWO_SECONDS: Duration = Duration::from_secs(2);
@@ -129,7 +131,7 @@ fn what_a_number_of_requests_leaves_unsent_is_no_more_than_that() {
     });
     let requests = Some(10);
     let load = Plan { requests, connections: 1, ..paced(server, 1_000.0, TWO_SECONDS) };
-    let counts = run(&Plan { pipeline: 4, timeout: None, ..load }).counts;
+    let counts = run(&Plan { pipeline: 4, timeout: None, drain_timeout: A_SECOND, ..load }).counts;
     assert_eq!((counts.unanswered, counts.unsent), (4, 6), "{counts:?}");
 }
 
@@ -201,7 +203,8 @@ fn what_a_dead_server_left_no_room_for_is_counted_as_never_sent() {
         Ok(())
     });
     let load = paced(server, 1_000.0, TWO_SECONDS);
-    let report = run(&Plan { connections: 2, pipeline: 5, timeout: None, ..load });
+    let load = Plan { timeout: None, drain_timeout: A_SECOND, ..load };
+    let report = run(&Plan { connections: 2, pipeline: 5, ..load });
     assert_eq!((report.counts.requests, report.counts.unanswered), (0, 10));
     assert_eq!(report.counts.unsent, 1_990);
     assert!(report.unsent_age_max >= Duration::from_millis(1_900), "{report:?}");
@@ -218,7 +221,8 @@ fn a_server_that_dies_while_warming_up_owes_everything_that_was_measured() {
         io::copy(&mut stream, &mut io::sink())?;
         Ok(())
     });
-    let load = Plan { timeout: None, ..paced(server, 1_000.0, TWO_SECONDS) };
+    let load = paced(server, 1_000.0, TWO_SECONDS);
+    let load = Plan { timeout: None, drain_timeout: A_SECOND, ..load };
     let slo = Some("p50<1h".parse().unwrap());
     let report = run(&Plan { slo, warm_up: Duration::from_millis(300), pipeline: 5, ..load });
     assert_eq!((report.counts.requests, report.counts.unsent), (0, 2_000), "{report:?}");
