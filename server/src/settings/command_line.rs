@@ -76,8 +76,8 @@ too.
 Signals:
   SIGINT and SIGTERM stop accepting, answer what has arrived and exit with 0; a second one exits \
 at once. SIGHUP reads the configuration and the files of --tls-cert, --tls-key and \
---tls-client-ca again; --max-connections, --log-filter and all timeouts but --stall-timeout \
-change without a restart.
+--tls-client-ca again, from regular files and within 5s; --max-connections, --log-filter and all \
+timeouts but --stall-timeout change without a restart.
 
 Exit status:
   0 after a signal, 1 if it could not run or somebody was cut off at --drain-timeout, 2 if the \

@@ -9,7 +9,7 @@ use std::{
     thread,
 };
 
-use rustix::process::{Signal, geteuid, kill_process};
+use rustix::process::{Resource, Signal, geteuid, getrlimit, kill_process};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
 use serde_json::Value;
 use tokio::{
@@ -62,10 +62,10 @@ impl User {
     }
 
     /// Lets a process of the user have so many threads in all from now on.
-    async fn allow_threads(&self, server: &Program, threads: u64) {
+    async fn allow_threads(&self, server: &Program, threads: &str) {
         let mut command = self.command("prlimit");
-        command
-            .args([format!("--pid={}", server.id().as_raw_pid()), format!("--nproc={threads}:")]);
+        let id = server.id().as_raw_pid();
+        command.args([format!("--pid={id}"), format!("--nproc={threads}:")]);
         assert!(command.status().await.expect("prlimit of util-linux").success());
     }
 }
@@ -79,7 +79,7 @@ fn without_a_thread_to_have_the_map_is_not_drawn_and_everything_else_goes_on() {
         let mut server = Program::start_as(command).await;
         let admin = server.admin().await;
         let mut client = Client::connect(server.address).await;
-        user.allow_threads(&server, 0).await;
+        user.allow_threads(&server, "0").await;
 
         let mut events = Events::open(admin).await;
         let tick = events.next("tick").await.expect("an event");
@@ -88,7 +88,10 @@ fn without_a_thread_to_have_the_map_is_not_drawn_and_everything_else_goes_on() {
         client.echo(&frame(10, 1)).await;
         assert_eq!(get(admin, "/healthz").await.status, 200);
 
-        user.allow_threads(&server, 10_000).await;
+        // As many as this process may have.
+        let allowed = getrlimit(Resource::Nproc).current;
+        let allowed = allowed.map_or("unlimited".to_owned(), |allowed| allowed.to_string());
+        user.allow_threads(&server, &allowed).await;
         while events.next("tick").await.expect("an event")["map"].is_null() {}
         client.close_and_expect_end().await;
         server.stop().await;
