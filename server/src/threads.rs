@@ -37,8 +37,8 @@ fn change(error: &io::Error) -> &'static str {
             "allow the process more file descriptors (LimitNOFILE= in a unit, `ulimit -n`)"
         }
         _ => {
-            "allow clone3 in the filter of system calls (SystemCallFilter= in a unit, the seccomp \
-             profile of a container), or have it answer ENOSYS"
+            "allow it in the filter of system calls (SystemCallFilter= in a unit, the seccomp \
+             profile of a container): threads need clone3, or that it answers ENOSYS"
         }
     }
 }
@@ -62,16 +62,19 @@ pub(crate) fn runtime(
     let mut builder = runtime::Builder::new_multi_thread();
     builder.worker_threads(threads).on_thread_start(move || _ = starts.send(()));
 
-    let cannot_start = move |reason: &dyn Display, change| {
-        let fewer = if threads > 1 { "set --threads to fewer, or " } else { "" };
-        format!("cannot start {threads} threads that serve: {reason}; {fewer}{change}")
+    let cannot_start = move |reason: &dyn Display, change: &str| {
+        format!("cannot start {threads} threads that serve: {reason}; {change}")
     };
     let hook = panic::take_hook();
     panic::set_hook(Box::new(move |panic| {
         let reason = panic.payload_as_str().unwrap_or("a panic that is no text");
         // What the runtime has opened is open still: if descriptors were short, they are now.
-        let change = UnixStream::pair().err().map_or(ALLOW_MORE, |error| change(&error));
-        give_up(&cannot_start(&reason, change));
+        let change = match UnixStream::pair() {
+            Err(error) => change(&error).to_owned(),
+            Ok(_) if threads > 1 => format!("set --threads to fewer, or {ALLOW_MORE}"),
+            Ok(_) => ALLOW_MORE.to_owned(),
+        };
+        give_up(&cannot_start(&reason, &change));
     }));
     let runtime = builder.enable_all().build();
     if runtime.is_ok() {

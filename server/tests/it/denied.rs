@@ -163,7 +163,7 @@ fn with_too_little_memory_or_descriptors_for_its_threads_the_program_says_so() {
 }
 
 /// Starts a command that may not call the system by this number.
-async fn without_call(number: i64, mut command: Command) -> Child {
+fn without_call(number: i64, mut command: Command) -> Child {
     let arch = env::consts::ARCH.try_into().expect("an architecture of filters");
     // No conditions: always.
     let rules = BTreeMap::from([(number, Vec::new())]);
@@ -188,7 +188,7 @@ fn a_limit_that_cannot_be_read_is_no_limit() {
     run(async {
         let mut command = Command::new(program::PATH);
         command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
-        let child = without_call(libc::SYS_prlimit64, command).await;
+        let child = without_call(libc::SYS_prlimit64, command);
         let mut server = Program::of(child, 1).await;
         let admin = server.admin().await;
         server.until_logged("the limit of file descriptors is unknown").await;
@@ -210,7 +210,7 @@ fn a_limit_that_cannot_be_read_is_none_for_the_generator_either() {
         let server = Program::start("").await;
         let mut command = Command::new(&*LOADGEN);
         command.args(["-n", "100", "-c", "10", "--plain", &server.address.to_string()]);
-        let child = without_call(libc::SYS_prlimit64, command).await;
+        let child = without_call(libc::SYS_prlimit64, command);
         let output = child.wait_with_output().await.expect("a process that was started");
         assert!(output.status.success(), "{output:?}");
         server.stop().await;
@@ -222,9 +222,10 @@ fn threads_that_a_filter_refuses_are_named_as_the_cause() {
     run(async {
         let mut command = Command::new(program::PATH);
         command.args(["--log-format", "json"]);
-        let child = without_call(libc::SYS_clone3, command).await;
+        let child = without_call(libc::SYS_clone3, command);
         let why = serves_or_why(child).await.expect("it does not serve");
         assert!(why.contains("cannot log: the system refuses a thread: "), "{why}");
-        assert!(why.contains("allow clone3 in the filter of system calls"), "{why}");
+        assert!(why.contains("allow it in the filter of system calls"), "{why}");
+        assert!(why.contains("threads need clone3"), "{why}");
     });
 }

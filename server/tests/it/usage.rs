@@ -2,6 +2,7 @@
 
 use std::process::Output;
 
+use serde_json::Value;
 use tokio::process::Command;
 
 use crate::support::{program, run};
@@ -31,6 +32,27 @@ fn every_error_is_reported_at_once_with_its_flag_and_value() {
         assert!(errors.contains(text), "{text} is missing:\n{errors}");
     }
     assert_eq!(errors.lines().count(), expected.len(), "{errors}");
+}
+
+#[test]
+fn errors_are_json_where_the_log_is() {
+    let output = outcome("--log-format json --capacity 3MiB --drain-timeout 1ns");
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8(output.stderr).expect("text");
+    let lines = said.lines().map(|line| serde_json::from_str::<Value>(line).expect(line));
+    let expected = [
+        "--capacity 3MiB: buddy mode needs a power of two; set it to 2MiB or 4MiB",
+        "--drain-timeout 1ns: set it to 0s, or to at least 1ms",
+    ];
+    for (line, expected) in lines.zip(expected) {
+        assert_eq!(
+            (&line["level"], &line["fields"]["message"]),
+            (&"ERROR".into(), &expected.into())
+        );
+    }
+    assert_eq!(said.lines().count(), expected.len());
+    // To check is not to log.
+    assert!(refused("config --log-format json --capacity 3MiB").starts_with("error: --capacity"));
 }
 
 #[test]
