@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::{
     bootstrap::{self, CONFIDENCE_PERCENT, SAMPLES_MIN},
-    compare::{Compared, Figure, Finding},
+    compare::{self, Compared, Figure, Finding},
     plan::Plan,
     report::{
         comparison::{Comparison, Round},
@@ -142,19 +142,35 @@ impl Outcome {
     }
 
     fn figure(&self, figure: Figure) -> Option<Compared> {
-        let pair = |[a, b]: &[Document; 2]| Some([figure.of(a)?.ln(), figure.of(b)?.ln()]);
-        let logarithms: Vec<[f64; 2]> = self.rounds.iter().map(pair).collect::<Option<_>>()?;
-        let count = logarithms.len();
+        let pair = |[a, b]: &[Document; 2]| Some([figure.of(a)?, figure.of(b)?]);
+        let values: Vec<[f64; 2]> = self.rounds.iter().map(pair).collect::<Option<_>>()?;
+        let count = values.len();
         if count == 0 {
             return None;
         }
-        let mean =
-            |side: usize| logarithms.iter().map(|pair| pair[side]).sum::<f64>() / count as f64;
+        let sum = |side: usize, of: fn(f64) -> f64| -> f64 {
+            values.iter().map(|pair| of(pair[side])).sum()
+        };
+        let of_round = |round: usize| {
+            let [a, b] = values[round];
+            match figure.is_count() {
+                true => {
+                    let [of_a, of_b] = self.rounds[round].each_ref().map(Document::due);
+                    b / of_b.max(1) as f64 - a / of_a.max(1) as f64
+                }
+                false => compare::log_ratio(a, b),
+            }
+        };
         let bounds = bootstrap::bounds([count], |[drawn]| {
-            let ratios = drawn.iter().map(|&round| logarithms[round][1] - logarithms[round][0]);
-            ratios.sum::<f64>() / count as f64
+            drawn.iter().map(|&round| of_round(round)).sum::<f64>() / count as f64
         });
-        Some(Compared { figure, a: mean(0).exp(), b: mean(1).exp(), bounds })
+        if figure.is_count() {
+            let due = [0, 1].map(|side| self.rounds.iter().map(|round| round[side].due()).sum());
+            let [a, b] = [0, 1].map(|side| sum(side, |count| count));
+            return Some(Compared { figure, a, b, due: Some(due), bounds });
+        }
+        let [a, b] = [0, 1].map(|side| (sum(side, f64::ln) / count as f64).exp());
+        Some(Compared { figure, a, b, due: None, bounds })
     }
 
     /// The exit code that the runs themselves ask for.
@@ -174,7 +190,7 @@ impl Outcome {
         let figures = if self.spoiler.is_some() { Vec::new() } else { self.figures() };
         let notes = self.notes(&figures);
         let rounds = self.rounds.iter().map(|round| round.each_ref().map(round_of)).collect();
-        Comparison::new(names, figures, notes).of_rounds(rounds, config)
+        Comparison::new(names, figures, notes, self.doubts()).of_rounds(rounds, config)
     }
 
     /// What became of the conditions of each side, each a sentence.
@@ -195,6 +211,29 @@ impl Outcome {
             }
         }
         sentences
+    }
+
+    /// Verdicts of runs that may have hidden how the servers differ, each with what it means and
+    /// how many there were.
+    fn doubtful(&self) -> impl Iterator<Item = (Verdict, &'static str, usize)> {
+        let doubts = [
+            (Verdict::ClientLimited, "the generator was the limit"),
+            (Verdict::Overloaded, "the server could not keep up"),
+            (Verdict::Disturbed, "the machine was not quiet"),
+        ];
+        let count =
+            |verdict| self.rounds.iter().flatten().filter(|run| run.verdict == verdict).count();
+        let counted = doubts.map(|(verdict, words)| (verdict, words, count(verdict)));
+        counted.into_iter().filter(|(_, _, count)| *count > 0)
+    }
+
+    /// The same in short.
+    fn doubts(&self) -> Vec<String> {
+        let runs = 2 * self.rounds.len();
+        let in_words = |(verdict, _, count): (Verdict, _, usize)| {
+            format!("{count} of {runs} runs were {}", verdict.word())
+        };
+        self.doubtful().map(in_words).collect()
     }
 
     fn notes(&self, figures: &[Compared]) -> Vec<String> {
@@ -229,21 +268,14 @@ impl Outcome {
                     .to_owned(),
             );
         }
-        for (verdict, words) in [
-            (Verdict::ClientLimited, "the generator was the limit"),
-            (Verdict::Overloaded, "the server could not keep up"),
-            (Verdict::Disturbed, "the machine was not quiet"),
-        ] {
-            let runs = self.rounds.iter().flatten();
-            let doubtful = runs.filter(|run| run.verdict == verdict).count();
-            if doubtful > 0 {
-                notes.push(format!(
-                    "In {doubtful} of {} runs {words}: the servers may differ in another way than \
-                     this shows.",
-                    2 * count,
-                ));
-            }
-        }
+        notes.extend(compare::note_on_failures(figures));
+        notes.extend(self.doubtful().map(|(_, words, doubtful)| {
+            format!(
+                "In {doubtful} of {} runs {words}: the servers may differ in another way than this \
+                 shows.",
+                2 * count,
+            )
+        }));
         notes
     }
 }
@@ -254,6 +286,10 @@ fn round_of(run: &Document) -> Round {
         latency_p50_ns: Figure::P50.of(run),
         latency_p99_ns: Figure::P99.of(run),
         server_cpu_us_per_request: Figure::ServerCpu.of(run),
+        unanswered: run.unanswered,
+        unsent: run.unsent,
+        errors: run.errors,
+        mismatches: run.mismatches,
     }
 }
 

@@ -24,6 +24,9 @@ pub(crate) const CONFIDENCE_PERCENT: u32 = 99;
 /// cases, which is the first number below one in 100.
 pub(crate) const SAMPLES_MIN: usize = 8;
 
+/// Where a normal distribution leaves half a percent on one side.
+pub(crate) const NORMAL_QUANTILE: f64 = 2.575_829_3;
+
 const RESAMPLES: usize = 20_000;
 /// Fixed, so that the same files always give the same answer.
 const SEED: u64 = 0x0b00_7577_a900_d5ee;
@@ -74,7 +77,7 @@ fn tail(samples: usize) -> f64 {
 /// Where Student's t leaves half a percent on one side: the expansion of Cornish and Fisher, good
 /// to one in 100 from seven degrees of freedom on.
 fn student(freedom: f64) -> f64 {
-    let z = 2.575_829_3_f64;
+    let z = NORMAL_QUANTILE;
     let (z3, z5, z7) = (z.powi(3), z.powi(5), z.powi(7));
     let first = (z3 + z) / 4.0;
     let second = (5.0 * z5 + 16.0 * z3 + 3.0 * z) / 96.0;

@@ -4,6 +4,10 @@
 //! so they are first joined to at most [`BATCHES_MAX`] batches, and batches are resampled. A
 //! percentile of a resample is that of all its requests together: percentiles are never averaged.
 //!
+//! A request that was not answered took longer than any other, as for `--slo`: a server that closes
+//! the connections of its slow requests is not the faster one for it. Failures are figures, too, and
+//! none is a value. They are compared as shares of what was due, as if each happened by itself.
+//!
 //! What such intervals cannot know is how much one run differs from the next, because of where
 //! memory lies or what else the machine does. The text says so; `loadgen ab` is the answer.
 
@@ -16,6 +20,7 @@ use clap::Args;
 
 use crate::{
     bootstrap::{self, Bounds, CONFIDENCE_PERCENT, SAMPLES_MIN},
+    latency::Latency,
     plan::Plan,
     report::{
         comparison::{self, Comparison},
@@ -24,7 +29,8 @@ use crate::{
         output::Output,
         text,
     },
-    units,
+    slo, units,
+    verdict::Verdict,
 };
 
 const COULD_NOT_TELL: u8 = 1;
@@ -32,6 +38,9 @@ const REGRESSION: u8 = 3;
 
 /// More batches would be shorter than what neighbouring intervals have in common.
 const BATCHES_MAX: usize = 30;
+/// What one figure is at most to the other, as a logarithm: further apart are only those of which
+/// one is zero, or infinite.
+const LOG_RATIO_MAX: f64 = 100.0;
 
 /// What of the configuration makes runs differ for reasons of their own. The rest may differ from
 /// run to run.
@@ -59,6 +68,16 @@ pub(crate) struct Arguments {
     /// Write the comparison to FILE: .json .md .html; repeatable
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Vec<PathBuf>,
+    /// Exit with 3 if any figure of B is clearly worse, by more than PERCENT [default: 5]
+    #[arg(
+        long,
+        value_name = "PERCENT",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "5",
+        value_parser = parse_tolerance
+    )]
+    fail_on_regression: Option<f64>,
 }
 
 /// A saved run that a new one is held against.
@@ -76,15 +95,23 @@ pub(crate) enum Figure {
     P50,
     P99,
     ServerCpu,
+    Unanswered,
+    Unsent,
+    Errors,
+    Mismatches,
 }
 
 /// One figure of both sides.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Compared {
     pub(crate) figure: Figure,
+    /// Infinite: a time of requests that were never answered.
     pub(crate) a: f64,
     pub(crate) b: f64,
-    /// Between what the logarithm of B / A lies. `None`: nobody knows.
+    /// How many requests were due on each side, for what is counted.
+    pub(crate) due: Option<[u64; 2]>,
+    /// Between what the logarithm of B / A lies; for what is counted, the difference of the shares
+    /// of what was due. `None`: nobody knows.
     pub(crate) bounds: Option<Bounds>,
 }
 
@@ -95,6 +122,8 @@ pub(crate) enum Finding {
     Worse,
     /// It may as well be chance.
     NoDifference,
+    /// It did not happen on either side.
+    None,
     /// There is too little to tell.
     Unknown,
 }
@@ -105,8 +134,15 @@ impl Arguments {
         let (a, b) = (Document::read(&self.a)?, Document::read(&self.b)?);
         let outputs = Output::open_all(&self.output)?;
         let comparison = compare_runs(&a, &b);
-        let exit_code = Output::write_all(outputs, &comparison);
-        Ok((comparison.to_text(), exit_code))
+        let mut exit_code = Output::write_all(outputs, &comparison);
+        let mut text = comparison.to_text();
+        if let Some(tolerance) = self.fail_on_regression {
+            let has_spread = has_spread(&a) && has_spread(&b);
+            let (sentence, code) = regression(&compare(&a, &b), has_spread, tolerance);
+            text += &sentence;
+            exit_code = exit_code.max(code);
+        }
+        Ok((text, exit_code))
     }
 }
 
@@ -150,23 +186,26 @@ impl Baseline {
         let Some(tolerance) = self.tolerance else {
             return (text, 0);
         };
-        let percent = tolerance * 100.0;
-        let is_regression = |compared: &&Compared| compared.is_regression(tolerance);
-        let worse: Vec<&str> =
-            figures.iter().filter(is_regression).map(|compared| compared.figure.name()).collect();
-        let (verdict, exit_code) = match worse.as_slice() {
-            _ if !has_spread(run) => {
-                ("cannot tell: this run has too few intervals".to_owned(), COULD_NOT_TELL)
-            }
-            [] => (format!("nothing is clearly worse by more than {percent} %"), 0),
-            worse => {
-                let worse = worse.join(", ");
-                (format!("clearly worse by more than {percent} %: {worse}"), REGRESSION)
-            }
-        };
-        text += &format!("Regression: {verdict}.\n");
-        (text, exit_code)
+        let (sentence, exit_code) = regression(&figures, has_spread(run), tolerance);
+        (text + &sentence, exit_code)
     }
+}
+
+/// Whether B is clearly worse by more than `tolerance`, as a sentence and an exit code.
+fn regression(figures: &[Compared], has_spread: bool, tolerance: f64) -> (String, u8) {
+    let percent = tolerance * 100.0;
+    let is_regression = |compared: &&Compared| compared.is_regression(tolerance);
+    let worse: Vec<&str> =
+        figures.iter().filter(is_regression).map(|compared| compared.figure.name()).collect();
+    let (verdict, exit_code) = match worse.as_slice() {
+        [] if !has_spread => ("cannot tell: too few intervals".to_owned(), COULD_NOT_TELL),
+        [] => (format!("nothing is clearly worse by more than {percent} %"), 0),
+        worse => {
+            let worse = worse.join(", ");
+            (format!("clearly worse by more than {percent} %: {worse}"), REGRESSION)
+        }
+    };
+    (format!("Regression: {verdict}.\n"), exit_code)
 }
 
 /// Reads a tolerance such as `5` or `2.5%` as a share.
@@ -184,7 +223,16 @@ pub(crate) fn parse_tolerance(text: &str) -> Result<f64, String> {
 }
 
 impl Figure {
-    pub(crate) const ALL: [Self; 4] = [Self::Rate, Self::P50, Self::P99, Self::ServerCpu];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Rate,
+        Self::P50,
+        Self::P99,
+        Self::ServerCpu,
+        Self::Unanswered,
+        Self::Unsent,
+        Self::Errors,
+        Self::Mismatches,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -192,25 +240,39 @@ impl Figure {
             Self::P50 => "latency p50",
             Self::P99 => "latency p99",
             Self::ServerCpu => "server CPU",
+            Self::Unanswered => "unanswered",
+            Self::Unsent => "never sent",
+            Self::Errors => "errors",
+            Self::Mismatches => "mismatches",
         }
     }
 
     /// This figure of a run. `None`: nobody has measured it.
     pub(crate) fn of(self, run: &Document) -> Option<f64> {
-        let value = match self {
+        Some(match self {
             Self::Rate => run.rate,
-            Self::P50 => run.latency_ns.p50 as f64,
-            Self::P99 => run.latency_ns.p99 as f64,
+            Self::P50 => latency_at(run, 0.50, run.latency_ns.p50)?,
+            Self::P99 => latency_at(run, 0.99, run.latency_ns.p99)?,
             Self::ServerCpu => run.server.cpu_us_per_request?,
-        };
-        Some(value).filter(|&value| value > 0.0)
+            Self::Unanswered => run.unanswered as f64,
+            Self::Unsent => run.unsent as f64,
+            Self::Errors => run.errors as f64,
+            Self::Mismatches => run.mismatches as f64,
+        })
+    }
+
+    /// Whether it counts failures, which are a share of what was due.
+    pub(crate) fn is_count(self) -> bool {
+        matches!(self, Self::Unanswered | Self::Unsent | Self::Errors | Self::Mismatches)
     }
 
     pub(crate) fn in_words(self, value: f64) -> String {
         match self {
             Self::Rate => format!("{}/s", units::rate(value)),
+            Self::P50 | Self::P99 if value.is_infinite() => "never answered".to_owned(),
             Self::P50 | Self::P99 => units::time(units::whole(value)),
             Self::ServerCpu => units::micros(value),
+            _ => units::grouped(units::whole(value)),
         }
     }
 
@@ -219,8 +281,29 @@ impl Figure {
     }
 }
 
+/// The latency at a quantile of all requests, of which those took longest that were not answered.
+/// `answered` is that of the others.
+fn latency_at(run: &Document, quantile: f64, answered: u64) -> Option<f64> {
+    match (run.lost(), run.latency_ns.max) {
+        (0, 0) => None,
+        (0, _) => Some(answered as f64),
+        (lost, _) => {
+            let latency = Latency::from(&run.histograms.latency.decode());
+            Some(slo::quantile_with_lost(&latency, quantile, lost))
+        }
+    }
+}
+
+/// How far two values are apart that may be zero, or infinite.
+pub(crate) fn log_ratio(a: f64, b: f64) -> f64 {
+    if a == b { 0.0 } else { (b / a).ln().clamp(-LOG_RATIO_MAX, LOG_RATIO_MAX) }
+}
+
 impl Compared {
     pub(crate) fn finding(&self) -> Finding {
+        if self.figure.is_count() && self.a + self.b == 0.0 {
+            return Finding::None;
+        }
         let Some(Bounds { low, high }) = self.bounds else {
             return Finding::Unknown;
         };
@@ -233,29 +316,41 @@ impl Compared {
 
     /// Whether all that this figure may be is worse by more than `tolerance`, which is a share.
     pub(crate) fn is_regression(&self, tolerance: f64) -> bool {
-        self.bounds.is_some_and(|Bounds { low, high }| match self.figure.is_better_when_higher() {
-            true => high.exp() < 1.0 - tolerance,
-            false => low.exp() > 1.0 + tolerance,
+        self.bounds.is_some_and(|Bounds { low, high }| match self.shares() {
+            Some([a, _]) => low > a * tolerance,
+            None if self.figure.is_better_when_higher() => high.exp() < 1.0 - tolerance,
+            None => low.exp() > 1.0 + tolerance,
         })
+    }
+
+    /// What is counted, as a share of what was due.
+    pub(crate) fn shares(&self) -> Option<[f64; 2]> {
+        let [a, b] = self.due?;
+        Some([self.a / a.max(1) as f64, self.b / b.max(1) as f64])
     }
 
     /// Its name, both values, and how far B is from A.
     pub(crate) fn in_words(&self) -> [String; 4] {
-        let bounds = match self.bounds {
-            Some(Bounds { low, high }) => format!(
-                "{} ({:+.1} to {:+.1})",
-                percent((self.b / self.a).ln()),
-                low.exp_m1() * 100.0,
-                high.exp_m1() * 100.0
-            ),
-            None => percent((self.b / self.a).ln()),
-        };
-        [
-            self.figure.name().to_owned(),
-            self.figure.in_words(self.a),
-            self.figure.in_words(self.b),
-            bounds,
-        ]
+        let [a, b] = [self.a, self.b].map(|value| self.figure.in_words(value));
+        let name = self.figure.name().to_owned();
+        if let Some(shares) = self.shares() {
+            if self.finding() == Finding::None {
+                return [name, a, b, String::new()];
+            }
+            let [of_a, of_b] = shares.map(|share| format!(" ({:.2} %)", share * 100.0));
+            let bounds = self.bounds.map(|Bounds { low, high }| {
+                format!(" ({:+.1} to {:+.1})", low * 100.0, high * 100.0)
+            });
+            let difference = (shares[1] - shares[0]) * 100.0;
+            let difference = format!("{difference:+.1} points{}", bounds.unwrap_or_default());
+            return [name, a + &of_a, b + &of_b, difference];
+        }
+        let ratio = if self.a == self.b { 1.0 } else { self.b / self.a };
+        let bounds = self.bounds.filter(|_| ratio.is_finite()).map(|Bounds { low, high }| {
+            format!(" ({:+.1} to {:+.1})", low.exp_m1() * 100.0, high.exp_m1() * 100.0)
+        });
+        let bounds = format!("{:+.1} %{}", (ratio - 1.0) * 100.0, bounds.unwrap_or_default());
+        [name, a, b, bounds]
     }
 }
 
@@ -265,6 +360,7 @@ impl Finding {
             Self::Better => "better",
             Self::Worse => "worse",
             Self::NoDifference => "no difference detected",
+            Self::None => "none on either side",
             Self::Unknown => "cannot tell",
         }
     }
@@ -275,16 +371,49 @@ fn compare(a: &Document, b: &Document) -> Vec<Compared> {
     let (a_batches, b_batches) = (Batches::of(a), Batches::of(b));
     let both = |figure: Figure| Some((figure, figure.of(a)?, figure.of(b)?));
     let figures = Figure::ALL.into_iter().filter_map(both);
-    figures
-        .map(|(figure, a, b)| {
-            let bounds = statistic(figure).and_then(|of| {
-                bootstrap::bounds([a_batches.len(), b_batches.len()], |[a, b]| {
-                    (of(&b_batches, b) / of(&a_batches, a)).ln()
-                })
-            });
-            Compared { figure, a, b, bounds }
-        })
-        .collect()
+    let of_figure = |(figure, a_value, b_value): (Figure, f64, f64)| {
+        let (due, bounds) = if figure.is_count() {
+            let due = [a.due(), b.due()];
+            (Some(due), share_bounds([a_value, b_value], due))
+        } else {
+            (
+                None,
+                statistic(figure).and_then(|of| {
+                    let ratio_of =
+                        |[a, b]: [&[usize]; 2]| log_ratio(of(&a_batches, a), of(&b_batches, b));
+                    let bounds = bootstrap::bounds([a_batches.len(), b_batches.len()], ratio_of)?;
+                    // The intervals know how much a run scatters. They need not agree with the whole on
+                    // what it is: a drain lies in the last of them.
+                    let [a_all, b_all] =
+                        [&a_batches, &b_batches].map(|all| (0..all.len()).collect::<Vec<_>>());
+                    let shift = log_ratio(a_value, b_value) - ratio_of([&a_all, &b_all]);
+                    Some(Bounds { low: bounds.low + shift, high: bounds.high + shift })
+                }),
+            )
+        };
+        Compared { figure, a: a_value, b: b_value, due, bounds }
+    };
+    figures.map(of_figure).collect()
+}
+
+/// Between what the difference of two shares lies: Newcombe's interval, which holds for counts of
+/// zero as well. Failures are taken to be independent of each other. `None` where nothing was due.
+fn share_bounds(counts: [f64; 2], due: [u64; 2]) -> Option<Bounds> {
+    let wilson = |count: f64, due: u64| {
+        // A request may cost several errors.
+        let due = Some(due as f64).filter(|&due| due > 0.0)?.max(count);
+        let (share, z2) = (count / due, bootstrap::NORMAL_QUANTILE.powi(2));
+        let middle = share + z2 / (2.0 * due);
+        let spread = (z2 * (share * (1.0 - share) / due + z2 / (4.0 * due * due))).sqrt();
+        let scale = 1.0 + z2 / due;
+        Some((share, (middle - spread) / scale, (middle + spread) / scale))
+    };
+    let (a, a_low, a_high) = wilson(counts[0], due[0])?;
+    let (b, b_low, b_high) = wilson(counts[1], due[1])?;
+    Some(Bounds {
+        low: b - a - (b - b_low).hypot(a_high - a),
+        high: b - a + (b_high - b).hypot(a - a_low),
+    })
 }
 
 /// What of the load differs between two configurations, in words. What only one of them tells was
@@ -315,7 +444,11 @@ fn compare_runs(a: &Document, b: &Document) -> Comparison {
     });
     let compared = compare(a, b);
     let notes = notes(a, b, &compared);
-    Comparison::new(sides, compared, notes)
+    let doubts = [("A", a), ("B", b)].into_iter().filter(|(_, run)| {
+        matches!(run.verdict, Verdict::ClientLimited | Verdict::Overloaded | Verdict::Disturbed)
+    });
+    let doubts = doubts.map(|(name, run)| format!("{name} was {}", run.verdict.word())).collect();
+    Comparison::new(sides, compared, notes, doubts)
 }
 
 /// Where the loads differ, what the bounds mean, and what they do not.
@@ -335,6 +468,7 @@ fn notes(a: &Document, b: &Document, compared: &[Compared]) -> Vec<String> {
             b.measured().count(),
         ),
     });
+    notes.extend(note_on_failures(compared));
     if compared.iter().any(|one| one.figure == Figure::ServerCpu) {
         notes.push(
             "The server's CPU time per request is known of each run as a whole only, so nobody can \
@@ -351,8 +485,15 @@ fn notes(a: &Document, b: &Document, compared: &[Compared]) -> Vec<String> {
     notes
 }
 
-fn percent(logarithm: f64) -> String {
-    format!("{:+.1} %", logarithm.exp_m1() * 100.0)
+/// How failures are compared, if there are any.
+pub(crate) fn note_on_failures(compared: &[Compared]) -> Option<String> {
+    let mut counted = compared.iter().filter(|one| one.figure.is_count());
+    counted.any(|one| one.finding() != Finding::None).then(|| {
+        "In the percentiles, a request that was not answered took longer than any other. Failures are \
+         compared as shares of the requests that were due, in percentage points, as if each happened \
+         by itself."
+            .to_owned()
+    })
 }
 
 /// How to take a figure of some batches together. `None`: nothing tells it of a part of a run.
@@ -361,7 +502,7 @@ fn statistic(figure: Figure) -> Option<fn(&Batches, &[usize]) -> f64> {
         Figure::Rate => Some(Batches::rate),
         Figure::P50 => Some(|batches, drawn| batches.quantile(drawn, 0.50)),
         Figure::P99 => Some(|batches, drawn| batches.quantile(drawn, 0.99)),
-        Figure::ServerCpu => None,
+        _ => None,
     }
 }
 
@@ -371,6 +512,8 @@ struct Batches {
     /// Every value that was recorded, in nanoseconds and ascending.
     values: Vec<u64>,
     batches: Vec<Batch>,
+    /// How many requests were due in the whole run for each that was answered.
+    due_per_answer: f64,
 }
 
 #[derive(Debug)]
@@ -414,13 +557,15 @@ impl Batches {
                     Some(*cumulated)
                 });
                 Batch {
-                    requests: intervals.iter().map(|interval| interval.requests).sum(),
+                    requests: intervals.iter().map(|interval| interval.answered()).sum(),
                     seconds: intervals.iter().map(|interval| interval.length_s).sum(),
                     cumulated: cumulated.collect(),
                 }
             })
             .collect();
-        Self { values, batches }
+        let answered: u64 = histograms.iter().map(|(_, sum)| sum.len()).sum();
+        let due_per_answer = (answered + run.lost()) as f64 / answered as f64;
+        Self { values, batches, due_per_answer }
     }
 
     fn len(&self) -> usize {
@@ -437,8 +582,11 @@ impl Batches {
         let at_most = |index: usize| -> u64 {
             drawn.iter().map(|&batch| self.batches[batch].cumulated[index]).sum()
         };
-        let Some(last) = self.values.len().checked_sub(1) else {
-            return f64::NAN;
+        // Those that were not answered are spread evenly over the run.
+        let quantile = quantile * self.due_per_answer;
+        let last = self.values.len().checked_sub(1).filter(|_| quantile <= 1.0);
+        let Some(last) = last.filter(|&last| at_most(last) > 0) else {
+            return f64::INFINITY;
         };
         let wanted = units::whole((at_most(last) as f64 * quantile).ceil()).max(1);
         let (mut low, mut high) = (0, last);
@@ -456,7 +604,7 @@ impl Batches {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{latency::Latency, report::json::samples};
+    use crate::report::{json::samples, output::Forms};
 
     /// Requests per interval that scatter around `rate`.
     fn around(rate: u64) -> Vec<u64> {
@@ -472,7 +620,11 @@ mod tests {
     fn a_run_does_not_differ_from_itself() {
         let run = samples::run(&around(1_000), 50_000);
         for compared in compare(&run, &run) {
-            assert_eq!(compared.finding(), Finding::NoDifference, "{compared:?}");
+            let expected = match compared.figure.is_count() {
+                true => Finding::None,
+                false => Finding::NoDifference,
+            };
+            assert_eq!(compared.finding(), expected, "{compared:?}");
             assert!(!compared.is_regression(0.0));
         }
     }
@@ -489,14 +641,17 @@ mod tests {
         for figure in [Figure::Rate, Figure::P50, Figure::P99] {
             assert_eq!(finding(&figures, figure), Finding::Worse);
         }
-        assert!(figures.iter().all(|compared| compared.is_regression(0.05)));
+        let mut measured = figures.iter().filter(|compared| !compared.figure.is_count());
+        assert!(measured.all(|compared| compared.is_regression(0.05)));
         assert!(!figures.iter().any(|compared| compared.is_regression(0.50)));
     }
 
     #[test]
     fn too_few_intervals_cannot_tell() {
         let run = samples::run(&around(1_000)[..SAMPLES_MIN - 1], 50_000);
-        assert!(compare(&run, &run).iter().all(|compared| compared.finding() == Finding::Unknown));
+        let figures = compare(&run, &run);
+        let mut measured = figures.iter().filter(|compared| !compared.figure.is_count());
+        assert!(measured.all(|compared| compared.finding() == Finding::Unknown));
         assert!(notes(&run, &run, &[])[0].contains("too few intervals"));
     }
 
@@ -515,6 +670,99 @@ mod tests {
         assert_eq!(finding(&compare(&run, &run), Figure::ServerCpu), Finding::Unknown);
         let text = compare_runs(&run, &run).to_text();
         assert!(text.contains("known of each run as a whole only"), "{text}");
+    }
+
+    /// A run that lost a request of twenty, with its connection.
+    fn lossy() -> Document {
+        let mut run = samples::run(&around(1_000), 50_000);
+        run.unanswered = run.requests / 19;
+        (run.errors, run.errors_by_kind.lost) = (run.unanswered, run.unanswered);
+        run.verdict = Verdict::Errors;
+        run
+    }
+
+    /// One whose server never answered.
+    fn silent() -> Document {
+        let mut run = samples::run(&[0; 20], 50_000);
+        run.unanswered = 10;
+        run.verdict = Verdict::Failed;
+        run
+    }
+
+    #[test]
+    fn requests_that_were_lost_took_longer_than_those_that_were_late() {
+        // Twice as long at any percentile of those that were answered.
+        let (late, lossy) = (samples::run(&around(1_000), 100_000), lossy());
+        let figures = compare(&late, &lossy);
+        for figure in [Figure::P99, Figure::Unanswered, Figure::Errors] {
+            assert_eq!(finding(&figures, figure), Finding::Worse, "{figures:?}");
+        }
+        assert_eq!(finding(&figures, Figure::P50), Finding::Better);
+        let p99 = figures.iter().find(|one| one.figure == Figure::P99).unwrap();
+        assert!(p99.b.is_infinite() && p99.is_regression(0.05), "{p99:?}");
+        let back = compare(&lossy, &late);
+        for figure in [Figure::P99, Figure::Unanswered, Figure::Errors] {
+            assert_eq!(finding(&back, figure), Finding::Better, "{back:?}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_never_answers_is_worse_in_everything() {
+        let good = samples::run(&around(1_000), 50_000);
+        let figures = compare(&good, &silent());
+        for figure in [Figure::Rate, Figure::P50, Figure::P99, Figure::Unanswered] {
+            assert_eq!(finding(&figures, figure), Finding::Worse, "{figures:?}");
+        }
+        assert_eq!(regression(&figures, false, 0.05).1, REGRESSION);
+        let (silent, silent_too) = (silent(), silent());
+        for one in compare(&silent, &silent_too) {
+            assert!(matches!(one.finding(), Finding::NoDifference | Finding::None), "{one:?}");
+        }
+    }
+
+    #[test]
+    fn every_form_says_that_lost_requests_are_worse() {
+        let comparison = compare_runs(&samples::run(&around(1_000), 100_000), &lossy());
+        for (extension, form) in Comparison::FORMS {
+            let text = form(&comparison);
+            for words in ["never answered", "unanswered", "worse", "percentage points"] {
+                assert!(text.contains(words), "{words} is not in .{extension}:\n{text}");
+            }
+        }
+        let text = comparison.to_text();
+        assert!(text.contains("+inf %") && text.contains("+5.0 points ("), "{text}");
+    }
+
+    #[test]
+    fn an_estimate_lies_within_its_own_interval_whatever_the_drain() {
+        let a = samples::run(&around(1_000), 50_000);
+        let mut b = a.clone();
+        // The answers of the last second came much later: the rate is that of the measured time.
+        b.intervals.last_mut().unwrap().length_s += 15.0;
+        for one in compare(&a, &b).iter().filter(|one| !one.figure.is_count()) {
+            let Bounds { low, high } = one.bounds.unwrap();
+            let estimate = log_ratio(one.a, one.b);
+            assert!(low <= estimate && estimate <= high, "{one:?}");
+        }
+    }
+
+    #[test]
+    fn shares_are_told_apart_as_their_counts_allow() {
+        // Newcombe (1998), method 10, with the normal quantile of 99 %: by hand.
+        let bounds = share_bounds([0.0, 10.0], [200, 200]).unwrap();
+        assert!((bounds.low - 0.0085).abs() < 2e-3 && bounds.high > 0.1, "{bounds:?}");
+        let chance = share_bounds([0.0, 1.0], [200, 200]).unwrap();
+        assert!(chance.low < 0.0 && chance.high > 0.0, "{chance:?}");
+        assert_eq!(share_bounds([0.0, 0.0], [0, 200]), None);
+    }
+
+    #[test]
+    fn a_doubtful_run_is_named_with_the_finding() {
+        let run = samples::run(&around(1_000), 50_000);
+        let mut disturbed = samples::run(&around(1_200), 40_000);
+        disturbed.verdict = Verdict::Disturbed;
+        let page = Comparison::FORMS[2].1(&compare_runs(&run, &disturbed));
+        assert!(page.contains("latency p99</strong>, but B was disturbed"), "{page}");
     }
 
     #[test]

@@ -193,7 +193,7 @@ impl FromStr for Condition {
 }
 
 /// The latency at a quantile of all requests, where `lost` of them took longer than any other.
-fn quantile_with_lost(latency: &Latency, quantile: f64, lost: u64) -> f64 {
+pub(crate) fn quantile_with_lost(latency: &Latency, quantile: f64, lost: u64) -> f64 {
     let answered = latency.count() as f64;
     let rank = quantile * (answered + lost as f64);
     // Of nothing at all it cannot be said either that it was fast.

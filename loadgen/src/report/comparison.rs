@@ -9,7 +9,7 @@ use super::{
     output::{Form, Forms},
 };
 use crate::{
-    bootstrap::{Bounds, CONFIDENCE_PERCENT},
+    bootstrap::CONFIDENCE_PERCENT,
     compare::{Compared, Figure, Finding},
     report::json::Config,
 };
@@ -30,6 +30,8 @@ pub(crate) struct Comparison {
     figures: Vec<SavedFigure>,
     /// How sure the bounds of the ratios are.
     confidence_percent: u32,
+    /// Why the findings may be wrong, each half a sentence.
+    doubts: Vec<String>,
     /// What else a reader must know, each a sentence or two.
     notes: Vec<String>,
     /// The figures of both sides in each round. Empty if there was one run of each.
@@ -45,13 +47,30 @@ pub(crate) struct Comparison {
 #[derive(Debug, Serialize)]
 struct SavedFigure {
     name: &'static str,
-    a: f64,
-    b: f64,
-    /// B / A, and between what it lies; nothing if nobody knows.
-    ratio: f64,
+    /// Nothing if it is infinite, for which JSON has no word: the time of what was never answered.
+    a: Option<f64>,
+    b: Option<f64>,
+    /// The same for people.
+    a_text: String,
+    b_text: String,
+    /// B / A, and between what it lies; nothing if nobody knows or it is no number.
+    ratio: Option<f64>,
     ratio_low: Option<f64>,
     ratio_high: Option<f64>,
+    /// Of what is counted: how many requests were due, how far the shares of that are apart, and
+    /// between what that lies.
+    #[serde(flatten)]
+    share: Option<Share>,
     finding: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct Share {
+    a_due: u64,
+    b_due: u64,
+    difference: f64,
+    difference_low: Option<f64>,
+    difference_high: Option<f64>,
 }
 
 /// One run of a round.
@@ -61,10 +80,19 @@ pub(crate) struct Round {
     pub(crate) latency_p50_ns: Option<f64>,
     pub(crate) latency_p99_ns: Option<f64>,
     pub(crate) server_cpu_us_per_request: Option<f64>,
+    pub(crate) unanswered: u64,
+    pub(crate) unsent: u64,
+    pub(crate) errors: u64,
+    pub(crate) mismatches: u64,
 }
 
 impl Comparison {
-    pub(crate) fn new([a, b]: [String; 2], compared: Vec<Compared>, notes: Vec<String>) -> Self {
+    pub(crate) fn new(
+        [a, b]: [String; 2],
+        compared: Vec<Compared>,
+        notes: Vec<String>,
+        doubts: Vec<String>,
+    ) -> Self {
         Self {
             schema: SCHEMA,
             version: env!("CARGO_PKG_VERSION"),
@@ -72,6 +100,7 @@ impl Comparison {
             b,
             figures: compared.iter().map(SavedFigure::of).collect(),
             confidence_percent: CONFIDENCE_PERCENT,
+            doubts,
             notes,
             rounds: Vec::new(),
             config: None,
@@ -106,8 +135,9 @@ impl Comparison {
     fn to_markdown(&self) -> String {
         let escape = markdown::escape;
         let mut text = format!(
-            "**loadgen: {}**\n\n* A: {}\n* B: {}\n\n",
+            "**loadgen: {}**{}\n\n* A: {}\n* B: {}\n\n",
             self.summary(),
+            self.reservation(),
             escape(&self.a),
             escape(&self.b)
         );
@@ -123,17 +153,21 @@ impl Comparison {
         let mut body = html::table("numbers", "Figures of both sides", &heading, rows);
         body += &html::list("reasons", &self.notes);
         if !self.rounds.is_empty() {
+            // What no side has a failure of takes no columns.
+            let shown = self.compared.iter().filter(|one| one.finding() != Finding::None);
+            let figures = || shown.clone().map(|one| one.figure);
             let rows = self.rounds.iter().enumerate().map(|(index, round)| {
                 let mut row = vec![(index + 1).to_string()];
-                for figure in Figure::ALL {
+                for figure in figures() {
                     row.extend(round.map(|run| {
                         run.of(figure).map_or("-".to_owned(), |value| figure.in_words(value))
                     }));
                 }
                 row
             });
-            let names =
-                Figure::ALL.map(|figure| [" A", " B"].map(|side| figure.name().to_owned() + side));
+            let names: Vec<_> = figures()
+                .map(|figure| [" A", " B"].map(|side| figure.name().to_owned() + side))
+                .collect();
             let mut heading = vec!["round"];
             heading.extend(names.as_flattened().iter().map(String::as_str));
             body += &format!(
@@ -145,7 +179,12 @@ impl Comparison {
             body += &format!("<h2>Configuration</h2>\n{}", html::pairs(config.texts()));
         }
         let sides = [("A", &self.a), ("B", &self.b)].map(|(name, side)| format!("{name}: {side}"));
-        html::plain_page("loadgen: A and B", &self.summary(), &sides, &body)
+        let summary = html::Summary {
+            class: self.class(),
+            finding: self.summary(),
+            reservation: self.reservation(),
+        };
+        html::plain_page("loadgen: A and B", &summary, &sides, &body)
     }
 
     /// Everything in half a sentence.
@@ -168,6 +207,25 @@ impl Comparison {
             parts => parts.join("; "),
         }
     }
+
+    /// The colour of the summary. What is in doubt is not shown as good.
+    fn class(&self) -> &'static str {
+        let has = |finding| self.compared.iter().any(|one| one.finding() == finding);
+        match self.doubts.is_empty() {
+            _ if has(Finding::Worse) => "bad",
+            false => "doubt",
+            true if has(Finding::Better) => "good",
+            true => "",
+        }
+    }
+
+    /// What belongs behind the summary, wherever it stands.
+    fn reservation(&self) -> String {
+        match self.doubts.as_slice() {
+            [] => String::new(),
+            doubts => format!(", but {}", doubts.join(" and ")),
+        }
+    }
 }
 
 impl Forms for Comparison {
@@ -177,14 +235,30 @@ impl Forms for Comparison {
 
 impl SavedFigure {
     fn of(compared: &Compared) -> Self {
-        let Compared { figure, a, b, bounds } = *compared;
+        let Compared { figure, a, b, due, bounds } = *compared;
+        let finite = |number: f64| Some(number).filter(|number| number.is_finite());
+        let [low, high] = [bounds.map(|bounds| bounds.low), bounds.map(|bounds| bounds.high)];
+        let ratio = match compared.shares() {
+            Some([a, b]) => finite(b / a),
+            None => finite(b / a),
+        };
+        let of_ratio = |bound: Option<f64>| bound.filter(|_| due.is_none() && ratio.is_some());
         Self {
             name: figure.name(),
-            a,
-            b,
-            ratio: b / a,
-            ratio_low: bounds.map(|Bounds { low, .. }| low.exp()),
-            ratio_high: bounds.map(|Bounds { high, .. }| high.exp()),
+            a: finite(a),
+            b: finite(b),
+            a_text: figure.in_words(a),
+            b_text: figure.in_words(b),
+            ratio,
+            ratio_low: of_ratio(low).map(f64::exp),
+            ratio_high: of_ratio(high).map(f64::exp),
+            share: due.zip(compared.shares()).map(|([a_due, b_due], [a, b])| Share {
+                a_due,
+                b_due,
+                difference: b - a,
+                difference_low: low,
+                difference_high: high,
+            }),
             finding: compared.finding().in_words(),
         }
     }
@@ -197,6 +271,10 @@ impl Round {
             Figure::P50 => self.latency_p50_ns,
             Figure::P99 => self.latency_p99_ns,
             Figure::ServerCpu => self.server_cpu_us_per_request,
+            Figure::Unanswered => Some(self.unanswered as f64),
+            Figure::Unsent => Some(self.unsent as f64),
+            Figure::Errors => Some(self.errors as f64),
+            Figure::Mismatches => Some(self.mismatches as f64),
         }
     }
 }

@@ -49,12 +49,22 @@ pub(super) fn write(document: &Document) -> String {
     })
 }
 
-/// A page without charts: `sides` are what it is about, `body` is markup.
-pub(super) fn plain_page(title: &str, summary: &str, sides: &[String], body: &str) -> String {
+/// What a page says first.
+#[derive(Debug)]
+pub(super) struct Summary {
+    pub(super) class: &'static str,
+    pub(super) finding: String,
+    pub(super) reservation: String,
+}
+
+/// A page without script: `sides` are what it is about, `body` is markup.
+pub(super) fn plain_page(title: &str, summary: &Summary, sides: &[String], body: &str) -> String {
     fill(PLAIN_PAGE, |place| match place {
         "title" => escape(title),
         "style" => STYLE.to_owned(),
-        "summary" => escape(summary),
+        "class" => summary.class.to_owned(),
+        "summary" => escape(&summary.finding),
+        "reservation" => escape(&summary.reservation),
         "sides" => list("sides", sides),
         "body" => body.to_owned(),
         other => unreachable!("the page has no place for {other}"),

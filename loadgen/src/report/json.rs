@@ -355,6 +355,16 @@ impl Document {
         self.requests + wrong + self.errors_by_kind.timeouts + self.unanswered
     }
 
+    /// How many measured requests were due: in closed loop, as many as were sent.
+    pub(crate) fn due(&self) -> u64 {
+        self.sent() + self.unsent
+    }
+
+    /// How many of them were not answered in time, so that no percentile knows of them.
+    pub(crate) fn lost(&self) -> u64 {
+        self.unanswered + self.unsent + self.errors_by_kind.timeouts
+    }
+
     /// The intervals that are measured, which are those of the sums.
     pub(crate) fn measured(&self) -> impl Iterator<Item = &SavedInterval> {
         self.intervals.iter().filter(|interval| !interval.is_warm_up)

@@ -3,11 +3,17 @@
 
 use std::{
     fs,
+    io::Write,
     net::SocketAddr,
     os::unix::fs::symlink,
     path::PathBuf,
     process::{Command, Output},
-    sync::LazyLock,
+    sync::{
+        LazyLock,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+    thread,
+    time::Duration,
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -292,6 +298,11 @@ fn baseline(requests: u64, nanos: u64) -> (TempDir, PathBuf) {
     V2DeflateSerializer::new().serialize(&histogram, &mut bytes).unwrap();
     let encoded = STANDARD.encode(bytes);
     let file = changed(&file, |run| {
+        // As long an interval as the others, so many times per second.
+        run["rate"] = (20 * requests).into();
+        for percentile in ["p50", "p99", "max"] {
+            run["latency_ns"][percentile] = nanos.into();
+        }
         for interval in run["intervals"].as_array_mut().unwrap() {
             interval["requests"] = requests.into();
             interval["histograms"]["latency"] = encoded.clone().into();
@@ -356,4 +367,44 @@ fn a_regression_needs_a_baseline() {
     let output = loadgen("--fail-on-regression :9000").output().unwrap();
     exits_with(2, &output);
     assert!(text(&output.stderr).contains("--baseline"), "{}", text(&output.stderr));
+}
+
+/// A server that answers one request of twenty after 100 ms, or closes its connection instead.
+fn slow_at_times(is_closing: bool) -> SocketAddr {
+    let seen = AtomicU64::new(0);
+    servers::start(move |_, mut stream| {
+        loop {
+            let frame = servers::read_frame(&mut stream)?;
+            if seen.fetch_add(1, SeqCst) % 20 == 19 {
+                thread::sleep(Duration::from_millis(100));
+                if is_closing {
+                    return Ok(());
+                }
+            }
+            stream.write_all(&frame)?;
+        }
+    })
+}
+
+#[test]
+fn losing_slow_requests_is_worse_than_answering_them_late() {
+    let folder = tempfile::tempdir().unwrap();
+    let [late, lost] = ["late.json", "lost.json"].map(|name| folder.path().join(name));
+    exits_with(
+        0,
+        &loadgen(&format!("{LOAD} {} -o", slow_at_times(false))).arg(&late).output().unwrap(),
+    );
+    let mut command = loadgen(&format!("{LOAD} --fail-on-regression {} -o", slow_at_times(true)));
+    let output = command.arg(&lost).arg("--baseline").arg(&late).output().unwrap();
+    exits_with(3, &output);
+    let shown = text(&output.stdout);
+    let regression = shown.lines().find(|line| line.starts_with("Regression: ")).unwrap();
+    assert!(regression.contains("latency p99") && regression.contains("unanswered"), "{shown}");
+    let output = compare(&late, &lost).arg("--fail-on-regression").output().unwrap();
+    exits_with(3, &output);
+    let shown = text(&output.stdout);
+    let p99 = shown.lines().find(|line| line.starts_with("latency p99")).unwrap();
+    assert!(p99.contains("never answered") && p99.ends_with("worse"), "{shown}");
+    exits_with(0, &compare(&lost, &late).arg("--fail-on-regression").output().unwrap());
+    exits_with(2, &compare(&lost, &late).arg("--fail-on-regression=much").output().unwrap());
 }
