@@ -778,7 +778,7 @@ fn stop_on_signals(stop: &Stop) -> io::Result<()> {
     let others = [SIGHUP, SIGQUIT].into_iter().filter(|&signal| !is_ignored(signal));
     let mut signals = Signals::new([SIGINT, SIGTERM].into_iter().chain(others))?;
     let stop = stop.clone();
-    thread::spawn(move || signals.forever().for_each(|_| stop.request()));
+    thread::Builder::new().spawn(move || signals.forever().for_each(|_| stop.request()))?;
     Ok(())
 }
 

@@ -66,10 +66,10 @@ pub(crate) fn round_trip(clock: &Clock, times: u32) -> io::Result<Latency> {
     let (mut far, _) = listener.accept()?;
     near.set_nodelay(true)?;
     far.set_nodelay(true)?;
-    let echo = thread::spawn(move || {
+    let echo = thread::Builder::new().spawn(move || {
         let mut byte = [0];
         while far.read_exact(&mut byte).is_ok() && far.write_all(&byte).is_ok() {}
-    });
+    })?;
     let mut taken = Recorder::new();
     for _ in 0..times {
         let sent_at = clock.now();

@@ -110,7 +110,10 @@ pub enum RunError {
         error: String,
     },
     /// The system refused something that the generator needs.
-    #[error("cannot go on: {0}; if there are too many open files, raise the limit (ulimit -n)")]
+    #[error(
+        "cannot go on: {0}; if there are too many open files, or no threads to have, raise the \
+         limit (ulimit -n, ulimit -u)"
+    )]
     System(#[from] io::Error),
     /// Someone asked to stop before the load began.
     #[error("stopped before the load began")]
@@ -295,7 +298,8 @@ impl Site<'_> {
                 return self.conduct(&clock, &lines, &received, server, stop, observe);
             }
             let (begin, begun) = mpsc::channel();
-            let adversaries = scope.spawn(move || plan.adversaries.run(&self.endpoints, &begun));
+            let adversaries = thread::Builder::new()
+                .spawn_scoped(scope, move || plan.adversaries.run(&self.endpoints, &begun))?;
             // It cannot fail: the other end waits for it.
             let _ = begin.send(());
             let report = self.conduct(&clock, &lines, &received, server, stop, observe);

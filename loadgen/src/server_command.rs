@@ -65,6 +65,14 @@ pub enum ServerCommandError {
         /// What the system says.
         error: io::Error,
     },
+    /// The system has no thread that reads its output.
+    #[error("cannot read the output of `{program}`: {error}; allow more threads (ulimit -u)")]
+    NotRead {
+        /// The program.
+        program: String,
+        /// What the system says.
+        error: io::Error,
+    },
     /// It ended, or closed its output, before it listened.
     #[error(
         "`{program}` ended before it wrote `listening on ADDR` to its standard output ({status}); \
@@ -113,11 +121,13 @@ impl ServerCommand {
             .process_group(0)
             .spawn()
             .map_err(|error| ServerCommandError::NotRun { program: program.clone(), error })?;
-        let lines = announcements(child.stdout.take().expect("it is piped"));
+        let output = child.stdout.take().expect("it is piped");
         let unset = Address::Tcp { host: String::new(), port: 0 };
         // From here on every way out stops the child.
         let mut server =
             Self { child, stop: stop.clone(), address: unset, metrics: None, has_ended: false };
+        let lines = announcements(output)
+            .map_err(|error| ServerCommandError::NotRead { program: program.clone(), error })?;
         let said = server.wait_until_listening(program, &lines)?;
         server.address = said
             .address
@@ -214,9 +224,9 @@ impl Drop for ServerCommand {
 
 /// Reads the output to its end, so that the server never blocks on it, and passes on the first
 /// announcement, with what comes in the same write.
-fn announcements(output: ChildStdout) -> Receiver<Announcement> {
+fn announcements(output: ChildStdout) -> io::Result<Receiver<Announcement>> {
     let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || {
+    thread::Builder::new().spawn(move || {
         let mut output = BufReader::new(output);
         let mut line = Vec::new();
         let (mut sender, mut said) = (Some(sender), None);
@@ -235,8 +245,8 @@ fn announcements(output: ChildStdout) -> Receiver<Announcement> {
                 let _ = sender.send(said.take().expect("it was looked at just now"));
             }
         }
-    });
-    receiver
+    })?;
+    Ok(receiver)
 }
 
 fn announced(what: &str, line: &[u8]) -> Option<String> {

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     env,
     fs::File,
+    path::Path,
     process::{self, Stdio},
     sync::atomic::{AtomicU32, Ordering::Relaxed},
     thread,
@@ -48,17 +49,21 @@ impl User {
 
     /// The program, started by a shell that has done this before.
     fn program_after(&self, done: &str) -> Command {
+        self.after(done, program::PATH)
+    }
+
+    /// Another program.
+    fn after(&self, done: &str, program: impl AsRef<Path>) -> Command {
         let mut command = self.command("sh");
         // The user may not see its folder, but can execute what is open.
         command.args(["-c", &format!(r#"{done} && exec "$0" "$@""#), "/proc/self/fd/0"]);
-        command.stdin(File::open(program::PATH).expect("a program"));
+        command.stdin(File::open(program).expect("a program"));
         command
     }
 
     /// The program with so many threads in all.
     fn program_with_threads(&self, threads: u32) -> Command {
-        // Shells differ in the letter.
-        self.program_after(&format!("{{ ulimit -p {threads} 2>&- || ulimit -u {threads}; }}"))
+        self.program_after(&limit(threads))
     }
 
     /// Lets a process of the user have so many threads in all from now on.
@@ -68,6 +73,11 @@ impl User {
         command.args([format!("--pid={id}"), format!("--nproc={threads}:")]);
         assert!(command.status().await.expect("prlimit of util-linux").success());
     }
+}
+
+/// Limits a shell to so many threads. Shells differ in the letter.
+fn limit(threads: u32) -> String {
+    format!("{{ ulimit -p {threads} 2>&- || ulimit -u {threads}; }}")
 }
 
 #[test]
@@ -206,13 +216,33 @@ fn a_limit_that_cannot_be_read_is_no_limit() {
 
 #[test]
 fn a_limit_that_cannot_be_read_is_none_for_the_generator_either() {
+    let loadgen = &*LOADGEN;
     run(async {
         let server = Program::start("").await;
-        let mut command = Command::new(&*LOADGEN);
+        let mut command = Command::new(loadgen);
         command.args(["-n", "100", "-c", "10", "--plain", &server.address.to_string()]);
         let child = without_call(libc::SYS_prlimit64, command);
         let output = child.wait_with_output().await.expect("a process that was started");
         assert!(output.status.success(), "{output:?}");
+        server.stop().await;
+    });
+}
+
+#[test]
+fn with_too_few_threads_the_generator_ends_and_says_so() {
+    let loadgen = &*LOADGEN;
+    run(async {
+        let server = Program::start("").await;
+        // The program itself, its signals, a look at the noise, and those that load.
+        for threads in 1..4 {
+            let mut command = User::new().after(&limit(threads), loadgen);
+            command.args(["-n", "10", "-t", "2", "-c", "2", "--plain"]);
+            let output = command.arg(server.address.to_string()).output().await;
+            let output = output.expect("a shell starts");
+            let said = String::from_utf8(output.stderr).expect("text");
+            assert_eq!(output.status.code(), Some(1), "{said}");
+            assert!(said.starts_with("loadgen: ") && said.lines().count() == 1, "{said}");
+        }
         server.stop().await;
     });
 }
