@@ -2,6 +2,7 @@
 
 mod ab;
 mod adversaries;
+mod built;
 mod command_line;
 mod counts;
 mod forms;

@@ -17,6 +17,7 @@ use loadgen::Stop;
 use serde_json::Value;
 
 use crate::{
+    built,
     command_line::{exits_with, loadgen, text},
     servers::{self, echo, plan},
 };
@@ -133,8 +134,7 @@ fn a_wrong_url_is_a_usage_error() {
 
 /// The real server, with a page of metrics.
 fn arena_echo() -> Vec<OsString> {
-    let build = escargot::CargoBuild::new().package("arena-echo").bin("arena-echo");
-    let program = build.run().expect("the server builds").path().into();
+    let program = built::program("arena-echo").into();
     let arguments = "--mode buddy --listen 127.0.0.1:0 --admin 127.0.0.1:0";
     [program].into_iter().chain(arguments.split_whitespace().map(OsString::from)).collect()
 }

@@ -16,6 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::{
+    built,
     command_line::loadgen,
     servers::{self, echo, plan, read_frame, run},
 };
@@ -324,9 +325,8 @@ struct EchoProcess {
 
 impl EchoProcess {
     fn start() -> Self {
-        let build = escargot::CargoBuild::new().package("loadgen").example("raw_echo");
-        let program = build.run().expect("the example builds");
-        let mut child = program.command().stdout(Stdio::piped()).spawn().expect("the example runs");
+        let mut command = Command::new(built::program("raw_echo"));
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("the example runs");
         let mut line = String::new();
         let output = child.stdout.take().unwrap();
         io::BufRead::read_line(&mut io::BufReader::new(output), &mut line).unwrap();

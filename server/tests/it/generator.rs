@@ -8,14 +8,13 @@ use std::{
 
 use serde_json::Value;
 
-use crate::support::program;
+use crate::{built, support::program};
 
 /// Requests that each run measures.
 const REQUESTS: u64 = 2000;
 
 /// The generator's program, built as this test is.
-pub(crate) static LOADGEN: LazyLock<PathBuf> =
-    LazyLock::new(|| program::build(|build| build.bin("loadgen")));
+pub(crate) static LOADGEN: LazyLock<PathBuf> = LazyLock::new(|| built::program("loadgen"));
 
 const FIXED: &str = "--mode fixed --slot-size 4k --capacity 256k";
 const BUDDY: &str = "--mode buddy --capacity 4MiB --max-frame 256k";

@@ -9,7 +9,10 @@ use tokio::{
     process::Command,
 };
 
-use crate::support::{client::Client, in_process::InProcess, program, run, traffic::frame};
+use crate::{
+    built,
+    support::{client::Client, in_process::InProcess, run, traffic::frame},
+};
 
 const LONG: Duration = Duration::from_secs(600);
 
@@ -128,7 +131,7 @@ fn a_reply_beyond_the_limit_ends_the_connection_behind_the_replies_before_it() {
 
 #[test]
 fn the_checksum_example_answers_with_checksums() {
-    let example = program::build(|build| build.example("checksum"));
+    let example = built::program("checksum");
     run(async {
         let mut command = Command::new(example);
         command.arg("127.0.0.1:0").stdout(Stdio::piped()).kill_on_drop(true);

@@ -1,5 +1,7 @@
 //! The server as its peers meet it: real sockets, in this process and as the real program.
 
+#[path = "../../../loadgen/tests/it/built.rs"]
+mod built;
 mod support;
 
 mod admin;

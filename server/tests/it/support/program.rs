@@ -3,11 +3,9 @@
 use std::{
     fs::{self, DirEntry},
     net::SocketAddr,
-    path::PathBuf,
     process::{ExitStatus, Stdio},
 };
 
-use escargot::CargoBuild;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, BufReader, Lines},
@@ -153,15 +151,4 @@ fn lines<R: AsyncRead>(output: R) -> Lines<BufReader<R>> {
 
 async fn next_line<R: AsyncRead + Unpin>(lines: &mut Lines<BufReader<R>>) -> String {
     lines.next_line().await.expect("lines of text").expect("another line")
-}
-
-/// Builds another program of the workspace, in the profile of the tests and with what they were
-/// built with already.
-pub(crate) fn build(select: impl FnOnce(CargoBuild) -> CargoBuild) -> PathBuf {
-    let build = select(CargoBuild::new()).arg("--workspace");
-    let build = match cfg!(debug_assertions) {
-        true => build,
-        false => build.arg("--profile").arg("testrelease"),
-    };
-    build.run().expect("it builds").path().to_owned()
 }
