@@ -1,6 +1,8 @@
 // Opens the status page in headless Chromium, checks it and takes screenshots. Called by status_page.sh:
 //
-//   node status_page.mjs URL DIRECTORY SERVER_PID
+//   node status_page.mjs URL DIRECTORY SERVER_PID URL_AT_REST
+//
+// The first server is under load, the second has nothing to do.
 //
 // Talks to the browser through its debugging pipe, so there is nothing to install besides the two.
 import { spawn } from "node:child_process";
@@ -8,11 +10,11 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
-const [url, into, server] = process.argv.slice(2);
+const [url, into, server, idle] = process.argv.slice(2);
 const VIEWS = [
   { name: "wide-light", width: 1280, height: 900, scheme: "light" },
   { name: "wide-dark", width: 1280, height: 900, scheme: "dark" },
-  { name: "phone-light", width: 360, height: 740, scheme: "light" },
+  { name: "phone-light", width: 390, height: 844, scheme: "light" },
   { name: "phone-dark", width: 360, height: 740, scheme: "dark" },
 ];
 /** So long is what the charts show before anybody looks. */
@@ -59,7 +61,7 @@ function call(method, params = {}, sessionId) {
   }));
 }
 
-async function open(view) {
+async function open(view, address = url, blocked = []) {
   const { targetId } = await call("Target.createTarget", { url: "about:blank" });
   const { sessionId } = await call("Target.attachToTarget", { targetId, flatten: true });
   const page = { errors: [], requests: [], send: (method, params) => call(method, params, sessionId) };
@@ -78,7 +80,8 @@ async function open(view) {
   const { width, height } = view;
   await page.send("Emulation.setDeviceMetricsOverride", { width, height, deviceScaleFactor: 1, mobile: width < 500 });
   await page.send("Emulation.setEmulatedMedia", { features: [{ name: "prefers-color-scheme", value: view.scheme }] });
-  await page.send("Page.navigate", { url });
+  await page.send("Network.setBlockedURLs", { urls: blocked });
+  await page.send("Page.navigate", { url: address });
   return page;
 }
 
@@ -95,6 +98,11 @@ async function until(page, state) {
   while (!state.test(await page.text("state"))) await sleep(100);
 }
 
+/** How many colours the map has. */
+const colours = page => page.value(`(() => { const c = document.getElementById("map"); if (!c || !c.width) return 0;
+  const d = c.getContext("2d").getImageData(0, 0, c.width, c.height).data, seen = new Set();
+  for (let i = 0; i < d.length; i += 4) seen.add(d[i] << 16 | d[i + 1] << 8 | d[i + 2]); return seen.size; })()`);
+
 /** Has the page draw itself anew, and waits until it has. */
 const redraw = page => page.value(`new Promise(drawn => { dispatchEvent(new Event("resize"));
   requestAnimationFrame(() => requestAnimationFrame(() => drawn(true))); })`);
@@ -110,10 +118,12 @@ for (const view of VIEWS) {
   check(before[1] !== after[1], `${view.name}: bytes move (${after[1]})`);
   const past = await page.value("rows.length");
   check(past > LOADED_MS / 1000, `${view.name}: a new page has a past (${past} samples)`);
-  const drawn = await page.value(`(() => { const c = document.getElementById("map"); if (c.width === 0) return 0;
-    const d = c.getContext("2d").getImageData(0, 0, c.width, c.height).data, seen = new Set();
-    for (let i = 0; i < d.length; i += 4) seen.add(d[i] << 16 | d[i + 1] << 8 | d[i + 2]); return seen.size; })()`);
+  const drawn = await colours(page);
   check(drawn >= 3, `${view.name}: the map shows free, used and set aside memory (${drawn} colours)`);
+  const live = await page.text("live");
+  check(live !== "0 B" && live !== "-", `${view.name}: memory was in use in the last second (${live})`);
+  const answered = await page.value(`document.querySelector("#by-state .end").textContent`);
+  check(answered !== "0 %", `${view.name}: connections are answered (${answered} of the time)`);
   const wide = await page.value("document.documentElement.scrollWidth");
   check(wide <= view.width, `${view.name}: fits its width (${wide} of ${view.width})`);
   check(page.errors.length === 0, `${view.name}: no errors in the console ${page.errors.join("; ")}`);
@@ -121,6 +131,26 @@ for (const view of VIEWS) {
   check(foreign.length === 0, `${view.name}: asks nobody else ${foreign.join(" ")}`);
   await shoot(page, view, view.name);
   await page.close();
+}
+
+// Without a single event, a page shows all that was known when it was asked for.
+const first = await open(VIEWS[0], url, ["*/events"]);
+await sleep(1500);
+const [past, drawn] = [await first.value("rows.length"), await colours(first)];
+check(past > LOADED_MS / 1000 && drawn >= 3, `the first paint has the past and the map (${past} samples, ${drawn} colours)`);
+const panels = await first.value(`["by-state", "by-held", "blocks", "oldest"].filter(id => !document.getElementById(id).children.length)`);
+check(panels.length === 0, `and no empty panel ${panels.join(" ")}`);
+await shoot(first, VIEWS[0], "first");
+await first.close();
+
+// Memory that nobody uses is not in pieces.
+for (const view of [VIEWS[0], VIEWS[2]]) {
+  const rest = await open(view, idle);
+  await until(rest, /^ready$/);
+  const pieces = await rest.text("fragmentation");
+  check(pieces === "0 %", `${view.name}: memory at rest is not fragmented (${pieces} ${await rest.text("fragmentation-of")})`);
+  await shoot(rest, view, `rest-${view.name}`);
+  await rest.close();
 }
 
 // As many look as may: one more says so, and shows the server when a place is free.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The status page in a real browser: no errors, no request to anybody else, numbers that move, nothing cut off,
-# and no "ready" of a server that hangs or is gone.
+# The status page in a real browser: complete when it is first painted, no errors, no request to anybody else,
+# numbers that move, nothing cut off, no alarm at rest, and no "ready" of a server that hangs or is gone.
 #
 #   ci/status_page.sh DIRECTORY
 #
@@ -34,18 +34,21 @@ server=$!
 pids+=("$server")
 # The checks kill it at the end, which bash need not tell.
 disown "$server"
-found() { sed -n "s/^$1 on //p" "$scratch/output"; }
+# One with the defaults, which has nothing to do.
+"$ARENA_ECHO" --listen 127.0.0.1:0 --admin 127.0.0.1:0 >"$scratch/output-at-rest" 2>"$scratch/log-at-rest" &
+pids+=("$!")
+found() { sed -n "s/^$1 on //p" "$scratch/output${2:-}"; }
 for _ in {1..100}; do
-    [[ -n $(found admin) ]] && break
+    [[ -n $(found admin) && -n $(found admin -at-rest) ]] && break
     sleep 0.1
 done
-[[ -n $(found admin) ]] || { cat "$scratch/log" >&2; exit 1; }
+[[ -n $(found admin) && -n $(found admin -at-rest) ]] || { cat "$scratch"/log* >&2; exit 1; }
 
 "$LOADGEN" -c 24 -d 90s -w 0s -R 3000 -s list:64*60,4k*25,60k*10,300k*5 --slow-readers 6 --slow-senders 12 --plain \
     "$(found listening)" >"$scratch/load" 2>&1 &
 pids+=("$!")
 
-node ci/status_page.mjs "http://$(found admin)/" "$into" "$server" || {
+node ci/status_page.mjs "http://$(found admin)/" "$into" "$server" "http://$(found admin -at-rest)/" || {
     tail -n 5 "$scratch/log" "$scratch/load" >&2
     exit 1
 }

@@ -31,6 +31,9 @@ pub(crate) enum Doing {
 #[derive(Debug)]
 pub(crate) struct Roster {
     start: Instant,
+    /// For how long connections have done what, in the order of [`Doing::ALL`], up to their last
+    /// changes. Written with an entry, so as rarely.
+    spent_ms: [AtomicU64; Doing::ALL.len()],
     entries: Mutex<Entries>,
 }
 
@@ -110,7 +113,11 @@ impl Doing {
 
 impl Roster {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { start: Instant::now(), entries: Mutex::default() })
+        Arc::new(Self {
+            start: Instant::now(),
+            spent_ms: Default::default(),
+            entries: Mutex::default(),
+        })
     }
 
     /// Notes that a connection has come. It is idle, and holds nothing.
@@ -171,6 +178,20 @@ impl Roster {
         since.map(|since| Duration::from_millis(self.now_ms().saturating_sub(since)))
     }
 
+    /// Returns for how many milliseconds all connections together have done what, in the order of
+    /// [`Doing::ALL`]. What a connection does while this looks may be missing until the next look.
+    pub(crate) fn spent_ms(&self) -> [u64; Doing::ALL.len()] {
+        let entries = self.lock();
+        // First the sums: nothing may count twice.
+        let mut spent = self.spent_ms.each_ref().map(|spent| spent.load(Relaxed));
+        let now_ms = self.now_ms();
+        for entry in entries.by_number.values() {
+            let since_ms = entry.doing_since_ms.load(Relaxed);
+            spent[entry.doing() as usize] += now_ms.saturating_sub(since_ms);
+        }
+        spent
+    }
+
     fn now_ms(&self) -> u64 {
         u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
@@ -218,6 +239,7 @@ impl Presence {
         let now_ms = self.roster.now_ms();
         let (did, held_before) = self.noted;
         if did != doing {
+            self.count_spent(now_ms);
             // First the time: who looks in between must not take a short wait for a
             // long one. Only on machines that reorder stores may it show for a moment.
             self.entry.doing_since_ms.store(now_ms, Relaxed);
@@ -229,11 +251,21 @@ impl Presence {
         self.entry.held_bytes.store(held_bytes, Relaxed);
         self.noted = (doing, held_bytes);
     }
+
+    /// Adds the time since the last change to that of all connections.
+    fn count_spent(&self, now_ms: u64) {
+        let since_ms = self.entry.doing_since_ms.load(Relaxed);
+        let spent_ms = &self.roster.spent_ms[self.noted.0 as usize];
+        spent_ms.fetch_add(now_ms.saturating_sub(since_ms), Relaxed);
+    }
 }
 
 impl Drop for Presence {
     fn drop(&mut self) {
-        self.roster.lock().by_number.remove(&self.number);
+        let mut entries = self.roster.lock();
+        entries.by_number.remove(&self.number);
+        // Under the lock: who looks sees the time in one of the two.
+        self.count_spent(self.roster.now_ms());
     }
 }
 
@@ -293,6 +325,33 @@ mod tests {
 
         other.note(Doing::Idle, 0);
         assert_eq!(roster.census(1).oldest[0].name.id, 1);
+    }
+
+    #[test]
+    fn time_is_counted_for_what_a_connection_did_in_it_also_when_it_has_gone() {
+        let roster = Roster::new();
+        let mut presence = roster.enter(name(1));
+        // The clock of the roster counts milliseconds.
+        let until_spent = |doing: Doing| {
+            while roster.spent_ms()[doing as usize] == 0 {
+                std::hint::spin_loop();
+            }
+        };
+        until_spent(Doing::Idle);
+        presence.note(Doing::Waiting, 0);
+        let idle_ms = roster.spent_ms()[Doing::Idle as usize];
+        until_spent(Doing::Waiting);
+        // A connection that looks whether there is memory goes on waiting.
+        presence.end_turn();
+        presence.note(Doing::Writing, 10);
+        until_spent(Doing::Writing);
+        drop(presence);
+
+        let spent_ms = roster.spent_ms();
+        assert_eq!(spent_ms[Doing::Idle as usize], idle_ms);
+        assert_eq!(spent_ms[Doing::Reading as usize], 0);
+        assert!(spent_ms[Doing::Waiting as usize] > 0 && spent_ms[Doing::Writing as usize] > 0);
+        assert!(spent_ms.iter().sum::<u64>() <= roster.now_ms(), "{spent_ms:?}");
     }
 
     #[test]

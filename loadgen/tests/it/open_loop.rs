@@ -5,7 +5,7 @@ use std::{
     io::{self, BufRead, BufReader, Write},
     os::unix::net::UnixListener,
     path::Path,
-    process::{Child, Stdio},
+    process::{Child, Command, Stdio},
     sync::mpsc,
     thread,
     time::Duration,

@@ -3,7 +3,7 @@
 use std::{
     fmt::{self, Display, Write},
     fs,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use rlimit::{Resource, getrlimit};
@@ -200,11 +200,11 @@ fn write_server<H: Handler>(page: &mut Page, server: &Server<H>) {
 
 /// The names that Prometheus clients have for every process.
 fn write_process<H: Handler>(page: &mut Page, server: &Server<H>) {
-    let cpu = clock_gettime(ClockId::ProcessCPUTime);
+    let cpu = cpu_time();
     page.counter(
         "process_cpu_seconds_total",
         "CPU time of the process, of users and the system.",
-        format_args!("{}.{:09}", cpu.tv_sec, cpu.tv_nsec),
+        format_args!("{}.{:09}", cpu.as_secs(), cpu.subsec_nanos()),
     );
     if let Some(bytes) = resident_bytes() {
         page.gauge("process_resident_memory_bytes", "Resident memory of the process.", bytes);
@@ -233,6 +233,11 @@ fn open_descriptors() -> Option<u64> {
         0 => Some((fs::read_dir(folder).ok()?.count() as u64).saturating_sub(1)),
         count => Some(count),
     }
+}
+
+/// CPU time of this process, of users and the system.
+pub(super) fn cpu_time() -> Duration {
+    clock_gettime(ClockId::ProcessCPUTime).try_into().unwrap_or_default()
 }
 
 pub(super) fn resident_bytes() -> Option<usize> {

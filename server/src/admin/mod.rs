@@ -27,7 +27,7 @@ mod site;
 
 use std::{
     convert::Infallible,
-    future::{Future, poll_fn, ready},
+    future::{Future, poll_fn},
     num::NonZeroUsize,
     panic::AssertUnwindSafe,
     sync::{
@@ -303,11 +303,11 @@ async fn serve<H: Handler>(
     let _ = socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
     // Relaxed, both: read by this very task.
     let (has_asked, is_subscriber) = (AtomicBool::new(false), AtomicBool::new(false));
-    let service = service_fn(|request| {
-        let response = site.answer(&request);
+    let service = service_fn(async |request| {
         has_asked.store(true, Relaxed);
+        let response = site.answer(request).await;
         is_subscriber.store(matches!(response.body(), Content::Events(_)), Relaxed);
-        ready(Ok::<_, Infallible>(response))
+        Ok::<_, Infallible>(response)
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -13,7 +13,8 @@ use hyper::{
 };
 use serde_json::{Value, json};
 use tokio::{
-    sync::{Semaphore, oneshot, watch},
+    select,
+    sync::{Mutex as AsyncMutex, Semaphore, oneshot, watch},
     time::{MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
@@ -38,8 +39,17 @@ use crate::{
 
 const PAGE: &str = include_str!("page.html");
 
+/// What in the page stands for the figures that it begins with.
+const FIGURES: &str = "{{figures}}";
+
 /// How often figures are taken, and told.
 const TICK: Duration = Duration::from_secs(1);
+
+/// How often it is looked in between how much memory is in use, which comes and goes with requests.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// To look may take one part in so many of the time: a large arena is looked at less often.
+const LOOK_SHARE: u32 = 500;
 
 /// To draw the map may take one part in so many of the time: that of a large arena is drawn less
 /// often.
@@ -53,12 +63,20 @@ const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 
                       connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \
                       frame-ancestors 'none'";
 
+/// The last map, and when there may be another.
+#[derive(Debug, Default)]
+struct Drawn {
+    map: Value,
+    due: Option<Instant>,
+}
+
 /// What all connections to it share.
 #[derive(Debug)]
 pub(super) struct Site<H> {
     server: Server<H>,
     exhaustion: Mutex<Exhaustion>,
     samples: Mutex<Samples>,
+    map: AsyncMutex<Drawn>,
     /// The latest event.
     latest: watch::Sender<Bytes>,
     subscribers: Arc<Semaphore>,
@@ -80,6 +98,7 @@ impl<H: Handler> Site<H> {
             server,
             exhaustion: Mutex::new(exhaustion),
             samples: Mutex::default(),
+            map: AsyncMutex::default(),
             latest: watch::Sender::new(Bytes::new()),
             subscribers: Arc::new(Semaphore::new(subscribers_max)),
             over,
@@ -95,32 +114,42 @@ impl<H: Handler> Site<H> {
 
     /// Takes figures every second, and tells them to those who look.
     pub(super) async fn watch(&self) {
-        let mut ticks = interval(TICK);
+        let (mut ticks, mut looks) = (interval(TICK), interval(LOOK));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut map, mut map_due) = (Value::Null, Instant::now());
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut live_max, mut look_due) = (0, Instant::now());
         loop {
-            ticks.tick().await;
-            let row = samples::row(&self.server.memory_metrics(), &self.server.metrics());
-            self.samples().push(row);
-            // Whoever asks next must learn of it, though nobody may ask for long.
-            self.exhausted();
-            if self.latest.receiver_count() == 0 {
+            let is_tick = select! {
+                biased;
+                _ = ticks.tick() => true,
+                _ = looks.tick() => false,
+            };
+            let start = Instant::now();
+            if !is_tick && start < look_due {
                 continue;
             }
-            if map_due <= Instant::now() {
-                let start = Instant::now();
-                // Without a new one, the page goes on with the last.
-                map = self.draw_map().await.unwrap_or(map);
-                map_due = start + start.elapsed() * MAP_SHARE;
+            let memory = self.server.memory_metrics();
+            live_max = memory.bytes_live.max(live_max);
+            look_due = start + start.elapsed() * LOOK_SHARE;
+            if !is_tick {
+                continue;
             }
-            self.latest.send_replace(event("tick", &self.tick(row, &map)));
+            let row = samples::row(&self.server, &memory, live_max);
+            self.samples().push(row);
+            live_max = 0;
+            // Whoever asks next must learn of it, though nobody may ask for long.
+            self.exhausted();
+            if self.latest.receiver_count() > 0 {
+                let map = self.map().await;
+                self.latest.send_replace(event("tick", &self.tick(row, &map)));
+            }
         }
     }
 
     /// Answers one request.
-    pub(super) fn answer<B>(&self, request: &Request<B>) -> Response<Content> {
+    pub(super) async fn answer<B>(&self, request: Request<B>) -> Response<Content> {
         let mut response = match (request.method(), request.uri().path()) {
-            (&Method::GET | &Method::HEAD, "/") => html(PAGE),
+            (&Method::GET | &Method::HEAD, "/") => html(self.page().await),
             (&Method::GET | &Method::HEAD, "/metrics") => {
                 let text = exposition::write(&self.server, self.valid_until());
                 respond(StatusCode::OK, exposition::CONTENT_TYPE, Content::whole(text))
@@ -130,7 +159,7 @@ impl<H: Handler> Site<H> {
                 None => text(StatusCode::OK, "ready\n".to_owned()),
                 Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
             },
-            (&Method::GET | &Method::HEAD, "/events") => self.subscribe(),
+            (&Method::GET | &Method::HEAD, "/events") => self.subscribe().await,
             (&Method::GET | &Method::HEAD, _) => text(
                 StatusCode::NOT_FOUND,
                 "there are: / /metrics /healthz /readyz /events\n".to_owned(),
@@ -183,22 +212,31 @@ impl<H: Handler> Site<H> {
         exhaustion.observe(Instant::now(), look)
     }
 
-    fn subscribe(&self) -> Response<Content> {
+    /// The page, and in it what it shows first.
+    async fn page(&self) -> String {
+        // No text of a figure may end the element that they are in.
+        let figures = self.hello().await.to_string().replace('<', "\\u003c");
+        PAGE.replacen(FIGURES, &figures, 1)
+    }
+
+    async fn subscribe(&self) -> Response<Content> {
         let Ok(place) = Arc::clone(&self.subscribers).try_acquire_owned() else {
             let why = "as many look already as may\n".to_owned();
             return text(StatusCode::SERVICE_UNAVAILABLE, why);
         };
         let mut latest = self.latest.subscribe();
         latest.mark_unchanged();
-        let hello = event("hello", &self.hello());
+        let hello = event("hello", &self.hello().await);
         let events = Content::events(hello, latest, self.over.clone(), place);
         respond(StatusCode::OK, "text/event-stream", events)
     }
 
-    /// What does not change, and the past.
-    fn hello(&self) -> Value {
+    /// What does not change, the past, and what is now.
+    async fn hello(&self) -> Value {
+        let map = self.map().await;
         let plan = self.server.memory().plan();
         let rows: Vec<Row> = self.samples().rows().copied().collect();
+        let tick = rows.last().map(|row| self.tick(*row, &map));
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "mode": if plan.is_fixed() { "fixed" } else { "buddy" },
@@ -206,11 +244,13 @@ impl<H: Handler> Site<H> {
             "capacity_bytes": plan.capacity_bytes(),
             "unit_bytes": plan.unit_bytes(),
             "largest_block_bytes": plan.largest_block_bytes(),
+            "frame_block_bytes": plan.frame_block_bytes(),
             "parts": plan.parts(),
             "started_ms": milliseconds(self.server.built()),
             "now_ms": milliseconds(SystemTime::now()),
             "columns": COLUMNS,
             "rows": rows,
+            "tick": tick,
         })
     }
 
@@ -240,6 +280,20 @@ impl<H: Handler> Site<H> {
             "census": census(&self.server.roster().census(OLDEST)),
             "map": map,
         })
+    }
+
+    /// The map, a new one if it is due.
+    async fn map(&self) -> Value {
+        let mut drawn = self.map.lock().await;
+        let start = Instant::now();
+        if drawn.due.is_none_or(|due| due <= start) {
+            // Without a new one, the page goes on with the last.
+            if let Some(map) = self.draw_map().await {
+                drawn.map = map;
+            }
+            drawn.due = Some(start + start.elapsed() * MAP_SHARE);
+        }
+        drawn.map.clone()
     }
 
     /// Draws on a thread of its own: a large arena takes a while. `None` if there is no thread, or
@@ -295,7 +349,7 @@ fn census(census: &Census) -> Value {
     })
 }
 
-fn html(page: &'static str) -> Response<Content> {
+fn html(page: String) -> Response<Content> {
     respond(StatusCode::OK, "text/html; charset=utf-8", Content::whole(page))
 }
 

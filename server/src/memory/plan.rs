@@ -237,6 +237,11 @@ impl Plan {
         ordinary.checked_ilog2().map_or(0, |order| 1 << order)
     }
 
+    /// Bytes of the block that the largest frame takes, or of a slot.
+    pub(crate) fn frame_block_bytes(&self) -> usize {
+        self.block_bytes
+    }
+
     /// Whether so many bytes fit into no block.
     pub(super) fn must_spill(&self, bytes: usize) -> bool {
         bytes > self.block_bytes
@@ -324,6 +329,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::config::Config;
 
     #[test]
     fn two_slots_are_enough_and_one_is_not() {
@@ -373,6 +379,14 @@ mod tests {
                         1MiB for replies; an idle connection holds 0, one at work reads 64KiB at a \
                         time and holds at most 2176KiB; who finds none waits";
         assert_eq!(plan.to_string(), expected);
+    }
+
+    #[test]
+    fn the_defaults_hold_as_many_frames_at_once_as_the_configuration_says() {
+        let plan = Config::buddy().plan().expect("a plan");
+        let frames = plan.parts()[0].1 / plan.frame_block_bytes();
+        let file = include_str!("../../../configs/arena-echo.toml");
+        assert!(file.contains(&format!("The default lets {frames} connections work")), "{frames}");
     }
 
     proptest! {

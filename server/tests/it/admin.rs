@@ -12,6 +12,7 @@ use std::{
 use arena_echo::{Admin, ArenaKind, Config, Handler};
 use prometheus_parse::{Scrape, Value};
 use rustix::process::Signal;
+use serde_json::Value as Json;
 use socket2::SockRef;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -36,6 +37,9 @@ const SLOT: usize = 4096;
 
 /// How often something is asked for again until it is so.
 const ASK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Memory that is held for some of these is seen.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// A deadline that is soon reached.
 const SOON: Duration = Duration::from_secs(1);
@@ -386,6 +390,109 @@ fn the_page_shows_who_holds_memory_and_what_for() {
 
         drop(client);
         server.until_no_memory_is_held().await;
+        shown.stop().await;
+        server.stop().await;
+    });
+}
+
+/// What a page has in itself, for what it shows first.
+fn figures(page: &str) -> Json {
+    let (_, figures) = page.split_once("id=\"figures\">").expect("figures");
+    let (figures, _) = figures.split_once("</script>").expect("their end");
+    serde_json::from_str(figures).expect("JSON")
+}
+
+/// The value of a column in a row.
+fn column(figures: &Json, row: &Json, name: &str) -> u64 {
+    let columns = figures["columns"].as_array().expect("names");
+    let place = columns.iter().position(|column| column == name).expect("a column");
+    row[place].as_u64().expect("a number")
+}
+
+#[test]
+fn the_page_begins_with_the_past_the_map_and_who_holds_memory() {
+    run(async {
+        let server = InProcess::start(&scarce()).await;
+        let shown = Shown::start(Admin::new(server.server().clone())).await;
+        let mut client = Client::connect(server.address).await;
+        client.send(&frame(1000, 1)[..500]).await;
+        server.until_memory_is_held().await;
+        // Nobody listens to events: nothing but the page has to tell.
+        let page = loop {
+            let page = figures(&get(shown.address, "/").await.body);
+            if page["rows"].as_array().is_some_and(|rows| rows.len() >= 2) {
+                break page;
+            }
+            sleep(ASK_AGAIN).await;
+        };
+        let tick = &page["tick"];
+        assert_eq!(Some(&tick["row"]), page["rows"].as_array().and_then(|rows| rows.last()));
+        assert!(tick["map"]["cells"].as_str().is_some_and(|cells| cells.contains('8')), "{tick}");
+        assert_eq!(tick["census"]["oldest"][0]["peer"], client.address().to_string());
+        drop(client);
+        shown.stop().await;
+        server.stop().await;
+    });
+}
+
+#[test]
+fn memory_that_was_in_use_between_two_ticks_is_in_the_second() {
+    run(async {
+        let server = InProcess::start(&scarce()).await;
+        let shown = Shown::start(Admin::new(server.server().clone())).await;
+        let mut events = Events::open(shown.address).await;
+        let hello = events.next("hello").await.expect("what does not change");
+        loop {
+            events.next("tick").await.expect("what changes");
+            let mut client = Client::connect(server.address).await;
+            client.send(&frame(1000, 1)[..500]).await;
+            server.until_memory_is_held().await;
+            sleep(3 * LOOK).await;
+            drop(client);
+            server.until_no_memory_is_held().await;
+            let tick = events.next("tick").await.expect("what changes");
+            let column = |name| column(&hello, &tick["row"], name);
+            // On a busy machine a tick may come while it is in use.
+            if (column("live"), column("live_max")) == (0, SLOT as u64) {
+                break;
+            }
+        }
+        loop {
+            let tick = events.next("tick").await.expect("what changes");
+            if column(&hello, &tick["row"], "live_max") == 0 {
+                break;
+            }
+        }
+        shown.stop().await;
+        server.stop().await;
+    });
+}
+
+#[test]
+fn the_page_knows_how_long_connections_did_what() {
+    run(async {
+        let server = InProcess::start(&scarce()).await;
+        let shown = Shown::start(Admin::new(server.server().clone())).await;
+        let mut holder = Client::connect(server.address).await;
+        holder.send(&frame(1000, 1)[..500]).await;
+        server.until_memory_is_held().await;
+        let mut waiting = Client::connect(server.address).await;
+        waiting.send(&frame(10, 2)).await;
+        server.until_waiting(1).await;
+        let mut events = Events::open(shown.address).await;
+        let hello = events.next("hello").await.expect("what does not change");
+        let mut rows = Vec::new();
+        for _ in 0..3 {
+            rows.push(events.next("tick").await.expect("what changes")["row"].clone());
+        }
+        // Both have done nothing else for longer than from one tick to the next.
+        let during = |name| column(&hello, &rows[2], name) - column(&hello, &rows[1], name);
+        let passed_ms = during("time_ms");
+        assert_eq!((during("idle_ms"), during("writing_ms")), (0, 0));
+        for name in ["reading_ms", "waiting_for_memory_ms"] {
+            assert!(during(name) * 2 > passed_ms, "{name}: {} of {passed_ms}", during(name));
+        }
+        drop((holder, waiting));
         shown.stop().await;
         server.stop().await;
     });
@@ -769,6 +876,89 @@ fn every_metric_is_explained_to_operators() {
         shown.stop().await;
         server.stop().await;
     });
+}
+
+/// Every rule of the alerts, as an expression of metrics.
+fn alerts() -> Vec<String> {
+    let text = fs::read_to_string(configs("prometheus-alerts.yaml")).expect("a file");
+    let documents = YamlLoader::load_from_str(&text).expect("YAML");
+    let mut expressions = Vec::new();
+    strings_under(&documents[0], "expr", &mut expressions);
+    expressions
+}
+
+/// The numbers that an expression compares with. Zero is no threshold.
+fn thresholds(expression: &str) -> BTreeSet<String> {
+    let compared = expression.split(['<', '>']).skip(1).map(str::trim_start);
+    let is_of_number = |c: char| c.is_ascii_digit() || matches!(c, '.' | ' ' | '*');
+    let number = |text: &str| {
+        let end = text.find(|c| !is_of_number(c)).unwrap_or(text.len());
+        text[..end].trim().to_owned()
+    };
+    compared.map(number).filter(|number| !matches!(&number[..], "" | "0")).collect()
+}
+
+/// What is measured by an expression: without selectors, times and thresholds.
+fn measured(expression: &str) -> String {
+    let mut depth = 0;
+    let is_kept = |c: &char| {
+        depth += i32::from(matches!(c, '{' | '['));
+        let is_kept = depth == 0 && !c.is_whitespace();
+        depth -= i32::from(matches!(c, '}' | ']'));
+        is_kept
+    };
+    let kept: String = expression.chars().filter(is_kept).collect();
+    kept.split(['<', '>']).next().expect("a beginning").to_owned()
+}
+
+#[test]
+fn the_guide_the_alerts_and_the_dashboard_name_the_same_thresholds() {
+    let guide = fs::read_to_string(configs("../docs/operations.md")).expect("a file");
+    let rows: Vec<_> = guide.lines().filter(|line| line.starts_with("| `")).collect();
+    let has_number = |row: &str, number: &str| {
+        let mut found = row.match_indices(number).map(|(at, _)| (at, at + number.len()));
+        let is_digit = |c: Option<char>| c.is_some_and(|c| c.is_ascii_digit() || c == '.');
+        found.any(|(start, end)| {
+            !is_digit(row[..start].chars().next_back()) && !is_digit(row[end..].chars().next())
+        })
+    };
+    let explains = |expression: &str, number: &str| {
+        let names = names(expression);
+        let about = rows.iter().filter(|row| {
+            let subject = row.split(" | ").next().unwrap_or_default();
+            let mut metrics = names.iter().map(|name| name.trim_end_matches("_bucket"));
+            metrics.any(|name| subject.contains(&format!("`{name}")))
+        });
+        let mut about = about.peekable();
+        assert!(about.peek().is_some(), "the guide has no row for {expression}");
+        assert!(
+            about.any(|row| has_number(row, number)),
+            "the guide has another threshold than {number} for {expression}"
+        );
+    };
+    let (mut compared, mut drawn) = (0, 0);
+    let dashboard = fs::read_to_string(configs("grafana-dashboard.json")).expect("a file");
+    let dashboard: Json = serde_json::from_str(&dashboard).expect("JSON");
+    let panels = dashboard["panels"].as_array().expect("panels");
+    for alert in alerts() {
+        for number in thresholds(&alert).iter().filter(|_| !alert.starts_with("up{")) {
+            explains(&alert, number);
+            compared += 1;
+        }
+    }
+    for panel in panels {
+        let expression = panel["targets"][0]["expr"].as_str().expect("an expression");
+        let steps = panel["fieldConfig"]["defaults"]["thresholds"]["steps"].as_array();
+        let steps = steps.into_iter().flatten().filter(|step| step["value"].is_number());
+        let lines: BTreeSet<_> = steps.map(|step| step["value"].to_string()).collect();
+        lines.iter().for_each(|line| explains(expression, line));
+        let same = alerts().into_iter().find(|alert| measured(alert) == measured(expression));
+        if let Some(alert) = same {
+            assert_eq!(lines, thresholds(&alert), "{}", panel["title"]);
+            drawn += 1;
+        }
+    }
+    assert!(compared >= 8 && drawn >= 1, "{compared} compared, {drawn} drawn");
 }
 
 #[test]
