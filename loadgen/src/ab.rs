@@ -86,7 +86,13 @@ impl Sides {
     pub(crate) fn contest(&self, plan: &Plan, commands: [Vec<String>; 2]) -> Contest {
         // Reading a page costs a server something, and nothing of it is compared.
         let finds_metrics = false;
-        let plans = commands.map(|command| Plan { command, finds_metrics, ..plan.clone() });
+        let holds_server_output = true;
+        let plans = commands.map(|command| Plan {
+            command,
+            finds_metrics,
+            holds_server_output,
+            ..plan.clone()
+        });
         Contest { plans, rounds: self.rounds }
     }
 }

@@ -4,7 +4,7 @@
 //! |-------------------|-------------------------------------------------------------|
 //! | `host:port`       | TCP; all addresses of the name are tried                    |
 //! | `:port`           | TCP, this machine                                           |
-//! | `[::1]:port`      | TCP over IPv6                                               |
+//! | `[::1]:port`      | TCP over IPv6; `[fe80::1%eth0]:port` names the interface    |
 //! | `unix:/path`      | a Unix socket                                               |
 //!
 //! A server that announces `0.0.0.0` or `[::]` listens everywhere; it is reached on the loopback
@@ -17,6 +17,7 @@ use std::{
     str::FromStr,
 };
 
+use rustix::net::SocketAddrUnix;
 use thiserror::Error;
 
 use crate::stream::Endpoint;
@@ -69,16 +70,18 @@ impl FromStr for Address {
             if path.starts_with('@') {
                 return Err(AddressError::Abstract(path.to_owned()));
             }
-            let path = PathBuf::from(path);
-            return if path.as_os_str().is_empty() {
-                Err(malformed())
-            } else {
-                Ok(Self::Unix { path })
+            if path.is_empty() || path.contains('\0') {
+                return Err(malformed());
+            }
+            let fits = |len: usize| SocketAddrUnix::new(&path.as_bytes()[..len]).is_ok();
+            return match (0..=path.len()).rev().find(|&len| fits(len)).unwrap_or_default() {
+                len if len == path.len() => Ok(Self::Unix { path: PathBuf::from(path) }),
+                limit => Err(AddressError::PathTooLong { path: path.to_owned(), limit }),
             };
         }
         let (host, port) = text.rsplit_once(':').ok_or_else(malformed)?;
         let host = match host.strip_prefix('[').map(|host| host.strip_suffix(']')) {
-            Some(Some(host)) if host.parse::<Ipv6Addr>().is_ok() => host,
+            Some(Some(host)) if is_ipv6(host) => host,
             Some(_) => return Err(malformed()),
             None if host.contains([':', ' ', '/']) => return Err(malformed()),
             None if host.is_empty() => "127.0.0.1",
@@ -93,7 +96,7 @@ impl FromStr for Address {
 
 impl From<SocketAddr> for Address {
     fn from(address: SocketAddr) -> Self {
-        Self::Tcp { host: address.ip().to_string(), port: address.port() }
+        Self::Tcp { host: host_of(address), port: address.port() }
     }
 }
 
@@ -123,16 +126,45 @@ pub enum AddressError {
          unix:./{0} for a file of that name"
     )]
     Abstract(String),
+    /// The path of a Unix socket is longer than the system allows.
+    #[error(
+        "`unix:{path}` has a path of {} bytes, and that of a Unix socket has {limit} at most; use \
+         a shorter one, for example relative to the working directory",
+        .path.len()
+    )]
+    PathTooLong {
+        /// The path.
+        path: String,
+        /// How many bytes it may have.
+        limit: usize,
+    },
+}
+
+/// Whether this is an IPv6 address, with or without an interface as in `fe80::1%eth0`.
+pub(crate) fn is_ipv6(host: &str) -> bool {
+    let (address, interface) = host.split_once('%').unwrap_or((host, "any"));
+    address.parse::<Ipv6Addr>().is_ok() && !interface.is_empty() && !interface.contains(' ')
+}
+
+/// The IP address in words, with the number of its interface if it has one.
+pub(crate) fn host_of(address: SocketAddr) -> String {
+    match address {
+        SocketAddr::V6(address) if address.scope_id() != 0 => {
+            format!("{}%{}", address.ip(), address.scope_id())
+        }
+        address => address.ip().to_string(),
+    }
 }
 
 /// An address at which a server answers that listens at `address`.
-pub(crate) fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, address.port())
+pub(crate) fn reachable(mut address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        // With its interface.
+        _ => {}
+    }
+    address
 }
 
 #[cfg(test)]
@@ -149,6 +181,25 @@ mod tests {
         reads_as("example.test:9000", "example.test", 9000);
         reads_as(":9000", "127.0.0.1", 9000);
         reads_as("[::1]:9000", "::1", 9000);
+        reads_as("[fe80::1%eth0]:9000", "fe80::1%eth0", 9000);
+    }
+
+    #[test]
+    fn the_interface_of_a_link_local_address_is_kept() {
+        let address: SocketAddr = "[fe80::1%1]:9000".parse().unwrap();
+        let written = Address::from(address);
+        assert_eq!(written.to_string(), "[fe80::1%1]:9000");
+        assert_eq!(written.resolve().unwrap(), [Endpoint::Tcp(address)]);
+        assert_eq!(reachable(address), address);
+    }
+
+    #[test]
+    fn a_path_that_no_unix_socket_can_have_is_too_long() {
+        let longest = "x".repeat(108);
+        assert!(format!("unix:{longest}").parse::<Address>().is_ok());
+        let error = format!("unix:{longest}y").parse::<Address>().unwrap_err();
+        let words = "has a path of 109 bytes, and that of a Unix socket has 108 at most";
+        assert!(error.to_string().contains(words), "{error}");
     }
 
     #[test]
@@ -160,9 +211,20 @@ mod tests {
 
     #[test]
     fn anything_else_is_malformed() {
-        for text in
-            ["", "host", "host:", "host:0", "host:65536", "::1:80", "[::1:80", "[x]:80", "a b:80"]
-        {
+        for text in [
+            "",
+            "host",
+            "host:",
+            "host:0",
+            "host:65536",
+            "::1:80",
+            "[::1:80",
+            "[x]:80",
+            "a b:80",
+            "[::1%]:80",
+            "[x%eth0]:80",
+            "[127.0.0.1%lo]:80",
+        ] {
             let error = text.parse::<Address>().unwrap_err();
             assert_eq!(error, AddressError::Malformed(text.to_owned()), "{text}");
         }

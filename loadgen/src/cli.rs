@@ -443,6 +443,7 @@ impl SearchArguments {
         self.run.rate = if start.is_some() { self.start } else { START.to_owned() };
         let order = match self.run.judge() {
             Ok(mut order) => {
+                order.plan.holds_server_output = true;
                 judge.problems.extend(search::problems(&order.plan));
                 if order.plan.requests.is_some() {
                     order.notes.push(
@@ -528,6 +529,7 @@ impl RunArguments {
                 })
             }),
             command: self.command,
+            holds_server_output: false,
             connections,
             threads: threads.unwrap_or_else(|| available_threads().min(connections)),
             pipeline: pipeline.unwrap_or(1),
@@ -669,16 +671,21 @@ impl Judge {
         T: Copy + Into<u64> + TryFrom<u64> + PartialOrd,
     {
         self.value(flag, text, |text| {
-            let number = match units::parse_count(text) {
-                Ok(count) => T::try_from(count).ok(),
+            let read = units::parse_count(text);
+            let number = match &read {
+                // More than there can be.
+                Ok(u64::MAX) if text.trim().parse::<u64>().is_err() => None,
+                Ok(count) => T::try_from(*count).ok(),
                 Err(_) if text.starts_with('-') => None,
-                Err(reason) => return Err(reason),
+                Err(reason) => return Err(reason.clone()),
             };
             let (least, most) = range.clone().into_inner();
             number.filter(|number| range.contains(number)).ok_or_else(|| {
                 let least = units::grouped(least.into());
                 match most.into() {
-                    u64::MAX => format!("is `{text}`; it must be at least {least}"),
+                    u64::MAX if read != Ok(u64::MAX) => {
+                        format!("is `{text}`; it must be at least {least}")
+                    }
                     most => format!("is `{text}`; it must be {least} to {}", units::grouped(most)),
                 }
             })
@@ -914,6 +921,24 @@ mod tests {
                 "--threads is `0`; it must be 1 to 1,024",
             ]
         );
+    }
+
+    #[test]
+    fn a_number_that_is_too_large_is_refused_and_not_another_one() {
+        for number in ["18446744073709551616", "99999999999999999999", "1e30"] {
+            let problems = judge(&format!("--seed {number} -n {number} :9000")).unwrap_err();
+            let said: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            let most = "18,446,744,073,709,551,615";
+            assert_eq!(
+                said,
+                [
+                    format!("--requests is `{number}`; it must be 1 to {most}"),
+                    format!("--seed is `{number}`; it must be 0 to {most}"),
+                ]
+            );
+        }
+        let Order { plan, .. } = judge(&format!("--seed {} :9000", u64::MAX)).unwrap();
+        assert_eq!(plan.seed, u64::MAX);
     }
 
     #[test]

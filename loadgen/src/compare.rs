@@ -25,7 +25,7 @@ use crate::{
     report::{
         comparison::{self, Comparison},
         facts,
-        json::{Config, Document, SavedInterval},
+        json::{Config, Document, SEED_TEXT, SavedInterval},
         output::Output,
         text,
     },
@@ -44,8 +44,9 @@ const LOG_RATIO_MAX: f64 = 100.0;
 
 /// What of the configuration makes runs differ for reasons of their own. The rest may differ from
 /// run to run.
-const INCIDENTAL: [&str; 9] = [
+const INCIDENTAL: [&str; 10] = [
     "seed",
+    SEED_TEXT,
     "duration_s",
     "requests",
     "warm_up_s",

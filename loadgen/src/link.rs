@@ -693,7 +693,7 @@ impl Link {
                     1 => "1 reply".to_owned(),
                     replies => format!("{} replies", units::grouped(replies)),
                 },
-                units::bytes(u64::from(largest))
+                units::exact_bytes(u64::from(largest))
             ),
         };
         match loss {

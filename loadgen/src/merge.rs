@@ -26,7 +26,7 @@ use crate::{
         encoded::Encoded,
         json::{
             Age, BlockedTime, Client, Condition, Config, Document, Floor, Histograms, RATES_JOINT,
-            SavedAdversaries, SavedInterval, Server, WarmUp, sent_share,
+            SEED_TEXT, SavedAdversaries, SavedInterval, Server, WarmUp, sent_share,
         },
         output::Output,
         text,
@@ -39,8 +39,8 @@ use crate::{
 const ADDED: [&str; 6] =
     ["connections", "threads", "requests", "slow_readers", "slow_senders", "resets"];
 /// Settings of one machine each, which are kept side by side.
-const LISTED: [&str; 7] =
-    ["seed", "pin", "slo", "metrics", "server_pid", "command", "threads_pinned"];
+const LISTED: [&str; 8] =
+    ["seed", SEED_TEXT, "pin", "slo", "metrics", "server_pid", "command", "threads_pinned"];
 /// The setting that says how often each machine sent.
 const RATE: &str = "rate";
 /// How much of the time in which any of them measured all of them must have measured.

@@ -17,7 +17,11 @@ use std::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{address::reachable, clock::Clock, console, units};
+use crate::{
+    address::{host_of, is_ipv6, reachable},
+    clock::Clock,
+    console, units,
+};
 
 /// How often the page is read, whatever the interval of progress.
 const PERIOD_MIN: Duration = Duration::from_millis(100);
@@ -129,9 +133,8 @@ impl MetricsUrl {
     /// The page of a server that says it tells of itself at this address, if it is one.
     pub(crate) fn of_announced(address: &str) -> Option<Self> {
         let address = reachable(address.parse().ok()?);
-        let host = address.ip().to_string();
         (address.port() != 0).then(|| Self {
-            host,
+            host: host_of(address),
             port: address.port(),
             path: METRICS_PATH.to_owned(),
         })
@@ -159,15 +162,19 @@ impl FromStr for MetricsUrl {
             None => (authority, HTTP_PORT),
         };
         let host = match host.strip_prefix('[') {
-            Some(host) => host.strip_suffix(']').ok_or_else(wrong)?,
+            // In URLs the sign before an interface is escaped.
+            Some(host) => {
+                let host = host.strip_suffix(']').ok_or_else(wrong)?.replace("%25", "%");
+                is_ipv6(&host).then_some(host).ok_or_else(wrong)?
+            }
             None if host.contains(':') => return Err(wrong()),
-            None => host,
+            None => host.to_owned(),
         };
         let is_plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
-        if host.is_empty() || !is_plain(host) || !is_plain(path) {
+        if host.is_empty() || !is_plain(&host) || !is_plain(path) {
             return Err(wrong());
         }
-        Ok(Self { host: host.to_owned(), port, path: path.to_owned() })
+        Ok(Self { host, port, path: path.to_owned() })
     }
 }
 
@@ -175,7 +182,7 @@ impl fmt::Display for MetricsUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { host, port, path } = self;
         match host.contains(':') {
-            true => write!(f, "http://[{host}]:{port}{path}"),
+            true => write!(f, "http://[{}]:{port}{path}", host.replace('%', "%25")),
             false => write!(f, "http://{host}:{port}{path}"),
         }
     }
@@ -199,12 +206,12 @@ fn read_repeatedly(
     let mut has_complained = false;
     let mut due = Instant::now();
     while !lock(state).is_over {
-        match fetch(url).and_then(|page| parse(&page)) {
+        match fetch(url).and_then(|page| parse(&page)).map_err(in_words) {
             Ok(sample) => lock(state).samples.push(Sample { at_s: now_s(), ..sample }),
             Err(error) if !has_complained => {
                 has_complained = true;
                 console::complain(format_args!(
-                    "cannot read {url} (--metrics): {error}; the run goes on without"
+                    "cannot read {url} (--metrics): {error}; the run goes on, and it is tried again"
                 ));
             }
             Err(_) => {}
@@ -220,14 +227,28 @@ fn read_repeatedly(
     }
 }
 
+/// An error as people know it. A read or write that takes too long ends like one that would block.
+fn in_words(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => {
+            let words = format!("no complete answer within {}", units::time_of(TIMEOUT));
+            io::Error::new(io::ErrorKind::TimedOut, words)
+        }
+        _ => error,
+    }
+}
+
 /// Reads the page.
 fn fetch(url: &MetricsUrl) -> io::Result<String> {
     let deadline = Instant::now() + TIMEOUT;
     let mut stream = connect(url, deadline)?;
+    // An interface means something on this machine only.
+    let host = url.host.split('%').next().unwrap_or_default();
+    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
     write!(
         stream,
-        "GET {} HTTP/1.1\r\nHost: {}:{}\r\nAccept: text/plain\r\nConnection: close\r\n\r\n",
-        url.path, url.host, url.port
+        "GET {} HTTP/1.1\r\nHost: {host}:{}\r\nAccept: text/plain\r\nConnection: close\r\n\r\n",
+        url.path, url.port
     )?;
     let mut reply = BufReader::new(Timed { stream, deadline }.take(PAGE_BYTES_MAX));
     let mut line = String::new();
@@ -368,6 +389,8 @@ mod tests {
         reads_as("http://127.0.0.1:9100/", "http://127.0.0.1:9100/metrics");
         reads_as("http://[::1]:9100", "http://[::1]:9100/metrics");
         reads_as("http://[::1]/metrics", "http://[::1]:80/metrics");
+        reads_as("http://[fe80::1%25eth0]:9100", "http://[fe80::1%25eth0]:9100/metrics");
+        reads_as("http://[fe80::1%eth0]:9100", "http://[fe80::1%25eth0]:9100/metrics");
     }
 
     #[test]

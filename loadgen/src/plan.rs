@@ -41,6 +41,9 @@ pub struct Plan {
     /// A server to start, with its arguments, and to stop afterwards. Empty: the server runs
     /// already.
     pub command: Vec<String>,
+    /// Whether what that server writes to its standard error is held back, and shown only if it
+    /// does not start or ends by itself. For runs that follow each other.
+    pub holds_server_output: bool,
     /// Connections, at least 1.
     pub connections: u32,
     /// Threads, at least 1. More than connections are useless: see
@@ -238,7 +241,7 @@ impl Plan {
             "--interval",
             format!(
                 "is {}; it must be at least {}",
-                units::time_of(self.interval),
+                units::time_beside(self.interval, INTERVAL_MIN),
                 units::time_of(INTERVAL_MIN)
             ),
         );
@@ -333,6 +336,7 @@ impl Default for Plan {
         Self {
             target: None,
             command: Vec::new(),
+            holds_server_output: false,
             connections: DEFAULT_CONNECTIONS,
             threads: 1,
             pipeline: 1,

@@ -73,6 +73,11 @@ impl Rate {
         }
     }
 
+    /// Requests per second on average. Infinite in closed loop.
+    pub(crate) fn mean(&self) -> f64 {
+        f64::midpoint(self.first(), self.last())
+    }
+
     /// Says what is wrong with it: a sentence without subject.
     pub(crate) fn problem(self) -> Option<String> {
         let rates = match self {

@@ -195,7 +195,7 @@ pub fn run(
     // Dropped on every way out, which stops the server.
     let mut server = match plan.command.as_slice() {
         [] => None,
-        command => Some(ServerCommand::start(command, stop)?),
+        command => Some(ServerCommand::start(command, plan.holds_server_output, stop)?),
     };
     // The server has the limit that it was given.
     let _raised = open_files::raise(files);
@@ -426,6 +426,8 @@ impl Site<'_> {
                 Duration::from_nanos(until.max(total.last_echo_at).saturating_sub(from))
             }
         };
+        let drain = total.last_echo_at.saturating_sub(from);
+        let drain = Duration::from_nanos(drain).saturating_sub(duration);
         let sent = total.counts.sent();
         let is_telling = duration >= TELLING_TIME;
         let in_flight_mean: f64 = efforts.iter().map(|effort| effort.in_flight_mean).sum();
@@ -486,6 +488,7 @@ impl Site<'_> {
             slo: Vec::new(),
             littles_law,
             duration,
+            drain,
             counts: total.counts,
             latency,
             service,

@@ -6,6 +6,9 @@
 //!                          12k             until it is as small as asked for
 //! ```
 //!
+//! A condition with a lower bound, such as `rate>=10k`, may be missed because too little is asked for.
+//! If nothing else is missed the search goes on upwards.
+//!
 //! A run counts only if the generator kept the schedule, and on a machine that was not quiet only
 //! if it met the conditions all the same. One that does not count is repeated: a moment in which
 //! the machine did something else must not end a search. If none counts at a rate, nothing is known
@@ -34,6 +37,8 @@ const RATE_MIN: f64 = 1.0;
 const REQUESTS_MIN: f64 = 10.0;
 /// How long a load must last to tell whether the server keeps up with the rate.
 const LOAD_MIN: Duration = Duration::from_secs(1);
+/// A run of a number of requests that would last longer is not made, unless it is the first.
+const RUN_MAX: Duration = Duration::from_secs(60);
 /// How often a run is made that does not count.
 const TRIES: u32 = 3;
 
@@ -65,6 +70,8 @@ pub struct Step {
 pub enum StepOutcome {
     /// The conditions were met.
     Met,
+    /// Only conditions were missed that ask for more, such as `rate>=10k`.
+    TooLow,
     /// They were not, or requests were not answered, or the server did not keep up with the rate.
     Missed,
     /// The generator did not keep the schedule, or the machine was not quiet and they were missed.
@@ -118,7 +125,8 @@ impl Search {
                 stopped => return bracket.found_when_stopped(best, stopped),
             };
             let is_met = report.slo.iter().all(|condition| condition.is_met);
-            let outcome = StepOutcome::of(report.verdict, is_met);
+            let is_too_low = plan.slo.as_ref().is_some_and(|slo| slo.asks_for_more(&report.slo));
+            let outcome = StepOutcome::of(report.verdict, is_met, is_too_low);
             let latency = &report.latency;
             let p99 = (latency.count() > 0).then(|| latency.percentiles().p99);
             observe(&Step { rate, outcome, verdict: report.verdict, p99 });
@@ -166,7 +174,7 @@ pub(crate) fn problems(plan: &Plan) -> Vec<Problem> {
         format!(
             "is {}; a search needs at least {} for each run, or it cannot tell whether the server \
              keeps up with the rate",
-            units::time_of(duration),
+            units::time_beside(duration, LOAD_MIN),
             units::time_of(LOAD_MIN)
         )
     };
@@ -181,17 +189,23 @@ fn requests_min(rate: f64) -> u64 {
     units::whole((rate * LOAD_MIN.as_secs_f64()).ceil())
 }
 
-/// The rate below which a run of `plan` says nothing.
+/// The rate below which a run of `plan` says nothing, or takes too long.
 fn rate_min(plan: &Plan) -> f64 {
-    plan.duration.map_or(RATE_MIN, |duration| (REQUESTS_MIN / duration.as_secs_f64()).max(RATE_MIN))
+    let rate = match (plan.duration, plan.requests) {
+        (Some(duration), _) => REQUESTS_MIN / duration.as_secs_f64(),
+        (None, Some(requests)) => requests as f64 / RUN_MAX.as_secs_f64(),
+        (None, None) => RATE_MIN,
+    };
+    rate.max(RATE_MIN)
 }
 
 impl StepOutcome {
-    fn of(verdict: Verdict, are_conditions_met: bool) -> Self {
+    fn of(verdict: Verdict, are_conditions_met: bool, is_too_low: bool) -> Self {
         match verdict {
             Verdict::ClientLimited => Self::Invalid,
             // Whatever took the CPUs away has not made the server faster.
             Verdict::Ok | Verdict::Disturbed if are_conditions_met => Self::Met,
+            Verdict::Ok | Verdict::Disturbed if is_too_low => Self::TooLow,
             Verdict::Disturbed => Self::Invalid,
             _ => Self::Missed,
         }
@@ -204,6 +218,7 @@ impl fmt::Display for Step {
         write!(f, "{rate:>11} requests/s  p99 {p99:>8}  ")?;
         match self.outcome {
             StepOutcome::Met => f.write_str("met"),
+            StepOutcome::TooLow => f.write_str("too low for a condition"),
             StepOutcome::Missed => f.write_str("missed"),
             StepOutcome::Invalid => write!(f, "does not count: {}", self.verdict.word()),
         }
@@ -232,12 +247,13 @@ impl fmt::Display for Found {
     }
 }
 
-/// What is known: the largest rate that met, the smallest that did not.
+/// What is known: the largest rates that were too low and that met, the smallest that missed.
 #[derive(Clone, Copy, Debug)]
 struct Bracket {
     start: f64,
     /// No lower rate is tried.
     rate_min: f64,
+    too_low: Option<f64>,
     met: Option<f64>,
     missed: Option<f64>,
     /// How many runs at the next rate did not count.
@@ -248,15 +264,28 @@ struct Bracket {
 
 impl Bracket {
     fn new(start: f64, rate_min: f64) -> Self {
-        Self { start, rate_min, met: None, missed: None, invalid_tries: 0, is_invalid_above: false }
+        Self {
+            start,
+            rate_min,
+            too_low: None,
+            met: None,
+            missed: None,
+            invalid_tries: 0,
+            is_invalid_above: false,
+        }
+    }
+
+    /// The rate above which to search.
+    fn lower_end(&self) -> Option<f64> {
+        self.met.or(self.too_low)
     }
 
     fn next_rate(&self) -> f64 {
-        match (self.met, self.missed) {
+        match (self.lower_end(), self.missed) {
             (None, None) => self.start,
-            (Some(met), None) => met * 2.0,
+            (Some(low), None) => low * 2.0,
             (None, Some(missed)) => missed / 2.0,
-            (Some(met), Some(missed)) => f64::midpoint(met, missed),
+            (Some(low), Some(missed)) => f64::midpoint(low, missed),
         }
     }
 
@@ -269,7 +298,8 @@ impl Bracket {
         self.invalid_tries = 0;
         match outcome {
             StepOutcome::Met => self.met = Some(rate),
-            StepOutcome::Missed | StepOutcome::Invalid => {
+            StepOutcome::TooLow if self.met.is_none() => self.too_low = Some(rate),
+            StepOutcome::TooLow | StepOutcome::Missed | StepOutcome::Invalid => {
                 self.missed = Some(rate);
                 self.is_invalid_above = outcome == StepOutcome::Invalid;
             }
@@ -293,9 +323,9 @@ impl Bracket {
     }
 
     fn is_narrow(&self, precision: f64) -> bool {
-        match (self.met, self.missed) {
-            (Some(met), Some(missed)) => missed - met <= met * precision,
-            (Some(met), None) => met >= RATE_MAX,
+        match (self.lower_end(), self.missed) {
+            (Some(low), Some(missed)) => missed - low <= low * precision,
+            (Some(low), None) => low >= RATE_MAX,
             (None, Some(missed)) => missed / 2.0 < self.rate_min,
             (None, None) => false,
         }
@@ -321,11 +351,42 @@ mod tests {
 
     #[test]
     fn a_run_on_a_machine_that_was_not_quiet_proves_only_what_it_reached() {
-        assert_eq!(StepOutcome::of(Verdict::Disturbed, true), StepOutcome::Met);
-        assert_eq!(StepOutcome::of(Verdict::Disturbed, false), StepOutcome::Invalid);
-        assert_eq!(StepOutcome::of(Verdict::ClientLimited, true), StepOutcome::Invalid);
-        assert_eq!(StepOutcome::of(Verdict::Ok, false), StepOutcome::Missed);
-        assert_eq!(StepOutcome::of(Verdict::Overloaded, true), StepOutcome::Missed);
+        let of = |verdict, is_met| StepOutcome::of(verdict, is_met, false);
+        assert_eq!(of(Verdict::Disturbed, true), StepOutcome::Met);
+        assert_eq!(of(Verdict::Disturbed, false), StepOutcome::Invalid);
+        assert_eq!(of(Verdict::ClientLimited, true), StepOutcome::Invalid);
+        assert_eq!(of(Verdict::Ok, false), StepOutcome::Missed);
+        assert_eq!(of(Verdict::Overloaded, true), StepOutcome::Missed);
+        let too_low = |verdict| StepOutcome::of(verdict, false, true);
+        assert_eq!(too_low(Verdict::Ok), StepOutcome::TooLow);
+        assert_eq!(too_low(Verdict::Overloaded), StepOutcome::Missed);
+    }
+
+    /// A server that does 588 requests per second, under conditions that no rate below a limit
+    /// meets.
+    fn above(limit: f64) -> impl Fn(f64) -> StepOutcome {
+        move |rate| match rate {
+            588.0.. => StepOutcome::Missed,
+            _ if rate < limit => StepOutcome::TooLow,
+            _ => StepOutcome::Met,
+        }
+    }
+
+    #[test]
+    fn a_rate_that_is_too_low_for_a_condition_is_raised() {
+        for start in [10.0, 100.0, 1_000.0] {
+            for limit in [150.0, 400.0, 550.0] {
+                let (bracket, steps) = search(start, above(limit));
+                let met = bracket.met.unwrap_or_else(|| panic!("none from {start} to {limit}"));
+                assert!((588.0 / 1.03..=588.0).contains(&met), "{met}");
+                assert!(steps <= 20, "{steps} steps from {start}");
+            }
+            let (bracket, steps) = search(start, above(700.0));
+            assert_eq!(bracket.met, None);
+            assert!(steps <= 20, "{steps} steps from {start}");
+        }
+        let (bracket, _) = search(10.0, |_| StepOutcome::TooLow);
+        assert_eq!(bracket.met, None);
     }
 
     #[test]
@@ -383,6 +444,17 @@ mod tests {
         assert_eq!(rate_min(&plan(Some(Duration::from_secs(2)))), 5.0);
         assert_eq!(rate_min(&plan(Some(Duration::from_secs(60)))), RATE_MIN);
         assert_eq!(rate_min(&plan(None)), RATE_MIN);
+    }
+
+    #[test]
+    fn a_run_of_a_number_of_requests_lasts_no_longer_than_a_minute_unless_it_is_the_first() {
+        let plan = |requests| Plan { duration: None, requests: Some(requests), ..Plan::default() };
+        assert_eq!(rate_min(&plan(6_000)), 100.0);
+        assert_eq!(rate_min(&plan(6)), RATE_MIN);
+        let mut bracket = Bracket::new(50.0, rate_min(&plan(6_000)));
+        assert_eq!(bracket.next_rate(), 50.0);
+        bracket.note(50.0, StepOutcome::Missed);
+        assert!(bracket.is_narrow(0.03));
     }
 
     #[test]

@@ -2,15 +2,20 @@
 //!
 //! The server says `listening on ADDR` on its standard output once it accepts. If it adds `admin on
 //! ADDR` in the same write, its metrics are read there. What else it writes is dropped; its
-//! standard error is ours. It runs in a process group of its own, so Ctrl-C at the terminal reaches
+//! standard error is ours, or where runs follow each other, held back until it fails. It runs in a process group of its own, so Ctrl-C at the terminal reaches
 //! only the generator, which ends the run before it stops the server. The group is stopped
 //! together, so that a wrapper does not leave the server behind.
 
 use std::{
-    io::{self, BufRead, BufReader},
+    collections::VecDeque,
+    io::{self, BufRead, BufReader, Read},
+    mem,
     os::unix::process::{CommandExt, ExitStatusExt},
-    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
-    sync::mpsc::{self, Receiver, RecvTimeoutError},
+    process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio},
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{self, Receiver, RecvTimeoutError},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -20,6 +25,7 @@ use thiserror::Error;
 
 use crate::{
     address::{Address, AddressError},
+    console,
     metrics_probe::MetricsUrl,
     stop::{Stop, Urgency},
 };
@@ -30,7 +36,12 @@ const START_TIMEOUT: Duration = Duration::from_secs(10);
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long its exit status may be missing after it has closed its output.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the last words of a server that has ended are awaited.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
+/// How much of an output is held back: the last lines, each so long at most.
+const HELD_LINES_MAX: usize = 20;
+const HELD_LINE_BYTES_MAX: u64 = 1024;
 const LISTENING: &str = "listening on ";
 const ADMIN: &str = "admin on ";
 
@@ -42,8 +53,18 @@ pub(crate) struct ServerCommand {
     address: Address,
     /// Where it tells of itself.
     metrics: Option<MetricsUrl>,
+    /// What it wrote last to its standard error, if that is held back.
+    held: Option<Held>,
     /// Whether nothing of it is left: its number may be another's by now.
     has_ended: bool,
+}
+
+/// The last lines of an output.
+#[derive(Debug)]
+struct Held {
+    lines: Arc<Mutex<VecDeque<String>>>,
+    /// Disconnects when the output has ended.
+    end: Receiver<()>,
 }
 
 /// What a server says of itself once it listens.
@@ -112,23 +133,42 @@ pub enum ServerCommandError {
 
 impl ServerCommand {
     /// Runs `command`, program first, and waits until it listens.
-    pub(crate) fn start(command: &[String], stop: &Stop) -> Result<Self, ServerCommandError> {
+    /// What it writes to its standard error is held back if `holds_output`.
+    pub(crate) fn start(
+        command: &[String],
+        holds_output: bool,
+        stop: &Stop,
+    ) -> Result<Self, ServerCommandError> {
         let (program, arguments) = command.split_first().expect("a command names a program");
         let mut child = Command::new(program)
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
+            .stderr(if holds_output { Stdio::piped() } else { Stdio::inherit() })
             .process_group(0)
             .spawn()
             .map_err(|error| ServerCommandError::NotRun { program: program.clone(), error })?;
         let output = child.stdout.take().expect("it is piped");
+        let errors = child.stderr.take();
         let unset = Address::Tcp { host: String::new(), port: 0 };
         // From here on every way out stops the child.
-        let mut server =
-            Self { child, stop: stop.clone(), address: unset, metrics: None, has_ended: false };
-        let lines = announcements(output)
-            .map_err(|error| ServerCommandError::NotRead { program: program.clone(), error })?;
-        let said = server.wait_until_listening(program, &lines)?;
+        let mut server = Self {
+            child,
+            stop: stop.clone(),
+            address: unset,
+            metrics: None,
+            held: None,
+            has_ended: false,
+        };
+        let not_read = |error| ServerCommandError::NotRead { program: program.clone(), error };
+        server.held = errors.map(Held::of).transpose().map_err(not_read)?;
+        let lines = announcements(output).map_err(not_read)?;
+        let said = server.wait_until_listening(program, &lines);
+        if let (Err(error), Some(held)) = (&said, &server.held) {
+            let has_ended = matches!(error, ServerCommandError::Ended { .. });
+            held.show(if has_ended { LAST_WORDS_TIMEOUT } else { Duration::ZERO });
+        }
+        let said = said?;
         server.address = said
             .address
             .parse()
@@ -212,6 +252,9 @@ impl ServerCommand {
 impl Drop for ServerCommand {
     fn drop(&mut self) {
         if self.has_ended {
+            if let Some(held) = &self.held {
+                held.show(LAST_WORDS_TIMEOUT);
+            }
             return;
         }
         self.signal(Signal::TERM);
@@ -219,6 +262,44 @@ impl Drop for ServerCommand {
             self.signal(Signal::KILL);
             let _ = self.child.wait();
         }
+    }
+}
+
+impl Held {
+    /// Reads an output to its end.
+    fn of(output: ChildStderr) -> io::Result<Self> {
+        let (until_the_end, end) = mpsc::channel();
+        let lines = Arc::default();
+        thread::Builder::new().spawn({
+            let lines = Arc::clone(&lines);
+            move || {
+                keep_last_lines(BufReader::new(output), &lines);
+                drop(until_the_end);
+            }
+        })?;
+        Ok(Self { lines, end })
+    }
+
+    /// Says what is held. Its last words may be on the way: they are awaited for so long.
+    fn show(&self, patience: Duration) {
+        // Something that the server started may keep the output open.
+        let _ = self.end.recv_timeout(patience);
+        let lines = mem::take(&mut *self.lines.lock().unwrap_or_else(PoisonError::into_inner));
+        lines.iter().for_each(console::say);
+    }
+}
+
+fn keep_last_lines(mut output: impl BufRead, lines: &Mutex<VecDeque<String>>) {
+    let mut line = Vec::new();
+    let mut read =
+        |line: &mut Vec<u8>| output.by_ref().take(HELD_LINE_BYTES_MAX).read_until(b'\n', line);
+    while read(&mut line).is_ok_and(|len| len > 0) {
+        let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines.len() == HELD_LINES_MAX {
+            lines.pop_front();
+        }
+        lines.push_back(String::from_utf8_lossy(&line).trim_end().to_owned());
+        line.clear();
     }
 }
 
@@ -260,7 +341,7 @@ mod tests {
     use super::*;
 
     fn shell(script: &str) -> Result<ServerCommand, ServerCommandError> {
-        ServerCommand::start(&["sh", "-c", script].map(str::to_owned), &Stop::new())
+        ServerCommand::start(&["sh", "-c", script].map(str::to_owned), false, &Stop::new())
     }
 
     /// A group exists as long as one of its processes does; an orphan is reaped by the system a
@@ -334,7 +415,7 @@ mod tests {
         let stop = Stop::new();
         stop.request();
         let command = ["sleep", "60"].map(str::to_owned);
-        let error = ServerCommand::start(&command, &stop).unwrap_err();
+        let error = ServerCommand::start(&command, false, &stop).unwrap_err();
         assert!(matches!(error, ServerCommandError::Stopped { .. }), "{error}");
     }
 }

@@ -177,6 +177,22 @@ impl ServerProbe {
         Usage::of(earlier.processes.keys().map(|(pid, _)| *pid), |_| None)
     }
 
+    /// Whether the processes that were there at `earlier` have ended, if only as zombies.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn has_ended(earlier: &Usage) -> bool {
+        let runs = |&(pid, started): &Id| {
+            let stat = procfs::process::Process::new(pid).and_then(|process| process.stat());
+            stat.is_ok_and(|stat| stat.starttime == started && !matches!(stat.state, 'Z' | 'X'))
+        };
+        !earlier.processes.keys().any(runs)
+    }
+
+    /// Nothing is known on this system.
+    #[cfg(not(target_os = "linux"))]
+    pub(crate) fn has_ended(_: &Usage) -> bool {
+        false
+    }
+
     /// The processes that count.
     #[cfg(target_os = "linux")]
     fn members(self) -> Vec<i32> {
@@ -415,6 +431,19 @@ mod tests {
         assert!(glance.rss_peak_bytes() >= all.rss_peak_bytes());
         assert_eq!(glance.switches_since(&all), None);
         assert!(glance.cpu_since(&all).is_some());
+    }
+
+    #[test]
+    fn a_process_that_nobody_has_waited_for_has_ended_too() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let usage = ServerProbe::new(child.id()).usage().unwrap();
+        assert!(!ServerProbe::has_ended(&usage));
+        child.kill().unwrap();
+        while !ServerProbe::has_ended(&usage) {
+            std::thread::yield_now();
+        }
+        child.wait().unwrap();
+        assert!(ServerProbe::has_ended(&usage));
     }
 
     #[test]

@@ -90,8 +90,16 @@ impl<'run> ServerWatch<'run> {
     }
 
     fn look_for_end(&mut self) {
-        if let (None, Some(command)) = (&self.end, &mut self.command) {
-            self.end = command.end();
+        if self.end.is_some() {
+            return;
         }
+        self.end = match (&mut self.command, &self.last) {
+            (Some(command), _) => command.end(),
+            (None, Some(last)) if ServerProbe::has_ended(&last.usage) => {
+                let pid = self.probe.map(ServerProbe::pid);
+                pid.map(|pid| format!("process {pid} is no longer there"))
+            }
+            (None, _) => None,
+        };
     }
 }

@@ -5,12 +5,13 @@
 //! | `p50`, `p99.9`, `max`      | latency; a request that was not answered took longer than any    |
 //! | `errors`, `mismatches`,    | how many there were                                              |
 //! | `unanswered`, `unsent`     |                                                                  |
-//! | `rate`                     | answered requests per second                                     |
+//! | `rate`                     | answered requests per second; that of the timetable, if the      |
+//! |                            | server kept up with it and answered everything                   |
 //! | `<` `<=` `==` `>=` `>`     | how it must compare with the value: `1ms`, `0`, `10k`            |
 
 use std::{fmt, str::FromStr};
 
-use crate::{latency::Latency, report::Report, units};
+use crate::{latency::Latency, rate::Rate, report::Report, units, verdict::Verdict};
 
 /// Conditions that a run must meet, all of them.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,6 +69,19 @@ impl Slo {
         self.judge_figures(&Reached::by(report))
     }
 
+    /// Whether conditions are missed only because too little was asked for: all that are missed
+    /// have a lower bound, as `rate>=10k` has.
+    pub(crate) fn asks_for_more(&self, outcomes: &[SloOutcome]) -> bool {
+        let mut missed =
+            self.conditions.iter().zip(outcomes).filter(|(_, outcome)| !outcome.is_met).peekable();
+        missed.peek().is_some()
+            && missed.all(|(condition, outcome)| match condition.comparison {
+                Comparison::AtLeast | Comparison::More => true,
+                Comparison::Equal => outcome.reached < condition.limit,
+                Comparison::Less | Comparison::AtMost => false,
+            })
+    }
+
     /// Compares what was reached with the conditions, one by one.
     pub(crate) fn judge_figures(&self, reached: &Reached<'_>) -> Vec<SloOutcome> {
         self.conditions.iter().map(|condition| condition.judge(reached)).collect()
@@ -96,7 +110,7 @@ impl<'a> Reached<'a> {
             mismatches: counts.mismatches.total(),
             unanswered: counts.unanswered,
             unsent: counts.unsent,
-            rate: report.rate(),
+            rate: rate_reached(report),
         }
     }
 }
@@ -140,8 +154,8 @@ impl Condition {
         };
         let reached_text = match self.figure {
             Figure::Quantile(_) if reached.is_infinite() => "never answered".to_owned(),
-            Figure::Quantile(_) => units::time_of_nanos(reached),
-            _ => units::rate(reached),
+            Figure::Quantile(_) => units::time_of_nanos_beside(reached, self.limit),
+            _ => units::rate_beside(reached, self.limit),
         };
         SloOutcome { condition: self.text.clone(), reached, reached_text, is_met }
     }
@@ -192,6 +206,27 @@ impl FromStr for Condition {
     }
 }
 
+/// How many requests per second the server has answered, for conditions.
+///
+/// Where it has kept up with a timetable and answered everything, that is the rate of the
+/// timetable: neither chance, as with random arrivals, nor the time that the last reply took makes
+/// it less. Where it has not kept up, what came after the load counts with its time.
+fn rate_reached(report: &Report) -> f64 {
+    let counts = &report.counts;
+    let missing = counts.unsent + counts.unanswered + counts.errors.timeouts;
+    match report.plan.rate {
+        Rate::Max => report.rate(),
+        _ if report.verdict == Verdict::Overloaded => {
+            let time = (report.duration + report.drain).as_secs_f64();
+            if time > 0.0 { counts.requests as f64 / time } else { 0.0 }
+        }
+        rate if missing == 0 && counts.mismatches.total() == 0 && !report.was_stopped => {
+            report.rate().max(rate.mean())
+        }
+        _ => report.rate(),
+    }
+}
+
 /// The latency at a quantile of all requests, where `lost` of them took longer than any other.
 pub(crate) fn quantile_with_lost(latency: &Latency, quantile: f64, lost: u64) -> f64 {
     let answered = latency.count() as f64;
@@ -221,6 +256,47 @@ mod tests {
         for text in ["", "p99", "p99<", "p99<5", "p101<1ms", "speed>1", "errors=0", "rate>fast"] {
             let error = text.parse::<Slo>().unwrap_err();
             assert!(error.contains("p99<1ms"), "{text}: {error}");
+        }
+    }
+
+    fn judged(slo: &str, rate: f64) -> (Slo, Vec<SloOutcome>) {
+        let mut histogram = Histogram::new(3).unwrap();
+        histogram.record(1_000_000).unwrap();
+        let latency = &Latency::from(&histogram);
+        let (errors, timeouts, mismatches, unanswered, unsent) = (0, 0, 0, 0, 0);
+        let reached = Reached { latency, errors, timeouts, mismatches, unanswered, unsent, rate };
+        let slo: Slo = slo.parse().unwrap();
+        let outcomes = slo.judge_figures(&reached);
+        (slo, outcomes)
+    }
+
+    #[test]
+    fn what_was_reached_never_looks_like_a_limit_that_it_is_not() {
+        for (slo, is_met, text) in [
+            ("rate>=1000", false, "999.6"),
+            ("rate<1000", true, "999.6"),
+            ("rate>=999.59", true, "1,000"),
+            ("rate>=900", true, "1,000"),
+        ] {
+            let (_, outcomes) = judged(slo, 999.59);
+            assert_eq!((outcomes[0].is_met, &*outcomes[0].reached_text), (is_met, text), "{slo}");
+        }
+    }
+
+    #[test]
+    fn a_lower_bound_that_is_missed_asks_for_more() {
+        for (slo, asks_for_more) in [
+            ("rate>=150", true),
+            ("rate>150,errors==0", true),
+            ("rate==150", true),
+            ("rate==50", false),
+            ("rate>=150,p99<10us", false),
+            ("p99<10us", false),
+            ("p99>1s", true),
+            ("rate>=50", false),
+        ] {
+            let (slo, outcomes) = judged(slo, 100.0);
+            assert_eq!(slo.asks_for_more(&outcomes), asks_for_more, "{slo}");
         }
     }
 

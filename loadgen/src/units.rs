@@ -8,6 +8,9 @@
 
 use std::time::Duration;
 
+/// No text has more digits behind the point than it needs, and these.
+const DIGITS_MAX: usize = 9;
+
 /// Reads a size such as `0`, `64`, `4k` or `1MiB`.
 ///
 /// # Errors
@@ -90,13 +93,40 @@ pub(crate) fn grouped(number: u64) -> String {
 /// Writes a rate as a whole number, with a comma between groups of three digits. Of a small one two
 /// digits are shown, so that only nothing is `0`.
 pub(crate) fn rate(per_second: f64) -> String {
-    let digits = match per_second.abs() {
-        0.1..10.0 => 1 + usize::from(per_second.abs() < 1.0),
-        number if number > 0.0 && number < 0.1 => 1 + leading_zeros(number),
-        _ => return group(&format!("{per_second:.0}")),
-    };
+    rate_to(per_second, 0)
+}
+
+/// The same with as many digits as it takes not to look like `other`, if it is not equal.
+pub(crate) fn rate_beside(per_second: f64, other: f64) -> String {
+    unlike(per_second == other, |digits| [per_second, other].map(|rate| rate_to(rate, digits)))
+}
+
+/// The same with every digit: what people have asked for.
+pub(crate) fn exact_rate(per_second: f64) -> String {
+    let text = per_second.to_string();
+    let (whole, fraction) = text.split_at(text.find('.').unwrap_or(text.len()));
+    group(whole) + fraction
+}
+
+/// A rate with so many digits more than it needs.
+fn rate_to(per_second: f64, more: usize) -> String {
+    let digits = more
+        + match per_second.abs() {
+            0.1..10.0 => 1 + usize::from(per_second.abs() < 1.0),
+            number if number > 0.0 && number < 0.1 => 1 + leading_zeros(number),
+            _ => 0,
+        };
     let text = format!("{per_second:.digits$}");
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    let (whole, fraction) = text.split_at(text.find('.').unwrap_or(text.len()));
+    group(whole) + fraction.trim_end_matches('0').trim_end_matches('.')
+}
+
+/// The first of two texts with the least digits with which they differ, unless they stand for the
+/// same.
+fn unlike(are_equal: bool, texts: impl Fn(usize) -> [String; 2]) -> String {
+    let differ = |[one, other]: &[String; 2]| are_equal || one != other;
+    let [text, _] = (0..DIGITS_MAX).map(&texts).find(differ).unwrap_or_else(|| texts(DIGITS_MAX));
+    text
 }
 
 /// How many zeros a fraction begins with, that before the point included.
@@ -118,17 +148,27 @@ fn group(digits: &str) -> String {
 /// Writes nanoseconds with three significant digits in the unit that suits: `812 ns`, `45.3 us`,
 /// `1.20 s`.
 pub(crate) fn time(nanos: u64) -> String {
-    match nanos {
-        0..1_000 => format!("{nanos} ns"),
-        1_000..1_000_000 => three_digits(nanos as f64 / 1e3, "us"),
-        1_000_000..1_000_000_000 => three_digits(nanos as f64 / 1e6, "ms"),
-        _ => three_digits(nanos as f64 / 1e9, "s"),
-    }
+    time_to(nanos, 0)
+}
+
+/// The same with as many digits as it takes not to look like `other`, if it is not equal.
+pub(crate) fn time_beside(time: Duration, other: Duration) -> String {
+    unlike(time == other, |digits| [time, other].map(|time| time_to(nanos(time), digits)))
 }
 
 /// The same of nanoseconds that are the result of a calculation.
-pub(crate) fn time_of_nanos(nanos: f64) -> String {
-    time_of(Duration::try_from_secs_f64(nanos / 1e9).unwrap_or(Duration::MAX))
+pub(crate) fn time_of_nanos_beside(time: f64, other: f64) -> String {
+    let [time, other] = [time, other]
+        .map(|nanos| Duration::try_from_secs_f64(nanos / 1e9).unwrap_or(Duration::MAX));
+    time_beside(time, other)
+}
+
+/// A time with so many digits more than three.
+fn time_to(nanos: u64, more: usize) -> String {
+    match nanos {
+        0..1_000 => format!("{nanos} ns"),
+        _ => scaled(nanos as f64, more, 1e3, &["us", "ms", "s"]),
+    }
 }
 
 /// The same of a [`Duration`].
@@ -150,18 +190,45 @@ pub(crate) fn micros(micros: f64) -> String {
 pub(crate) fn bytes(count: u64) -> String {
     match count {
         0..0x400 => format!("{count} B"),
-        0x400..0x10_0000 => three_digits(count as f64 / 1024.0, "KiB"),
-        0x10_0000..0x4000_0000 => three_digits(count as f64 / 1_048_576.0, "MiB"),
-        _ => three_digits(count as f64 / 1_073_741_824.0, "GiB"),
+        _ => scaled(count as f64, 0, 1024.0, &["KiB", "MiB", "GiB"]),
     }
 }
 
-fn three_digits(number: f64, unit: &str) -> String {
-    match number {
-        ..10.0 => format!("{number:.2} {unit}"),
-        10.0..100.0 => format!("{number:.1} {unit}"),
-        _ => format!("{number:.0} {unit}"),
+/// The same, and the number itself where that is rounded: for sizes that are compared with limits.
+pub(crate) fn exact_bytes(count: u64) -> String {
+    // What three digits show exactly is a whole number of hundredths of its unit.
+    let is_exact = [10_u32, 20, 30].into_iter().any(|shift| {
+        let shown = bytes(count);
+        let number: Option<f64> = shown.split(' ').next().and_then(|text| text.parse().ok());
+        number.is_some_and(|number| number * f64::from(1_u32 << shift) == count as f64)
+    });
+    match count < 0x400 || is_exact {
+        true => bytes(count),
+        false => format!("{}, {} B", bytes(count), grouped(count)),
     }
+}
+
+/// A number with three significant digits, and so many more, in the first of these units, each
+/// `base` times the one before, in which it has no more digits than that before the point.
+fn scaled(mut number: f64, more: usize, base: f64, units: &[&str]) -> String {
+    let written = |number: f64| {
+        let digits = more
+            + match number {
+                ..9.995 => 2,
+                9.995..99.95 => 1,
+                _ => 0,
+            };
+        format!("{number:.digits$}")
+    };
+    let (last, others) = units.split_last().expect("there are units");
+    for unit in others {
+        number /= base;
+        let text = written(number);
+        if text.parse().is_ok_and(|rounded: f64| rounded < base) {
+            return format!("{text} {unit}");
+        }
+    }
+    format!("{} {last}", written(number / base))
 }
 
 fn not_a_size(text: &str) -> String {
@@ -256,6 +323,37 @@ mod tests {
         ] {
             assert_eq!(rate(per_second), text);
         }
+    }
+
+    #[test]
+    fn what_differs_from_a_limit_does_not_look_like_it() {
+        assert_eq!(rate_beside(999.59, 1_000.0), "999.6");
+        assert_eq!(rate_beside(1_000.000_4, 1_000.0), "1,000.0004");
+        assert_eq!(rate_beside(1_234.0, 1_000.0), "1,234");
+        assert_eq!(rate_beside(1_000.0, 1_000.0), "1,000");
+        assert_eq!(time_of_nanos_beside(999_700.0, 1e6), "999.7 us");
+        assert_eq!(time_of_nanos_beside(1_000_300.0, 1e6), "1.0003 ms");
+        assert_eq!(time_of_nanos_beside(1e6, 1e6), "1.00 ms");
+        let [one, other] = [999_999_999, 1_000_000_000].map(Duration::from_nanos);
+        assert_eq!(time_beside(one, other), "999.999999 ms");
+        assert_eq!(exact_bytes(1_048_580), "1.00 MiB, 1,048,580 B");
+        assert_eq!(exact_bytes(1 << 20), "1.00 MiB");
+        assert_eq!(exact_bytes(1_000), "1000 B");
+        assert_eq!(exact_bytes(1_500), "1.46 KiB, 1,500 B");
+        assert_eq!(exact_bytes(64 << 10), "64.0 KiB");
+        assert_eq!(exact_rate(1_234.5), "1,234.5");
+        assert_eq!(exact_rate(20_000.0), "20,000");
+    }
+
+    #[test]
+    fn rounding_carries_into_the_next_unit() {
+        assert_eq!(time(999_499), "999 us");
+        assert_eq!(time(999_500), "1.00 ms");
+        assert_eq!(time(9_999), "10.0 us");
+        assert_eq!(time(99_999), "100 us");
+        assert_eq!(time(999_999_999), "1.00 s");
+        assert_eq!(bytes((1 << 20) - 1), "1.00 MiB");
+        assert_eq!(bytes(1_000 << 10), "1000 KiB");
     }
 
     #[test]

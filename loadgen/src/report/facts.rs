@@ -131,7 +131,7 @@ pub(super) fn load(document: &Document) -> String {
         counted("connections", "connection"),
         config.text("pipeline"),
         counted("threads", "thread"),
-        size.parse().map_or(size, units::bytes),
+        size.parse().map_or(size, units::exact_bytes),
         config.text("seed"),
     )
 }
@@ -139,7 +139,7 @@ pub(super) fn load(document: &Document) -> String {
 /// The rate at which requests were due.
 fn intended_rate(document: &Document) -> String {
     let rates = document.config.rates();
-    let sum = |of: fn(&Rate) -> f64| units::rate(rates.iter().map(of).sum());
+    let sum = |of: fn(&Rate) -> f64| units::exact_rate(rates.iter().map(of).sum());
     let (from, to) = (sum(Rate::first), sum(Rate::last));
     if from == to { format!("{from} requests/s") } else { format!("{from} to {to} requests/s") }
 }

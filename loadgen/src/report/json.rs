@@ -29,6 +29,8 @@ const SCHEMA: u32 = 1;
 /// From here on, in seconds since 1970, years have more digits than a date has room for.
 const YEAR_10000: f64 = 253_402_300_800.0;
 
+/// The seed once more: programs that read every number as a double lose digits of it.
+pub(crate) const SEED_TEXT: &str = "seed_text";
 /// What stands between the rates of runs that were added up.
 pub(crate) const RATES_JOINT: &str = " + ";
 
@@ -465,6 +467,7 @@ impl Config {
             "slow_senders": plan.adversaries.slow_senders,
             "resets": plan.adversaries.resets,
             "seed": plan.seed,
+            SEED_TEXT: plan.seed.to_string(),
             "timeout_s": plan.timeout.map(|timeout| timeout.as_secs_f64()),
             "drain_timeout_s": plan.drain_timeout.map(|timeout| timeout.as_secs_f64()),
             "verify": plan.verify.words(),
@@ -515,7 +518,10 @@ impl Config {
 
     /// All settings in words.
     pub(crate) fn texts(&self) -> impl Iterator<Item = (&str, String)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), in_words(value)))
+        self.0
+            .iter()
+            .filter(|(name, _)| *name != SEED_TEXT)
+            .map(|(name, value)| (name.as_str(), in_words(value)))
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&Value> {

@@ -50,6 +50,8 @@ pub struct Report {
     /// The time in which measured requests were due: from the end of the warm-up until the load
     /// ended. If a number of requests ended it, until the last of them was answered.
     pub duration: Duration,
+    /// How long after that the last reply came.
+    pub drain: Duration,
     /// How often what happened.
     pub counts: Counts,
     /// How long measured requests took, from when they were due until their echo was read.

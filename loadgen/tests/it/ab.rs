@@ -36,6 +36,25 @@ fn both_servers_run_in_turn_and_the_order_alternates() {
 }
 
 #[test]
+fn what_servers_log_does_not_mix_with_the_rounds_unless_one_ends_by_itself() {
+    let server = honest();
+    let logging = format!("sh -c 'echo INFO ready >&2; echo listening on {server}; exec sleep 60'");
+    let mut command = loadgen("ab --rounds 1 -c 1 -n 50");
+    let output = command.args(["--a", &logging, "--b", &logging]).output().unwrap();
+    exits_with(0, &output);
+    let told = text(&output.stderr);
+    assert!(told.lines().all(|line| line.starts_with("round 1 of 1, ")), "{told}");
+    assert_eq!(told.lines().count(), 2, "{told}");
+
+    let failing = "sh -c 'echo WARN no memory >&2; exit 3'";
+    let mut command = loadgen("ab --rounds 1 -c 1 -n 50");
+    let output = command.args(["--a", failing, "--b", &logging]).output().unwrap();
+    exits_with(1, &output);
+    let told = text(&output.stderr);
+    assert!(told.contains("WARN no memory") && told.contains("exit status: 3"), "{told}");
+}
+
+#[test]
 fn enough_rounds_have_a_finding_for_every_figure() {
     let folder = tempfile::tempdir().unwrap();
     let notes = folder.path().join("notes");

@@ -113,6 +113,15 @@ fn every_wrong_value_exits_with_2_and_is_named() {
 }
 
 #[test]
+fn a_path_that_is_too_long_for_a_unix_socket_is_named_as_that() {
+    let output = loadgen(&format!("-n 1 unix:/tmp/{}", "x".repeat(200))).output().unwrap();
+    exits_with(2, &output);
+    let message = text(&output.stderr);
+    assert!(message.contains("205 bytes") && message.contains("108 at most"), "{message}");
+    assert!(!message.contains("start the server first"), "{message}");
+}
+
+#[test]
 fn an_unknown_flag_exits_with_2() {
     exits_with(2, &loadgen("--unknown :9000").output().unwrap());
     exits_with(2, &loadgen("").output().unwrap());
@@ -199,6 +208,7 @@ fn json_has_the_keys_that_scripts_read() {
     assert!(["ok", "client-limited", "disturbed"].contains(&verdict), "{verdict}");
     assert_eq!(report["schema"], 1);
     assert_eq!(report["config"]["seed"], 5);
+    assert_eq!(report["config"]["seed_text"], "5");
 }
 
 #[test]

@@ -126,6 +126,28 @@ fn a_page_that_ends_early_is_reported_once_and_the_run_goes_on() {
 }
 
 #[test]
+fn a_page_that_is_slow_once_is_said_to_be_and_read_again() {
+    let metrics = pages(|number| {
+        if number == 0 {
+            // Longer than a page may take.
+            std::thread::sleep(std::time::Duration::from_millis(1_500));
+        }
+        found("arena_waiters 1\n")
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("run.json");
+    let arguments =
+        format!("-d 3s -w 0s -i 100ms --metrics http://{metrics}/metrics {} -o", honest());
+    let output = loadgen(&arguments).arg(&file).output().unwrap();
+    exits_with(0, &output);
+    let message = text(&output.stderr);
+    assert!(message.contains("no complete answer within 1.00 s"), "{message}");
+    assert!(message.contains("tried again") && !message.contains("os error"), "{message}");
+    let report: Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
+    assert!(!report["arena"].as_array().unwrap().is_empty(), "{message}");
+}
+
+#[test]
 fn a_wrong_url_is_a_usage_error() {
     let output = loadgen("--metrics localhost:9100 :9000").output().unwrap();
     exits_with(2, &output);

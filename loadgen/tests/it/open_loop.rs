@@ -198,6 +198,34 @@ fn a_number_of_requests_that_the_server_makes_late_is_an_overload_too() {
 }
 
 #[test]
+fn a_rate_that_was_asked_for_and_served_is_reached() {
+    let server = servers::start(|_, stream| echo(stream));
+    for arrival in [Arrival::Fixed, Arrival::Poisson] {
+        let slo = Some("rate>=1000,rate<=1100".parse().unwrap());
+        let rate = Rate::Constant(1_000.0);
+        let load = Plan { rate, arrival, slo, connections: 4, ..plan(server, 300) };
+        // What the machine holds up at the very end is late.
+        let reports = (0..5).map(|_| run(&load));
+        let report = reports.into_iter().find(|report| report.verdict != Verdict::Overloaded);
+        let outcome = &report.as_ref().expect("the server keeps up").slo[0];
+        assert!(outcome.is_met, "{report:?}");
+    }
+}
+
+#[test]
+fn a_rate_that_the_server_made_up_for_after_the_load_is_not_reached() {
+    let server = servers::replying(|_, _, frame| {
+        thread::sleep(Duration::from_millis(20));
+        frame
+    });
+    let slo = Some("rate>=90,rate>=10".parse().unwrap());
+    let load = paced(server, 100.0, Duration::from_secs(1));
+    let report = run_in_time(&Plan { pipeline: 1_000, connections: 1, slo, ..load });
+    assert_eq!(report.verdict, Verdict::Overloaded, "{report:?}");
+    assert_eq!(report.slo.iter().map(|slo| slo.is_met).collect::<Vec<_>>(), [false, true]);
+}
+
+#[test]
 fn what_a_dead_server_left_no_room_for_is_counted_as_never_sent() {
     let server = servers::start(|_, mut stream| {
         io::copy(&mut stream, &mut io::sink())?;

@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    io::{BufRead, BufReader},
     net::SocketAddr,
     path::Path,
     process::{Command, Output, Stdio},
@@ -120,6 +121,26 @@ fn a_server_that_ends_by_itself_is_said_to_and_its_memory_is_known() {
         assert!(report["server"]["rss_peak_bytes"].as_u64().unwrap() > 0, "{report}");
         assert_eq!(report["requests"], 500);
     }
+}
+
+#[test]
+fn a_process_of_the_server_that_ends_meanwhile_is_said_to() {
+    let server = servers::start(|_, stream| echo(stream));
+    let mut process = Command::new("sleep").arg("60").spawn().unwrap();
+    let id = process.id();
+    let mut command = loadgen(&format!("-c 1 -d 2s -w 0s -i 50ms --server-pid {id} {server}"));
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut progress = BufReader::new(child.stderr.take().unwrap()).lines();
+    progress.next().unwrap().unwrap();
+    // Nobody waits for it yet: it stays in the list of processes.
+    process.kill().unwrap();
+    progress.for_each(drop);
+    let output = child.wait_with_output().unwrap();
+    process.wait().unwrap();
+    exits_with(0, &output);
+    let report = text(&output.stdout).split_whitespace().collect::<Vec<_>>().join(" ");
+    let words = format!("the server ended by itself (process {id} is no longer there)");
+    assert!(report.contains(&words), "{report}");
 }
 
 #[test]
