@@ -338,7 +338,10 @@ impl Compared {
             if self.finding() == Finding::None {
                 return [name, a, b, String::new()];
             }
-            let [of_a, of_b] = shares.map(|share| format!(" ({:.2} %)", share * 100.0));
+            let [of_a, of_b] = shares.map(|share| match share {
+                0.0 => String::new(),
+                share => format!(" ({:.2} %)", share * 100.0),
+            });
             let bounds = self.bounds.map(|Bounds { low, high }| {
                 format!(" ({:+.1} to {:+.1})", low * 100.0, high * 100.0)
             });

@@ -7,10 +7,11 @@ use serde::Serialize;
 use super::{
     html, markdown,
     output::{Form, Forms},
+    ratios,
 };
 use crate::{
     bootstrap::CONFIDENCE_PERCENT,
-    compare::{Compared, Figure, Finding},
+    compare::{Compared, Figure, Finding, log_ratio},
     report::json::Config,
 };
 
@@ -150,8 +151,11 @@ impl Comparison {
     fn to_html(&self) -> String {
         let heading = HEADING;
         let rows = self.compared.iter().map(|one| row(one).into());
-        let mut body = html::table("numbers", "Figures of both sides", &heading, rows);
+        let mut body = self.chart();
+        body += &html::table("numbers compared", "Figures of both sides", &heading, rows);
         body += &html::list("reasons", &self.notes);
+        let names: Vec<&str> = self.compared.iter().map(|one| one.figure.name()).collect();
+        body += &html::terms(&names);
         if !self.rounds.is_empty() {
             // What no side has a failure of takes no columns.
             let shown = self.compared.iter().filter(|one| one.finding() != Finding::None);
@@ -185,6 +189,31 @@ impl Comparison {
             reservation: self.reservation(),
         };
         html::plain_page("loadgen: A and B", &summary, &sides, &body)
+    }
+
+    /// How far B is from A in each figure, with the rounds that say so.
+    fn chart(&self) -> String {
+        let rows: Vec<ratios::Row> = self
+            .compared
+            .iter()
+            .filter(|one| !one.figure.is_count())
+            .map(|one| ratios::Row {
+                name: one.figure.name(),
+                words: row(one)[3].clone(),
+                finding: one.finding(),
+                ratio: log_ratio(one.a, one.b),
+                bounds: one.bounds,
+                rounds: self
+                    .rounds
+                    .iter()
+                    .filter_map(|round| {
+                        let [a, b] = round.map(|run| run.of(one.figure));
+                        Some(log_ratio(a?, b?))
+                    })
+                    .collect(),
+            })
+            .collect();
+        ratios::write(&rows)
     }
 
     /// Everything in half a sentence.

@@ -10,6 +10,43 @@ use crate::{
     tally::Errors, units, verdict::Verdict,
 };
 
+/// What the names of figures mean that do not say it themselves.
+pub(super) const TERMS: [(&str, &str); 10] = [
+    ("warm-up", "requests that were due before measuring began. They are in no other figure"),
+    (
+        "errors",
+        "requests that timed out, connections that were lost while measuring, and connections that \
+         could not be made",
+    ),
+    ("mismatches", "replies with wrong bytes, and bytes that nobody asked for"),
+    ("unanswered", "requests that were sent and whose reply never came"),
+    ("reconnects", "connections that were made again after they were lost"),
+    (
+        "sent of what was due",
+        "the share of the requests that were sent: in open loop each is due at its time, however \
+         slow the server is",
+    ),
+    (
+        "never sent",
+        "requests that were due, but for which the server left no room until the load ended",
+    ),
+    (
+        "blocked by the server",
+        "requests that were sent later than due because their connection was down or full: it had \
+         as many in flight as it may, or took no bytes. That time is part of the latency",
+    ),
+    (
+        "server CPU per request",
+        "CPU time of the whole server process while measuring, shared out over the requests",
+    ),
+    (
+        "noise floor",
+        "what this machine adds to every time without any server, looked at before the run: how \
+         long a byte takes to another thread and back, and how late a thread wakes up. A latency \
+         near it is the machine's",
+    ),
+];
+
 /// The figures of a run, each with its name. What is unknown is left out.
 pub(super) fn figures(document: &Document) -> Vec<(&'static str, String)> {
     let mut figures = vec![

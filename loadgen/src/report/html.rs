@@ -18,6 +18,8 @@ use crate::{latency::Percentiles, metrics_probe::Sample, rate::Rate, units, verd
 const PAGE: &str = include_str!("page/page.html");
 const PLAIN_PAGE: &str = include_str!("page/plain.html");
 const STYLE: &str = include_str!("page/page.css");
+/// A table with more columns is wider than a telephone.
+const COLUMNS_MAX: usize = 5;
 const SCRIPT: &str = include_str!("page/page.js");
 
 pub(super) fn write(document: &Document) -> String {
@@ -39,7 +41,7 @@ pub(super) fn write(document: &Document) -> String {
         "reasons" => reasons(document),
         "keys" => keys(document),
         "percentiles" => percentiles(document),
-        "figures" => pairs(facts::figures(document).into_iter()),
+        "figures" => figures(document),
         "configuration" => configuration(document),
         "intervals" => intervals(document),
         "arena" => arena(document),
@@ -139,17 +141,34 @@ fn keys(document: &Document) -> String {
 
 fn percentiles(document: &Document) -> String {
     let distributions = facts::distributions(document);
-    let rows = distributions.iter().map(|(name, _, percentiles)| {
-        let name = [(*name).to_owned()];
-        name.into_iter().chain(facts::percentile_times(*percentiles)).collect()
-    });
+    // One row for each percentile: that is narrow enough for a telephone.
     let mut heading = vec![""];
-    heading.extend(PERCENTILE_NAMES);
+    heading.extend(distributions.iter().map(|(name, ..)| *name));
+    let columns: Vec<_> =
+        distributions.iter().map(|(.., times)| facts::percentile_times(*times)).collect();
+    let rows = PERCENTILE_NAMES.iter().enumerate().map(|(row, name)| {
+        let times = columns.iter().map(|column| column[row].clone());
+        [(*name).to_owned()].into_iter().chain(times).collect()
+    });
     let meanings =
         distributions.iter().map(|(name, meaning, _)| format!("<b>{name}</b>: {meaning}"));
     let table = table("numbers", "Percentiles", &heading, rows);
     let meanings: Vec<String> = meanings.collect();
     format!("{table}<p class=\"hint\">{}.</p>", meanings.join("; "))
+}
+
+fn figures(document: &Document) -> String {
+    let figures = facts::figures(document);
+    let names: Vec<&str> = figures.iter().map(|(name, _)| *name).collect();
+    pairs(figures.into_iter()) + &terms(&names)
+}
+
+/// What these names mean, as far as that needs saying.
+pub(super) fn terms(names: &[&str]) -> String {
+    let terms = facts::TERMS.iter().filter(|(term, _)| names.contains(term));
+    let terms: String =
+        terms.map(|(term, meaning)| format!("<dt>{term}</dt><dd>{meaning}</dd>\n")).collect();
+    format!("<dl class=\"terms\">\n{terms}</dl>\n")
 }
 
 fn configuration(document: &Document) -> String {
@@ -210,17 +229,23 @@ fn details(summary: &str, content: &str) -> String {
     format!("<details><summary>{summary}</summary>\n{content}</details>")
 }
 
-/// A table that scrolls by itself where the page is narrow.
+/// A table that scrolls by itself where the page is narrow, and says so if it has many columns.
 pub(super) fn table(
     class: &str,
     name: &str,
     heading: &[&str],
     rows: impl IntoIterator<Item = Vec<String>>,
 ) -> String {
-    let mut html = format!(
+    let mut html = match heading.len() {
+        0..=COLUMNS_MAX => String::new(),
+        _ => "<p class=\"hint sideways\">Scroll sideways to see all columns.</p>\n".to_owned(),
+    };
+    write!(
+        html,
         "<div class=\"wide\" tabindex=\"0\" role=\"region\" aria-label=\"{name}\">\
          <table class=\"{class}\">\n<thead><tr>"
-    );
+    )
+    .expect("a string takes everything");
     for cell in heading {
         write!(html, "<th scope=\"col\">{cell}</th>").expect("a string takes everything");
     }
@@ -244,6 +269,8 @@ pub(super) fn table(
 #[derive(Serialize)]
 struct Data<'a> {
     intervals: Vec<Point>,
+    /// When measuring had ended, in seconds: what comes later is the drain.
+    measured_until: f64,
     /// Open loop: seconds, and how many requests per second were due then.
     intended: Vec<(f64, f64)>,
     arena: Vec<ArenaPoint>,
@@ -307,12 +334,18 @@ fn data(document: &Document) -> String {
     }
     let data = Data {
         intervals: document.intervals.iter().map(Point::of).collect(),
+        measured_until: measured_until(document),
         intended: intended(document),
         arena: document.arena.iter().map(ArenaPoint::of).collect(),
         distributions,
     };
     // A tag in the data would end the script that holds it.
     serde_json::to_string(&data).expect("plain data can be written").replace('<', "\\u003c")
+}
+
+fn measured_until(document: &Document) -> f64 {
+    let began_at = document.measured().next().map_or(0.0, |interval| interval.start_s);
+    began_at + document.duration_s
 }
 
 /// The rate at which requests were due, at both ends of each interval of the load and wherever the

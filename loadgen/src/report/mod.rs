@@ -11,6 +11,7 @@ mod html;
 pub(crate) mod json;
 mod markdown;
 pub(crate) mod output;
+mod ratios;
 pub(crate) mod text;
 
 use std::time::{Duration, SystemTime};

@@ -77,6 +77,11 @@ fn enough_rounds_have_a_finding_for_every_figure() {
     );
     assert!(markdown.starts_with("**loadgen: ") && markdown.contains("| rate |"), "{markdown}");
     assert!(page.contains("default-src 'none'") && !page.contains("{{"), "{page}");
+    // A dot in the chart for each round and figure.
+    assert!(page.matches("<circle").count() >= 3 * 8, "{page}");
+    for term in ["mismatches", "unanswered", "never sent", "errors"] {
+        assert!(page.contains(&format!("<dt>{term}</dt><dd>")), "{term} is not explained:\n{page}");
+    }
     assert!(page.contains("Every round") && page.contains("<th scope=\"row\">8</th>"), "{page}");
     let report = text(&output.stdout);
     assert!(report.contains("Geometric means over 8 rounds"), "{report}");

@@ -188,6 +188,19 @@ fn the_page_needs_nothing_from_elsewhere() {
 }
 
 #[test]
+fn the_page_explains_what_does_not_explain_itself() {
+    let folder = run();
+    let mut run = json(&folder);
+    run["config"]["rate"] = "100".into();
+    let page = report(&folder, &run, "html");
+    for term in ["mismatches", "unanswered", "blocked by the server", "noise floor", "never sent"] {
+        assert!(page.contains(&format!("<dt>{term}</dt><dd>")), "{term} is not explained");
+    }
+    // A row for each percentile: columns would not fit a telephone.
+    assert!(page.contains("<th scope=\"row\">max</th><td>"), "{page}");
+}
+
+#[test]
 fn nothing_in_a_run_becomes_part_of_the_page() {
     let folder = run();
     let mut run = json(&folder);

@@ -260,7 +260,8 @@
       place: (seconds) => seconds / end,
       value: (share) => share * end,
       name: asSeconds,
-      bands: warmUp ? [{ from: 0, to: warmUp.end, name: "warm-up" }] : [],
+      bands: [{ from: 0, to: warmUp?.end ?? 0, name: "warm-up" },
+        { from: Math.min(run.measured_until, end), to: end, name: "drain" }],
       ticks: (width) => linearTicks(0, end, Math.max(Math.floor(width / 80), 5))
         .map((value) => [value, String(Number(value.toFixed(3)))]),
     };
