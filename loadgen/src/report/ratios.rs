@@ -120,12 +120,14 @@ fn place(ratio: f64, reach: f64) -> f64 {
 /// The marks of the axis, each with its name.
 fn ticks(reach: f64) -> Vec<(f64, String)> {
     let percent = |share: f64| (share.ln_1p(), format!("{:+} %", (share * 1e4).round() / 100.0));
+    // A name has room around it.
+    let farthest = 0.85 * reach;
     let mut ticks = vec![(0.0, "same".to_owned())];
-    if let Some(factor) = FACTORS.into_iter().rfind(|factor| factor.ln() <= reach) {
+    if let Some(factor) = FACTORS.into_iter().rfind(|factor| factor.ln() <= farthest) {
         ticks.insert(0, (-factor.ln(), format!("1/{factor}")));
         ticks.push((factor.ln(), format!("{factor} times")));
     } else {
-        let fits = |step: &f64| -(-2.0 * step).ln_1p() <= reach;
+        let fits = |step: &f64| -(-2.0 * step).ln_1p() <= farthest;
         let step = STEPS.into_iter().rfind(fits).unwrap_or(STEPS[0]);
         ticks.splice(0..0, [-2.0, -1.0].map(|number| percent(number * step)));
         ticks.extend([1.0, 2.0].map(|number| percent(number * step)));
