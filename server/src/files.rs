@@ -3,7 +3,8 @@
 //! A file may take for ever: a FIFO has no writer, or the server of a network mount is gone. At the
 //! start that is the user's choice, as with `--config <(command)`, and a signal ends it. Once
 //! connections are served, a thread that exists for this reads regular files alone, and
-//! nobody waits for it longer than [`READ_TIMEOUT`], the end of the process least of all.
+//! nobody waits for it longer than [`READ_TIMEOUT`], the end of the process least of all. If it
+//! hangs, another takes its place, unless the system refuses one.
 
 use std::{
     fs::{self, File, Metadata},
@@ -26,6 +27,9 @@ use crate::threads;
 /// How long a reload waits for all of its files.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How many threads may hang: what they read may never come, and somebody may ask for ever.
+const HUNG_MAX: usize = 8;
+
 /// A configuration, or the certificates of all authorities that there are, has less.
 const BYTES_MAX: usize = 16 << 20;
 
@@ -33,11 +37,13 @@ const BYTES_MAX: usize = 16 << 20;
 pub(crate) type ReadFile<'r> = &'r dyn Fn(&Path) -> io::Result<Vec<u8>>;
 
 /// The thread that reads files while the server runs.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct FileThread {
     jobs: Sender<Job>,
     /// What is read now, or was read last.
     current: Arc<Mutex<PathBuf>>,
+    /// How many have been replaced.
+    hung: usize,
 }
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -54,7 +60,7 @@ impl FileThread {
                 let _ = panic::catch_unwind(AssertUnwindSafe(job));
             }
         })?;
-        Ok(Self { jobs, current: Arc::default() })
+        Ok(Self { jobs, current: Arc::default(), hung: 0 })
     }
 
     /// Has the thread run `read`, with what reads a regular file.
@@ -63,7 +69,7 @@ impl FileThread {
     ///
     /// Which file takes longer than [`READ_TIMEOUT`].
     pub(crate) async fn run<T: Send + 'static>(
-        &self,
+        &mut self,
         read: impl FnOnce(ReadFile<'_>) -> T + Send + 'static,
     ) -> Result<T, String> {
         let (result, received) = oneshot::channel();
@@ -82,10 +88,19 @@ impl FileThread {
         match timeout(READ_TIMEOUT, received).await {
             Ok(result) => result.map_err(|_| "reading the files has panicked".to_owned()),
             Err(_) => {
-                let path = lock(&self.current);
-                let path = path.display();
+                let path = lock(&self.current).display().to_string();
+                self.replace();
                 Err(format!("{path}: not read within {READ_TIMEOUT:?}; its file system may hang"))
             }
+        }
+    }
+
+    /// Has another thread read from now on. This one ends if ever it goes on.
+    fn replace(&mut self) {
+        if self.hung < HUNG_MAX
+            && let Ok(next) = Self::start()
+        {
+            *self = Self { hung: self.hung + 1, ..next };
         }
     }
 }
@@ -140,30 +155,54 @@ fn contents(file: &File) -> io::Result<Vec<u8>> {
 mod tests {
     use std::os::fd::AsRawFd;
 
+    use tokio::{join, time::resume};
+
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn nobody_waits_for_a_file_that_hangs_and_later_ones_are_read_in_their_turn() {
-        let files = FileThread::start().expect("a thread");
-        let (release, hangs) = mpsc::channel::<()>();
-        let hang = move |read: ReadFile<'_>| {
-            read(Path::new("Cargo.toml")).expect("a file");
-            hangs.recv()
-        };
-        let late = "Cargo.toml: not read within 5s; its file system may hang";
-        assert_eq!(files.run(hang).await.unwrap_err(), late);
-        let (runs, has_run) = mpsc::channel();
-        assert_eq!(files.run(move |_| runs.send(())).await.unwrap_err(), late);
+    const LATE: &str = "Cargo.toml: not read within 5s; its file system may hang";
 
-        tokio::time::resume();
-        release.send(()).expect("it hangs still");
+    /// Reads a file and hangs, until what is returned is dropped.
+    async fn hang(files: &mut FileThread) -> mpsc::Sender<()> {
+        let (begin, begun) = mpsc::channel();
+        let (release, hangs) = mpsc::channel::<()>();
+        let read = move |read: ReadFile<'_>| {
+            read(Path::new("Cargo.toml")).expect("a file");
+            begin.send(()).expect("a test");
+            hangs.recv().expect_err("nothing is sent");
+        };
+        // The clock stands still until then.
+        let (late, ()) = join!(files.run(read), async { begun.recv().expect("it reads") });
+        assert_eq!(late.unwrap_err(), LATE);
+        release
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_a_file_that_hangs_and_another_thread_reads_the_next() {
+        let mut files = FileThread::start().expect("a thread");
+        let _release = hang(&mut files).await;
+        resume();
+        assert_eq!(files.run(|_| 1).await, Ok(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_behind_too_many_that_hang_is_late_too_and_not_read_any_more() {
+        let mut files = FileThread::start().expect("a thread");
+        let mut releases = Vec::new();
+        for _ in 0..=HUNG_MAX {
+            releases.push(hang(&mut files).await);
+        }
+        let (runs, has_run) = mpsc::channel();
+        assert_eq!(files.run(move |_| runs.send(())).await.unwrap_err(), LATE);
+
+        resume();
+        drop(releases);
         assert_eq!(files.run(|_| 1).await, Ok(1));
         assert!(has_run.recv().is_err(), "nobody waits for that any more");
     }
 
     #[tokio::test]
     async fn the_thread_outlives_a_panic() {
-        let files = FileThread::start().expect("a thread");
+        let mut files = FileThread::start().expect("a thread");
         let panicked = files.run(|_| panic!("a panic of this test")).await;
         assert_eq!(panicked.map(|(): ()| ()).unwrap_err(), "reading the files has panicked");
         assert_eq!(files.run(|_| 1).await, Ok(1));
