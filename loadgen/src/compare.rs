@@ -5,8 +5,8 @@
 //! percentile of a resample is that of all its requests together: percentiles are never averaged.
 //!
 //! A request that was not answered took longer than any other, as for `--slo`: a server that closes
-//! the connections of its slow requests is not the faster one for it. Failures are figures, too, and
-//! none is a value. They are compared as shares of what was due, as if each happened by itself.
+//! the connections of its slow requests is not the faster one for it. Failures are figures, too,
+//! and none is a value. They are compared as shares of what was due, as if each happened by itself.
 //!
 //! What such intervals cannot know is how much one run differs from the next, because of where
 //! memory lies or what else the machine does. The text says so; `loadgen ab` is the answer.
@@ -386,8 +386,8 @@ fn compare(a: &Document, b: &Document) -> Vec<Compared> {
                     let ratio_of =
                         |[a, b]: [&[usize]; 2]| log_ratio(of(&a_batches, a), of(&b_batches, b));
                     let bounds = bootstrap::bounds([a_batches.len(), b_batches.len()], ratio_of)?;
-                    // The intervals know how much a run scatters. They need not agree with the whole on
-                    // what it is: a drain lies in the last of them.
+                    // The intervals know how much a run scatters. They need not agree with the
+                    // whole on what it is: a drain lies in the last of them.
                     let [a_all, b_all] =
                         [&a_batches, &b_batches].map(|all| (0..all.len()).collect::<Vec<_>>());
                     let shift = log_ratio(a_value, b_value) - ratio_of([&a_all, &b_all]);
@@ -494,8 +494,8 @@ pub(crate) fn note_on_failures(compared: &[Compared]) -> Option<String> {
     let mut counted = compared.iter().filter(|one| one.figure.is_count());
     counted.any(|one| one.finding() != Finding::None).then(|| {
         "In the percentiles, a request that was not answered took longer than any other. Failures are \
-         compared as shares of the requests that were due, in percentage points, as if each happened \
-         by itself."
+         compared as shares of the requests that were due, in percentage points, as if each \
+         happened by itself."
             .to_owned()
     })
 }

@@ -79,8 +79,8 @@ pub struct Plan {
     pub seed: u64,
     /// After this long a request counts as an error and its connection is closed.
     pub timeout: Option<Duration>,
-    /// How long replies are awaited once the load has ended. `None`: for [`timeout`](Self::timeout),
-    /// or as long as the replies so far give reason to.
+    /// How long replies are awaited once the load has ended. `None`: for
+    /// [`timeout`](Self::timeout), or as long as the replies so far give reason to.
     pub drain_timeout: Option<Duration>,
     /// The process whose CPU time and memory are reported. Not needed with
     /// [`command`](Self::command).

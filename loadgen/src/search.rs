@@ -6,8 +6,8 @@
 //!                          12k             until it is as small as asked for
 //! ```
 //!
-//! A condition with a lower bound, such as `rate>=10k`, may be missed because too little is asked for.
-//! If nothing else is missed the search goes on upwards.
+//! A condition with a lower bound, such as `rate>=10k`, may be missed because too little is asked
+//! for. If nothing else is missed the search goes on upwards.
 //!
 //! A run counts only if the generator kept the schedule, and on a machine that was not quiet only
 //! if it met the conditions all the same. One that does not count is repeated: a moment in which

@@ -2,9 +2,10 @@
 //!
 //! The server says `listening on ADDR` on its standard output once it accepts. If it adds `admin on
 //! ADDR` in the same write, its metrics are read there. What else it writes is dropped; its
-//! standard error is ours, or where runs follow each other, held back until it fails. It runs in a process group of its own, so Ctrl-C at the terminal reaches
-//! only the generator, which ends the run before it stops the server. The group is stopped
-//! together, so that a wrapper does not leave the server behind.
+//! standard error is ours, or where runs follow each other, held back until it fails. It
+//! runs in a process group of its own, so Ctrl-C at the terminal reaches only the generator, which
+//! ends the run before it stops the server. The group is stopped together, so that a wrapper does
+//! not leave the server behind.
 
 use std::{
     collections::VecDeque,

@@ -4,8 +4,8 @@
 //! A key is spelled the same everywhere: `max-frame` in a file is `--max-frame` on the command line
 //! and `ARENA_ECHO_MAX_FRAME` in the environment. No key may be named `port` or `service-...`:
 //! Kubernetes sets variables of those names for a service that is called `arena-echo`. For the same
-//! reason other variables that no key has are warned of, and are no errors as unknown flags and keys
-//! of a file are.
+//! reason other variables that no key has are warned of, and are no errors as unknown flags and
+//! keys of a file are.
 
 /// One thing that can be configured.
 #[derive(Debug)]
