@@ -12,8 +12,8 @@
 //!
 //! Every count has a phase: warm-up or measured. A request belongs to the phase in which it was
 //! due, and so does whatever ends it, however late. What ends no request, such as a failed attempt
-//! to connect, belongs to the phase in which it happens. What goes wrong while warming up has counts
-//! of its own, so it spoils no measurement, but never goes unseen.
+//! to connect, belongs to the phase in which it happens. What goes wrong while warming up has
+//! counts of its own, so it spoils no measurement, but never goes unseen.
 
 use std::{io, mem, ops::AddAssign, time::Duration};
 
