@@ -325,7 +325,11 @@ impl Link {
     /// Closed loop: as many requests as there is room for.
     #[inline]
     fn fill_the_pipeline(&mut self, desk: &mut Desk<'_>) -> io::Result<()> {
-        let admitted = desk.schedule.admit(self.room(desk), desk.now);
+        let left = match desk.schedule.is_warm_up(desk.now) {
+            true => u64::MAX,
+            false => self.left.unwrap_or(u64::MAX),
+        };
+        let admitted = desk.schedule.admit(self.room(desk).min(left), desk.now);
         if admitted.count > 0 {
             let (count, is_measured) = (admitted.count, admitted.is_measured);
             spend(&mut self.left, admitted);
@@ -358,7 +362,8 @@ impl Link {
             return;
         };
         let due_at = pace.next_due();
-        let is_open = self.left != Some(0) && desk.schedule.is_open_for(due_at);
+        let is_spent = self.left == Some(0) && !desk.schedule.is_warm_up(due_at);
+        let is_open = !is_spent && desk.schedule.is_open_for(due_at);
         if is_open && !pace.is_blocked && !pace.is_on_agenda {
             pace.is_on_agenda = true;
             agenda.entries.push(Reverse((due_at, self.token.0)));
@@ -399,6 +404,7 @@ impl Link {
             }
             let admitted = match is_plain {
                 true => Admission { count: 1, is_measured: true },
+                false if self.left == Some(0) && !desk.schedule.is_warm_up(due_at) => return,
                 false => match desk.schedule.admit_due(due_at) {
                     Some(admitted) => admitted,
                     None => return,
@@ -426,8 +432,7 @@ impl Link {
     /// How many more requests this socket may have in flight.
     #[inline]
     fn room(&self, desk: &Desk<'_>) -> u64 {
-        let room =
-            (desk.pipeline - self.connection.outstanding()).min(self.left.unwrap_or(u64::MAX));
+        let room = desk.pipeline - self.connection.outstanding();
         match desk.reconnect_every {
             None => room,
             Some(limit) => room.min(self.left_on_socket(limit, desk.now)),

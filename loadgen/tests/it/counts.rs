@@ -108,6 +108,22 @@ fn a_number_of_requests_is_dealt_out_to_the_connections() {
 }
 
 #[test]
+fn a_connection_without_a_measured_request_warms_up_like_the_others() {
+    let seen = Arc::new(Mutex::new(std::collections::HashSet::new()));
+    let server = servers::replying({
+        let seen = Arc::clone(&seen);
+        move |connection, _, frame| {
+            seen.lock().unwrap().insert(connection);
+            frame
+        }
+    });
+    let warm_up = Duration::from_secs(1);
+    let report = run(&Plan { connections: 5, threads: 2, warm_up, ..plan(server, 2) });
+    assert_eq!(report.counts.requests, 2);
+    assert_eq!(seen.lock().unwrap().len(), 5);
+}
+
+#[test]
 fn a_duration_ends_a_run_and_what_is_in_flight_is_awaited() {
     let server = servers::start(|_, stream| echo(stream));
     let duration = Duration::from_secs(2);

@@ -108,6 +108,9 @@ fn a_number_of_requests_is_one_total_after_a_warm_up_too() {
         let report = run(&load);
         assert_eq!((report.counts.requests, report.counts.unsent), (5, 0), "{report:?}");
         assert!(report.duration < Duration::from_secs(2), "{report:?}");
+        if arrival == Arrival::Fixed {
+            assert_eq!(report.counts.warm_up_requests, 4, "{report:?}");
+        }
         assert_ne!(report.verdict, Verdict::Overloaded, "{report:?}");
     }
 }
