@@ -50,7 +50,7 @@
 //!   \                       |          \      |-> route -> stream    \-> mismatch
 //!    \-> doctor -> noise    |           \     |-> rate
 //!                           |            \    \-> schedule, tally, latency -> shelf
-//!                           |             \-> alarm
+//!                           |             \-> alarm, patience
 //!                           |-> server_watch -> server_command, server_probe
 //!                           |-> adversaries, metrics_probe, noise
 //!                           \-> interval, backlog, verdict, slo, report
