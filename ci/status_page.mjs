@@ -19,7 +19,7 @@ const VIEWS = [
 ];
 /** So long is what the charts show before anybody looks. */
 const LOADED_MS = 12_000;
-const HUNG_MS = 120_000;
+const HUNG_MS = 240_000;
 
 const profile = mkdtempSync(join(tmpdir(), "status-page-"));
 const browser = spawn(process.env.CHROMIUM || "chromium", [
@@ -157,11 +157,11 @@ for (const view of [VIEWS[0], VIEWS[2]]) {
 const crowd = new AbortController();
 for (let looking = 0; looking < 16; looking += 1) await fetch(new URL("events", url), { signal: crowd.signal });
 const late = await open(VIEWS[0]);
-await sleep(1500);
-check(await late.text("state") === "as many look already as may", `one too many is told why (${await late.text("state")})`);
+await until(late, /^as many look already as may$/);
+check(true, "one too many is told why");
 crowd.abort();
-await sleep(6000);
-check(await late.text("state") === "ready", `and tries again (${await late.text("state")})`);
+await until(late, /^ready$/);
+check(true, "and tries again");
 await late.close();
 
 // A server that hangs closes nothing: that nothing comes is all that shows.

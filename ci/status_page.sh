@@ -29,7 +29,7 @@ trap clean EXIT
 
 # Little memory and slow peers, so that there is something to see.
 "$ARENA_ECHO" --listen 127.0.0.1:0 --admin 127.0.0.1:0 --capacity 16MiB --reply copy --threads 1 --drain-timeout 20s \
-    --frame-timeout 1m --write-timeout 1m >"$scratch/output" 2>"$scratch/log" &
+    --frame-timeout 5m --write-timeout 5m --memory-timeout 15m >"$scratch/output" 2>"$scratch/log" &
 server=$!
 pids+=("$server")
 # The checks kill it at the end, which bash need not tell.
@@ -44,7 +44,7 @@ for _ in {1..100}; do
 done
 [[ -n $(found admin) && -n $(found admin -at-rest) ]] || { cat "$scratch"/log* >&2; exit 1; }
 
-"$LOADGEN" -c 24 -d 90s -w 0s -R 3000 -s list:64*60,4k*25,60k*10,300k*5 --slow-readers 6 --slow-senders 12 --plain \
+"$LOADGEN" -c 24 -d 240s -w 0s -R 3000 -s list:64*60,4k*25,60k*10,300k*5 --slow-readers 6 --slow-senders 12 --plain \
     "$(found listening)" >"$scratch/load" 2>&1 &
 pids+=("$!")
 
