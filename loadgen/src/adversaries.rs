@@ -7,12 +7,15 @@
 //! | slow sender  | sends a request byte by byte, two a second                                     |
 //! | resetter     | sends half a request and resets the connection, over and over                  |
 //!
+//! With TLS they are honest until the handshake is over, and what they do is encrypted: a slow
+//! reader takes its few bytes from the socket, and a slow sender sends a record for each byte.
+//!
 //! All of them share one thread, which lets a part of them act at a time: clients that do not know
 //! of each other have no common beat. Nothing that they do is in the report's other figures; what
 //! they get back is counted, not checked.
 
 use std::{
-    io::{self, Read, Write},
+    io::{self, Write},
     ops::AddAssign,
     sync::mpsc::{Receiver, TryRecvError},
     time::{Duration, Instant},
@@ -25,6 +28,7 @@ use crate::{
     payload::HEADER_BYTES,
     route::{Addresses, Attempts},
     stream::{Endpoint, Stream},
+    tls::{self, Channel, Input, Prepared, Sessions},
 };
 
 /// How often it is an adversary's turn. A slow one lets most turns pass once it is connected.
@@ -101,11 +105,23 @@ struct Adversary {
     counts: AdversaryCounts,
 }
 
+/// How to get to the server.
+#[derive(Debug)]
+struct Way<'run> {
+    addresses: Addresses<'run>,
+    registry: Registry,
+    sessions: Sessions,
+    /// What comes back is read into it, and forgotten.
+    buffer: Box<[u8]>,
+}
+
 #[derive(Debug)]
 enum State {
     Down,
     Connecting(Stream),
-    Open(Stream),
+    /// Connected, but for the handshake.
+    Preparing(Channel),
+    Open(Channel),
 }
 
 impl Adversaries {
@@ -125,6 +141,7 @@ impl Adversaries {
     pub(crate) fn run(
         self,
         endpoints: &[Endpoint],
+        sessions: Sessions,
         begin: &Receiver<()>,
     ) -> io::Result<AdversaryReport> {
         let mut poll = Poll::new()?;
@@ -142,11 +159,14 @@ impl Adversaries {
         if begin.recv().is_ok() {
             let mut groups = (0..GROUPS as usize).cycle();
             let mut due_at = Instant::now();
-            let mut addresses = Addresses::new(endpoints);
+            let addresses = Addresses::new(endpoints);
+            let registry = poll.registry().try_clone()?;
+            let buffer = vec![0; tls::PLAIN_BYTES_MAX].into_boxed_slice();
+            let mut way = Way { addresses, registry, sessions, buffer };
             while !matches!(begin.try_recv(), Err(TryRecvError::Disconnected)) {
                 let first = groups.next().expect("groups without end");
                 for adversary in all.iter_mut().skip(first).step_by(GROUPS as usize) {
-                    adversary.take_turn(&mut addresses, poll.registry(), &requests);
+                    adversary.take_turn(&mut way, &requests);
                 }
                 // Who is late does not catch up: that would be a burst.
                 due_at = (due_at + TURN / GROUPS).max(Instant::now());
@@ -194,37 +214,40 @@ impl Adversary {
     }
 
     /// Does the next bad thing, unless it rests.
-    fn take_turn(&mut self, addresses: &mut Addresses<'_>, registry: &Registry, requests: &[u8]) {
+    fn take_turn(&mut self, way: &mut Way<'_>, requests: &[u8]) {
         if let Some(turns_left) = self.turns_to_rest.checked_sub(1) {
             self.turns_to_rest = turns_left;
             return;
         }
         self.state = match std::mem::replace(&mut self.state, State::Down) {
             State::Down => {
-                match Stream::connect(self.attempts.endpoint(addresses), registry, Token(0)) {
+                let endpoint = self.attempts.endpoint(&way.addresses);
+                match Stream::connect(endpoint, &way.registry, Token(0)) {
                     Ok(stream) => State::Connecting(stream),
-                    Err(error) => self.not_connected(error, addresses),
+                    Err(error) => self.not_connected(error, &way.addresses),
                 }
             }
             State::Connecting(stream) => match stream.outcome() {
                 Ok(true) => {
-                    self.attempts.succeed(addresses);
-                    self.counts.connects += 1;
-                    self.offset = 0;
-                    State::Open(stream)
+                    self.attempts.succeed(&mut way.addresses);
+                    match way.sessions.begin(stream, 0) {
+                        Ok(channel) => self.prepare(channel, way),
+                        Err(_) => self.not_encrypted(),
+                    }
                 }
                 Ok(false) => State::Connecting(stream),
-                Err(error) => self.not_connected(error, addresses),
+                Err(error) => self.not_connected(error, &way.addresses),
             },
-            State::Open(stream) => match self.act(&stream, requests) {
+            State::Preparing(channel) => self.prepare(channel, way),
+            State::Open(mut channel) => match self.act(&mut channel, way, requests) {
                 Ok(false) => {
                     if self.kind != Kind::Resetter {
                         self.turns_to_rest = SLOW_TURNS - 1;
                     }
-                    State::Open(stream)
+                    State::Open(channel)
                 }
                 Ok(true) => {
-                    stream.reset();
+                    channel.reset();
                     self.counts.resets += 1;
                     State::Down
                 }
@@ -242,39 +265,78 @@ impl Adversary {
         State::Down
     }
 
+    /// Goes on with the handshake, if there is one.
+    fn prepare(&mut self, mut channel: Channel, way: &mut Way<'_>) -> State {
+        match channel.prepare(&mut way.sessions) {
+            Ok(Prepared::Open(_)) => {
+                self.counts.connects += 1;
+                self.offset = 0;
+                State::Open(channel)
+            }
+            Ok(Prepared::NotYet) => State::Preparing(channel),
+            Err(_) => self.not_encrypted(),
+        }
+    }
+
+    fn not_encrypted(&mut self) -> State {
+        self.counts.connect_errors += 1;
+        State::Down
+    }
+
     /// Uses an open connection. Returns whether to reset it.
-    fn act(&mut self, stream: &Stream, requests: &[u8]) -> io::Result<bool> {
+    fn act(
+        &mut self,
+        channel: &mut Channel,
+        way: &mut Way<'_>,
+        requests: &[u8],
+    ) -> io::Result<bool> {
         match self.kind {
             Kind::SlowReader => {
-                self.send(stream, &requests[self.offset..], requests.len())?;
-                self.receive(stream, &mut [0; READ_BYTES])?;
+                self.send(channel, way, &requests[self.offset..], requests.len())?;
+                self.receive(channel, way, READ_BYTES)?;
                 Ok(false)
             }
             Kind::SlowSender => {
-                self.send(stream, &requests[self.offset..=self.offset], requests.len())?;
-                while self.receive(stream, &mut [0; 4096])? > 0 {}
+                self.send(channel, way, &requests[self.offset..=self.offset], requests.len())?;
+                while self.receive(channel, way, 4096)? > 0 {}
                 Ok(false)
             }
             Kind::Resetter if self.offset > 0 => Ok(true),
             Kind::Resetter => {
-                self.send(stream, &requests[..REQUEST_BYTES / 2], requests.len())?;
+                self.send(channel, way, &requests[..REQUEST_BYTES / 2], requests.len())?;
                 Ok(false)
             }
         }
     }
 
     /// Sends as much of `bytes` as the socket takes, of requests that repeat after `period` bytes.
-    fn send(&mut self, mut stream: &Stream, bytes: &[u8], period: usize) -> io::Result<()> {
-        let sent = unless_blocked(stream.write(bytes))?;
+    fn send(
+        &mut self,
+        channel: &mut Channel,
+        way: &mut Way<'_>,
+        bytes: &[u8],
+        period: usize,
+    ) -> io::Result<()> {
+        let sent = unless_blocked(match channel {
+            Channel::Plain(stream) => (&*stream).write(bytes),
+            Channel::Secure(secure) => secure.encrypting(&mut way.sessions).write(bytes),
+        })?;
         self.offset = (self.offset + sent) % period;
         self.counts.bytes_sent += sent as u64;
         Ok(())
     }
 
-    fn receive(&mut self, mut stream: &Stream, bytes: &mut [u8]) -> io::Result<usize> {
-        let received = match stream.read(bytes) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            received => unless_blocked(received)?,
+    /// Takes so many bytes from the socket at most, encrypted or not.
+    fn receive(
+        &mut self,
+        channel: &mut Channel,
+        way: &mut Way<'_>,
+        bytes_max: usize,
+    ) -> io::Result<usize> {
+        let Way { sessions, buffer, .. } = way;
+        let received = match channel.read_some(buffer, bytes_max, sessions) {
+            Ok(Input { is_end: true, .. }) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            received => unless_blocked(received.map(|input| input.len))?,
         };
         self.counts.bytes_received += received as u64;
         Ok(received)
@@ -340,7 +402,9 @@ mod tests {
         });
         let (begin, begun) = mpsc::channel();
         let adversaries = Adversaries { slow_readers: 2, slow_senders: 1, resets: 3 };
-        let thread = thread::spawn(move || adversaries.run(&endpoints, &begun).unwrap());
+        let thread = thread::spawn(move || {
+            adversaries.run(&endpoints, Sessions::default(), &begun).unwrap()
+        });
         begin.send(()).unwrap();
         (0..4).for_each(|_| was_reset.recv().unwrap());
         drop(begin);
@@ -357,7 +421,7 @@ mod tests {
         let (begin, begun) = mpsc::channel();
         drop(begin);
         let report = Adversaries { slow_readers: 1, ..Adversaries::default() };
-        let report = report.run(&[], &begun).unwrap();
+        let report = report.run(&[], Sessions::default(), &begun).unwrap();
         assert_eq!(report.slow_readers.connects, 0);
     }
 }

@@ -60,6 +60,7 @@ use crate::{
     search::{self, Search},
     size::Sizes,
     stop::Stop,
+    tls::{Tls, TlsOptions},
     units,
 };
 
@@ -287,6 +288,32 @@ struct RunArguments {
     /// What of the replies is checked: full, sample:N (one in N) or none
     #[arg(long, value_name = "WHAT", default_value = "full", hide_short_help = true)]
     verify: String,
+    /// Encrypt connections, by TLS 1.3 or 1.2
+    ///
+    /// The server's certificate must be for its host, and from an authority that the system trusts,
+    /// unless --tls-name and --tls-ca name others. Pages of metrics are read without TLS.
+    #[arg(long, hide_short_help = true)]
+    tls: bool,
+    /// Trust the authorities in this PEM file instead of the system's
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
+    tls_ca: Option<PathBuf>,
+    /// Show the server the certificate in this PEM file, and those behind it
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
+    tls_cert: Option<PathBuf>,
+    /// The private key of --tls-cert, as PEM
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
+    tls_key: Option<PathBuf>,
+    /// The name or IP address that the server's certificate is for [default: the server's host]
+    #[arg(long, value_name = "NAME", hide_short_help = true)]
+    tls_name: Option<String>,
+    /// Accept any certificate of the server; the report says so
+    #[arg(long, hide_short_help = true)]
+    tls_insecure: bool,
+    /// Make every handshake a full one
+    ///
+    /// Otherwise a connection that is made again resumes its session, if the server lets it.
+    #[arg(long, hide_short_help = true)]
+    tls_no_resume: bool,
     /// How requests are spread over time with -R: fixed or poisson
     #[arg(long, value_name = "HOW", default_value = "fixed", hide_short_help = true)]
     arrival: String,
@@ -520,6 +547,17 @@ impl RunArguments {
             slow_senders: clients("--slow-senders", &self.slow_senders),
             resets: clients("--resets", &self.resets),
         };
+        let tls = judge.tls(
+            self.tls,
+            TlsOptions {
+                authorities: self.tls_ca,
+                certificates: self.tls_cert,
+                key: self.tls_key,
+                name: self.tls_name,
+                accepts_any_certificate: self.tls_insecure,
+                never_resumes: self.tls_no_resume,
+            },
+        );
         let pipeline = judge.number("--pipeline", Some(&self.pipeline), 1..=PIPELINE_MAX);
         let plan = Plan {
             target: judge.value("TARGET", self.target.as_deref(), |text| {
@@ -541,6 +579,7 @@ impl RunArguments {
             rate: judge.value("--rate", Some(&self.rate), str::parse).unwrap_or(Rate::Max),
             arrival: judge.value("--arrival", Some(&self.arrival), str::parse).unwrap_or_default(),
             ramp_up: judge.time("--ramp-up", Some(&self.ramp_up)).unwrap_or_default(),
+            tls,
             reconnect_every: judge.value(
                 "--reconnect-every",
                 self.reconnect_every.as_deref(),
@@ -690,6 +729,26 @@ impl Judge {
                 }
             })
         })
+    }
+
+    /// Reads the files of TLS. What would have no effect without it is refused.
+    fn tls(&mut self, is_on: bool, options: TlsOptions) -> Option<Tls> {
+        if is_on {
+            let tls = Tls::new(options);
+            return tls.map_err(|error| self.problems.extend(error.problems)).ok();
+        }
+        let flags = [
+            ("--tls-ca", options.authorities.is_some()),
+            ("--tls-cert", options.certificates.is_some()),
+            ("--tls-key", options.key.is_some()),
+            ("--tls-name", options.name.is_some()),
+            ("--tls-insecure", options.accepts_any_certificate),
+            ("--tls-no-resume", options.never_resumes),
+        ];
+        for (flag, _) in flags.into_iter().filter(|(_, is_given)| *is_given) {
+            self.refuse(flag, "has no effect without --tls; add that, or leave it out");
+        }
+        None
     }
 
     fn time(&mut self, flag: &'static str, text: Option<&str>) -> Option<Duration> {

@@ -206,6 +206,15 @@ impl Connection {
         evidence.is_sufficient(payloads).then(|| evidence.classify(payloads))
     }
 
+    /// Whether what came instead of a reply is an alert of TLS.
+    pub(crate) fn was_answered_in_tls(&self) -> bool {
+        // The type, the version, and a length of two.
+        let is_alert = |odd: &[u8]| matches!(odd, [21, 3, 0..=4, 0, 2, ..]);
+        self.evidence
+            .as_deref()
+            .is_some_and(|evidence| evidence.matched == 0 && is_alert(&evidence.odd))
+    }
+
     /// What is wrong with this connection, if anything: no more bytes will come.
     pub(crate) fn last_judgement(&self, payloads: &Payloads) -> Option<Mismatch> {
         let evidence = self.evidence.as_deref()?;

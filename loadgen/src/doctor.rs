@@ -16,6 +16,7 @@ use crate::{
     latency::{Latency, Recorder},
     noise::{self, WAKE_UP_PAUSE},
     server_probe::MachineTime,
+    tls::Price,
     units,
 };
 
@@ -40,6 +41,8 @@ struct Findings {
     /// How long a thread stood still that wanted to go on.
     pauses: Latency,
     stolen_share: Option<f64>,
+    /// What TLS costs the generator.
+    tls: Price,
 }
 
 /// Measures and prints. Returns the exit code.
@@ -67,6 +70,7 @@ impl Findings {
             round_trip: noise::round_trip(&clock, ROUND_TRIPS)?,
             pauses,
             stolen_share: before.zip(after).and_then(|(b, a)| a.stolen_share_since(&b)),
+            tls: Price::find()?,
         })
     }
 
@@ -96,7 +100,9 @@ impl Findings {
              pauses       {pauses}\n\
              stolen       {stolen}\n\
              noise floor  p50 {}, p99 {}: what is near it is this machine, not the server\n\
-             send lag     expect a p99 of {} in open loop at low rates\n",
+             send lag     expect a p99 of {} in open loop at low rates\n\
+             TLS          takes the generator {} of CPU per request of 64 B, {} of 16 KiB,\n\
+             {:13}{} per full handshake, {} per resumed one\n",
             self.cpus,
             units::time_of(self.clock_read),
             times(&self.alarm_lateness),
@@ -105,6 +111,11 @@ impl Findings {
             units::time(floor.p50),
             units::time(floor.p99),
             units::time(lag),
+            units::time_of(self.tls.small),
+            units::time_of(self.tls.large),
+            "",
+            units::time_of(self.tls.full),
+            units::time_of(self.tls.resumed),
         )
     }
 }
@@ -155,7 +166,9 @@ mod tests {
         assert_eq!(findings.round_trip.count(), u64::from(ROUND_TRIPS));
         assert!(findings.round_trip.percentiles().p50 > 0);
         let text = findings.to_text();
-        for name in ["clock", "alarms", "sleeps", "loopback", "pauses", "stolen", "noise floor"] {
+        let names =
+            ["clock", "alarms", "sleeps", "loopback", "pauses", "stolen", "noise floor", "TLS"];
+        for name in names {
             assert!(text.contains(name), "{name} is not in:\n{text}");
         }
     }

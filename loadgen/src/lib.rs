@@ -36,6 +36,9 @@
 //! * A request that was due and could not be sent until the end is *unsent*; one that was sent and
 //!   not answered is *unanswered*. Both are counted with their age.
 //! * All replies that one read brings share one look at the clock.
+//! * How long connections take to be made is recorded in two parts, `connect` and the TLS handshake,
+//!   and the handshake in two kinds, full and resumed. The generator's own work is part of them.
+//!   Connections that are begun before measuring are kept apart.
 //! * Before anything starts, the machine itself is measured for a moment: the *noise floor*. Send
 //!   lag that it explains is not held against the generator, and a latency near it is said to be
 //!   the machine's. In open loop a thread may look at the clock until a request is due; that time
@@ -47,8 +50,9 @@
 //!
 //! ```text
 //! cli -> plan -> search -> run -> worker -> link -> connection -> template -> payload -> size
-//!   \                       |          \      |-> route -> stream    \-> mismatch
-//!    \-> doctor -> noise    |           \     |-> rate
+//!   \                       |          \      |-> route, tls        \-> mismatch
+//!    \-> doctor -> noise    |           \     |    \-> stream
+//!     \         \-> tls     |            \    |-> rate
 //!                           |            \    \-> schedule, tally, latency -> shelf
 //!                           |             \-> alarm, patience
 //!                           |-> server_watch -> server_command, server_probe
@@ -75,6 +79,7 @@ mod worker;
 mod alarm;
 mod link;
 mod stream;
+mod tls;
 
 mod connection;
 mod mismatch;
@@ -127,7 +132,7 @@ pub use mismatch::Mismatch;
 pub use noise::NoiseFloor;
 pub use plan::{Pin, Plan, PlanError, Problem, ReconnectEvery, Verify};
 pub use rate::{Arrival, Rate};
-pub use report::{ClientUsage, Report, ServerUsage};
+pub use report::{ClientUsage, Connects, Report, ServerUsage};
 pub use run::{Progress, RunError, run};
 pub use search::{Found, Search, Step, StepOutcome};
 pub use server_command::ServerCommandError;
@@ -135,4 +140,5 @@ pub use size::Sizes;
 pub use slo::{Slo, SloOutcome};
 pub use stop::Stop;
 pub use tally::{Blocked, Counts, Errors, LittlesLaw, Mismatches};
+pub use tls::{Tls, TlsOptions, TlsSession};
 pub use verdict::Verdict;

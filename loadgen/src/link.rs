@@ -10,14 +10,7 @@
 //! none), it stays off the agenda, and returns as soon as there is room. What was due meanwhile
 //! counts from when it was due.
 
-use std::{
-    cmp::Reverse,
-    collections::BinaryHeap,
-    io::{self, Read},
-    mem,
-    ops::Range,
-    time::Duration,
-};
+use std::{cmp::Reverse, collections::BinaryHeap, io, mem, ops::Range, time::Duration};
 
 use mio::{Registry, Token, event::Event};
 
@@ -31,11 +24,12 @@ use crate::{
     route::{Addresses, Attempts},
     schedule::{Admission, Phase, Schedule},
     stream::Stream,
-    tally::{Counted, Tally},
+    tally::{Connects, Counted, Tally},
+    tls::{Channel, Handshake, Input, Prepared, Sessions},
     units,
 };
 
-/// How long an address may take to answer.
+/// How long an address may take to answer, and a handshake after that.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The pause before the first attempt to connect again; it doubles with each failure, up to the
 /// last.
@@ -51,6 +45,7 @@ pub(crate) const STANDSTILL_MIN: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(crate) struct Desk<'run> {
     pub(crate) addresses: Addresses<'run>,
+    pub(crate) sessions: Sessions,
     pub(crate) source: Source<'run>,
     pub(crate) clock: &'run Clock,
     pub(crate) pipeline: u64,
@@ -149,6 +144,8 @@ pub(crate) struct Link {
     was_open: bool,
     /// The phase of the last loss.
     lost_in: Counted,
+    /// Whether the attempts to connect began while measuring.
+    is_connect_measured: bool,
 }
 
 /// When the requests of a link are due, and what keeps them.
@@ -174,9 +171,21 @@ pub(crate) enum Turn {
 
 #[derive(Debug)]
 enum Socket {
-    Down { retry_at: u64 },
-    Connecting { stream: Stream, since: u64 },
-    Open { stream: Stream },
+    Down {
+        retry_at: u64,
+    },
+    Connecting {
+        stream: Stream,
+        since: u64,
+    },
+    /// Connected, but for the handshake.
+    Preparing {
+        channel: Channel,
+        since: u64,
+    },
+    Open {
+        channel: Channel,
+    },
 }
 
 /// Why a socket is given up.
@@ -185,6 +194,8 @@ enum Loss {
     Closed,
     Broken(io::Error),
     NotMade(io::Error),
+    /// The server or this side refused the other, or they do not understand each other.
+    NotEncrypted(io::Error),
     TimedOut,
     Mismatch(Mismatch),
 }
@@ -204,6 +215,7 @@ impl Link {
             failures: 0,
             was_open: false,
             lost_in: Counted::Measured,
+            is_connect_measured: false,
         }
     }
 
@@ -212,7 +224,17 @@ impl Link {
     }
 
     pub(crate) fn is_connecting(&self) -> bool {
-        matches!(self.socket, Socket::Connecting { .. })
+        matches!(self.socket, Socket::Connecting { .. } | Socket::Preparing { .. })
+    }
+
+    /// Whether it is open, and the server may still refuse it.
+    pub(crate) fn may_be_refused(&self, desk: &Desk<'_>) -> bool {
+        match &self.socket {
+            Socket::Open { channel: Channel::Secure(secure) } => {
+                secure.may_be_refused(&desk.sessions)
+            }
+            _ => false,
+        }
     }
 
     /// Sends so many measured requests at most.
@@ -257,6 +279,8 @@ impl Link {
 
     /// Begins to connect. A failure shows at once or as an event.
     pub(crate) fn connect(&mut self, desk: &mut Desk<'_>) {
+        desk.look_at_the_clock();
+        self.is_connect_measured = desk.schedule.phase() == Phase::Measuring;
         let endpoint = self.attempts.endpoint(&desk.addresses);
         match Stream::connect(endpoint, &desk.registry, self.token) {
             Ok(stream) => self.socket = Socket::Connecting { stream, since: desk.now },
@@ -278,7 +302,7 @@ impl Link {
         if self.is_open() && (event.is_readable() || event.is_read_closed() || event.is_error()) {
             let turn = self.receive(event.is_read_closed(), desk);
             // One event tells both, and tells it once.
-            if event.is_writable() && self.connection.has_unwritten() {
+            if event.is_writable() && self.has_unwritten() {
                 self.send(desk);
             }
             return turn;
@@ -343,12 +367,12 @@ impl Link {
     /// Open loop: what is due by now, as far as there is room; the next one goes on the agenda.
     fn send_what_is_due(&mut self, desk: &mut Desk<'_>) -> io::Result<()> {
         self.write(desk)?;
-        let room = if self.connection.has_unwritten() { 0 } else { self.room(desk) };
+        let room = if self.has_unwritten() { 0 } else { self.room(desk) };
         if room > 0 {
             self.queue_what_is_due(room, desk);
             self.write(desk)?;
         }
-        let is_blocked = self.connection.has_unwritten() || self.room(desk) == 0;
+        let is_blocked = self.has_unwritten() || self.room(desk) == 0;
         if let Some(pace) = &mut self.pace {
             pace.is_blocked = is_blocked;
         }
@@ -374,7 +398,7 @@ impl Link {
     fn use_room(&mut self, desk: &mut Desk<'_>) {
         let has_room = self.is_open()
             && !self.connection.is_suspect()
-            && !self.connection.has_unwritten()
+            && !self.has_unwritten()
             && self.room(desk) > 0;
         if let Some(pace) = &mut self.pace
             && pace.is_blocked
@@ -427,6 +451,13 @@ impl Link {
             }
             spend(&mut self.left, admitted);
         }
+    }
+
+    /// Whether something waits until the socket takes it.
+    #[inline]
+    fn has_unwritten(&self) -> bool {
+        self.connection.has_unwritten()
+            || matches!(&self.socket, Socket::Open { channel } if channel.has_unsent())
     }
 
     /// How many more requests this socket may have in flight.
@@ -486,6 +517,12 @@ impl Link {
                     self.try_next_address(io::ErrorKind::TimedOut.into(), desk);
                 }
             }
+            Socket::Preparing { channel, since } => {
+                if Duration::from_nanos(desk.now.saturating_sub(*since)) >= CONNECT_TIMEOUT {
+                    let error = channel.lateness(&desk.sessions);
+                    self.lose(Loss::NotEncrypted(error), desk);
+                }
+            }
             Socket::Open { .. } => {
                 if let Some(mismatch) = self.connection.last_judgement(desk.source.payloads) {
                     self.lose(Loss::Mismatch(mismatch), desk);
@@ -501,7 +538,7 @@ impl Link {
     /// How many bytes have arrived that have not been read.
     pub(crate) fn unread_bytes(&self) -> u64 {
         match &self.socket {
-            Socket::Open { stream } => stream.unread_bytes().unwrap_or_default(),
+            Socket::Open { channel } => channel.socket().unread_bytes().unwrap_or_default(),
             _ => 0,
         }
     }
@@ -534,24 +571,55 @@ impl Link {
     }
 
     fn finish_connecting(&mut self, desk: &mut Desk<'_>) {
-        let Socket::Connecting { stream, .. } = &self.socket else {
-            return;
-        };
-        match stream.outcome() {
-            Ok(true) => self.open(desk),
-            Ok(false) => {}
-            Err(error) => self.try_next_address(error, desk),
+        if let Socket::Connecting { stream, .. } = &self.socket {
+            match stream.outcome() {
+                Ok(true) => self.prepare(desk),
+                Ok(false) => {}
+                Err(error) => self.try_next_address(error, desk),
+            }
+        }
+        if let Socket::Preparing { channel, .. } = &mut self.socket {
+            match channel.prepare(&mut desk.sessions) {
+                Ok(Prepared::NotYet) => {}
+                Ok(Prepared::Open(handshake)) => self.open(handshake, desk),
+                Err(error) => self.lose(Loss::NotEncrypted(error), desk),
+            }
         }
     }
 
-    fn open(&mut self, desk: &mut Desk<'_>) {
+    /// The socket is connected: what is left is the handshake, if there is to be one.
+    fn prepare(&mut self, desk: &mut Desk<'_>) {
         let down = Socket::Down { retry_at: 0 };
-        if let Socket::Connecting { stream, .. } = mem::replace(&mut self.socket, down) {
-            self.socket = Socket::Open { stream };
+        let Socket::Connecting { stream, since } = mem::replace(&mut self.socket, down) else {
+            return;
+        };
+        self.attempts.succeed(&mut desk.addresses);
+        let now = desk.now;
+        self.connects(&mut desk.tally).connect.record(now.saturating_sub(since), 1);
+        match desk.sessions.begin(stream, self.token.0) {
+            Ok(channel) => self.socket = Socket::Preparing { channel, since: now },
+            Err(error) => self.lose(Loss::NotEncrypted(error), desk),
+        }
+    }
+
+    /// Where it belongs how long this connection took to be made.
+    fn connects<'t>(&self, tally: &'t mut Tally) -> &'t mut Connects {
+        if self.is_connect_measured { &mut tally.connects } else { &mut tally.earlier_connects }
+    }
+
+    fn open(&mut self, handshake: Option<Handshake>, desk: &mut Desk<'_>) {
+        let down = Socket::Down { retry_at: 0 };
+        if let Socket::Preparing { channel, since } = mem::replace(&mut self.socket, down) {
+            self.socket = Socket::Open { channel };
+            if let Some(handshake) = handshake {
+                desk.look_at_the_clock();
+                let time = desk.now.saturating_sub(since);
+                self.connects(&mut desk.tally).note_handshake(&handshake, time);
+                desk.tally.session.get_or_insert(handshake.session);
+            }
         }
         *desk.tally.counts.reconnects_mut(self.lost_in) += u64::from(self.was_open);
         self.was_open = true;
-        self.attempts.succeed(&mut desk.addresses);
         self.failures = 0;
         self.opened_at = desk.now;
         self.queued_before = self.connection.queued();
@@ -563,19 +631,19 @@ impl Link {
     #[inline]
     fn receive(&mut self, may_be_closed: bool, desk: &mut Desk<'_>) -> Turn {
         for _ in 0..READS_PER_TURN {
-            let Socket::Open { stream } = &mut self.socket else {
+            let Socket::Open { channel } = &mut self.socket else {
                 return Turn::Waits;
             };
-            match (&*stream).read(&mut desk.read_buffer) {
-                Ok(0) => {
+            match channel.read(&mut desk.read_buffer, &mut desk.sessions) {
+                Ok(Input { is_end: true, .. }) => {
                     self.lose(Loss::Closed, desk);
                     return Turn::Waits;
                 }
-                Ok(len) => {
+                Ok(Input { len, is_drained, .. }) => {
                     desk.look_at_the_clock();
                     desk.silent_since = desk.now;
                     self.take_in(len, desk);
-                    if len < desk.read_buffer.len() && !may_be_closed {
+                    if is_drained && !may_be_closed {
                         return Turn::Waits;
                     }
                     if self.pace.is_some() && desk.now >= desk.next_pass {
@@ -585,7 +653,9 @@ impl Link {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Turn::Waits,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
-                    self.lose(Loss::Broken(error), desk);
+                    let is_refusal = channel.is_unproven();
+                    let loss = if is_refusal { Loss::NotEncrypted } else { Loss::Broken };
+                    self.lose(loss(error), desk);
                     return Turn::Waits;
                 }
             }
@@ -627,11 +697,22 @@ impl Link {
 
     #[inline]
     fn write(&mut self, desk: &mut Desk<'_>) -> io::Result<()> {
-        let Socket::Open { stream } = &mut self.socket else {
+        let Socket::Open { channel } = &mut self.socket else {
             return Ok(());
         };
+        if let Channel::Secure(secure) = channel {
+            secure.flush()?;
+        }
         while self.connection.has_unwritten() {
-            match self.connection.write(&mut desk.source, &mut &*stream) {
+            let written = match channel {
+                Channel::Plain(stream) => self.connection.write(&mut desk.source, &mut &*stream),
+                Channel::Secure(secure) => {
+                    let socket = &mut secure.encrypting(&mut desk.sessions);
+                    // The socket has taken all, though less than was offered: there is no event.
+                    self.connection.write(&mut desk.source, socket).map(|_| true)
+                }
+            };
+            match written {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -664,11 +745,12 @@ impl Link {
         match &loss {
             Loss::Closed | Loss::Broken(_) => counts.errors_mut(self.lost_in).lost += 1,
             Loss::NotMade(error) => counts.errors_mut(self.lost_in).not_connected(error),
+            Loss::NotEncrypted(_) => counts.errors_mut(self.lost_in).not_encrypted(),
             Loss::Mismatch(mismatch) => counts.mismatches_mut(self.lost_in).count(*mismatch),
             Loss::TimedOut => {}
         }
         self.failures = match loss {
-            Loss::NotMade(_) => self.failures.saturating_add(1),
+            Loss::NotMade(_) | Loss::NotEncrypted(_) => self.failures.saturating_add(1),
             _ => 0,
         };
         let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(10)).min(LAST_PAUSE);
@@ -680,7 +762,9 @@ impl Link {
     /// to requests of both counts as measured.
     fn phase_of(&self, loss: &Loss, desk: &Desk<'_>) -> Counted {
         let ended = match loss {
-            Loss::NotMade(_) | Loss::Mismatch(Mismatch::Unsolicited) => None,
+            Loss::NotMade(_) | Loss::NotEncrypted(_) | Loss::Mismatch(Mismatch::Unsolicited) => {
+                None
+            }
             Loss::TimedOut | Loss::Mismatch(_) => self.connection.oldest(),
             Loss::Closed | Loss::Broken(_) => self.connection.newest(),
         };
@@ -705,7 +789,11 @@ impl Link {
             Loss::Closed => format!("the server closed a connection{owed}"),
             Loss::Broken(error) => format!("a connection broke{owed}: {error}"),
             Loss::NotMade(error) => format!("could not connect: {error}"),
+            Loss::NotEncrypted(error) => format!("the TLS handshake failed: {error}"),
             Loss::TimedOut => "a request timed out".to_owned(),
+            Loss::Mismatch(_) if self.connection.was_answered_in_tls() => {
+                "a reply was an alert of TLS: the server may speak that; try --tls".to_owned()
+            }
             Loss::Mismatch(mismatch) => format!("a reply was wrong: {}", mismatch.name()),
         }
     }

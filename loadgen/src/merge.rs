@@ -25,8 +25,9 @@ use crate::{
     report::{
         encoded::Encoded,
         json::{
-            Age, BlockedTime, Client, Condition, Config, Document, Floor, Histograms, RATES_JOINT,
-            SEED_TEXT, SavedAdversaries, SavedInterval, Server, WarmUp, sent_share,
+            Age, BlockedTime, Client, Condition, Config, ConnectHistograms, ConnectTimes, Document,
+            Floor, Histograms, RATES_JOINT, SEED_TEXT, SavedAdversaries, SavedConnects,
+            SavedInterval, Server, WarmUp, sent_share,
         },
         output::Output,
         text,
@@ -39,8 +40,19 @@ use crate::{
 const ADDED: [&str; 6] =
     ["connections", "threads", "requests", "slow_readers", "slow_senders", "resets"];
 /// Settings of one machine each, which are kept side by side.
-const LISTED: [&str; 8] =
-    ["seed", SEED_TEXT, "pin", "slo", "metrics", "server_pid", "command", "threads_pinned"];
+const LISTED: [&str; 11] = [
+    "seed",
+    SEED_TEXT,
+    "pin",
+    "slo",
+    "metrics",
+    "server_pid",
+    "command",
+    "threads_pinned",
+    "tls_ca",
+    "tls_cert",
+    "tls_key",
+];
 /// The setting that says how often each machine sent.
 const RATE: &str = "rate";
 /// How much of the time in which any of them measured all of them must have measured.
@@ -151,6 +163,11 @@ fn merge(runs: &[Named]) -> Result<Document, String> {
         },
         blocked: blocked(all()),
         reconnects: all().map(|run| run.reconnects).sum(),
+        connects: SavedConnects {
+            measured: connects(all().map(|run| &run.connects.measured)),
+            before: connects(all().map(|run| &run.connects.before)),
+        },
+        tls: all().find_map(|run| run.tls.clone()),
         adversaries: adversaries(all()),
         warm_up: warm_up(runs),
         intervals,
@@ -324,6 +341,18 @@ fn sum<'a>(all: impl Iterator<Item = &'a Histograms>, pick: Pick) -> Latency {
     add(all.map(pick))
 }
 
+/// Adds up how long connections took to be made.
+fn connects<'a>(all: impl Iterator<Item = &'a ConnectTimes> + Clone) -> ConnectTimes {
+    let sum = |pick: fn(&ConnectHistograms) -> &Encoded| {
+        add(all.clone().map(|times| pick(&times.histograms)))
+    };
+    ConnectTimes::of_times(
+        &sum(|times| &times.connect),
+        &sum(|times| &times.handshake),
+        &sum(|times| &times.resumption),
+    )
+}
+
 /// Adds up histograms, of which there is at least one.
 fn add<'a>(all: impl Iterator<Item = &'a Encoded>) -> Latency {
     let mut decoded = all.map(Encoded::decode);
@@ -336,14 +365,18 @@ fn add<'a>(all: impl Iterator<Item = &'a Encoded>) -> Latency {
 
 /// What all generators used for each of all requests, and the worst of what each of them saw.
 fn client(runs: &[Named], requests: u64) -> Client {
-    let micros =
-        |Named { run, .. }: &Named| Some(run.client.cpu_us_per_request? * run.requests as f64);
-    let cpu: Option<f64> = runs.iter().map(micros).sum();
+    let per_request = |of: fn(&Client) -> Option<f64>| {
+        let micros = |named: &Named| Some(of(&named.run.client)? * named.run.requests as f64);
+        let all: Option<f64> = runs.iter().map(micros).sum();
+        all.map(|micros| micros / requests.max(1) as f64)
+    };
     let worst = |of: fn(&Client) -> Option<f64>| {
         runs.iter().filter_map(|named| of(&named.run.client)).reduce(f64::max)
     };
     Client {
-        cpu_us_per_request: cpu.map(|cpu| cpu / requests.max(1) as f64),
+        cpu_us_per_request: per_request(|client| client.cpu_us_per_request),
+        tls_cpu_us_per_request: per_request(|client| client.tls_cpu_us_per_request),
+        tls_cpu_us_per_handshake: worst(|client| client.tls_cpu_us_per_handshake),
         busy_share: worst(|client| client.busy_share),
         spin_share: worst(|client| client.spin_share),
         stood_still_share: worst(|client| client.stood_still_share),
@@ -580,6 +613,30 @@ mod tests {
         // An average of both medians would be 75 us.
         assert!(merged.latency_ns.p50.abs_diff(106_600) < 200, "{:?}", merged.latency_ns);
         assert_eq!(merged.latency_ns.p50, sum.value_at_quantile(0.5));
+    }
+
+    #[test]
+    fn times_of_connecting_are_added() {
+        let mut runs = pair();
+        for (named, (nanos, resumed)) in runs.iter_mut().zip([(1_000, 2), (3_000, 3)]) {
+            let times = |count| {
+                let mut histogram = Latency::default().histogram();
+                histogram.record_n(nanos, count).unwrap();
+                Latency::from(&histogram)
+            };
+            let connects = &mut named.run.connects;
+            connects.measured = ConnectTimes::of_times(&times(5), &times(1), &times(resumed));
+            connects.before = ConnectTimes::of_times(&times(1), &times(1), &Latency::default());
+            named.run.client.tls_cpu_us_per_request = Some(nanos as f64 / 1e3);
+        }
+        let merged = merge(&runs).unwrap();
+        let SavedConnects { measured, before } = &merged.connects;
+        assert_eq!((measured.connections, before.connections), (10, 2));
+        assert_eq!((measured.full_handshakes, measured.resumed_handshakes), (2, 5));
+        assert!(measured.handshake_ns.max.abs_diff(3_000) < 10, "{measured:?}");
+        assert_eq!(measured.histograms.connect.decode().len(), 10);
+        // The second one sent three times as much.
+        assert_eq!(merged.client.tls_cpu_us_per_request, Some(2.5));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::{
     rate::{Arrival, Rate},
     size::Sizes,
     slo::Slo,
+    tls::{self, Tls},
     units,
 };
 
@@ -67,6 +68,9 @@ pub struct Plan {
     pub arrival: Arrival,
     /// Over how long the connections are opened, one after the other. It comes before the warm-up.
     pub ramp_up: Duration,
+    /// How connections are encrypted, if they are. It does not hold for
+    /// [`metrics`](Self::metrics).
+    pub tls: Option<Tls>,
     /// When a connection is changed for another.
     pub reconnect_every: Option<ReconnectEvery>,
     /// Clients that behave badly, beside the connections.
@@ -250,6 +254,10 @@ impl Plan {
             "--server-pid",
             "cannot be given with a command after `--`: its process is known".to_owned(),
         );
+        if let (Some(tls), Some(target)) = (&self.tls, &self.target) {
+            let problem = tls.name_of(target).err();
+            rule(problem.is_none(), tls::NAME, problem.unwrap_or_default());
+        }
         if problems.is_empty() { Ok(()) } else { Err(PlanError { problems }) }
     }
 }
@@ -347,6 +355,7 @@ impl Default for Plan {
             rate: Rate::Max,
             arrival: Arrival::Fixed,
             ramp_up: Duration::ZERO,
+            tls: None,
             reconnect_every: None,
             adversaries: Adversaries::default(),
             verify: Verify::Full,

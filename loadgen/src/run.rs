@@ -30,9 +30,9 @@ use crate::{
     noise::NoiseFloor,
     open_files::{self, TooLow},
     payload::{HEADER_BYTES, Payloads},
-    plan::{Pin, Plan, PlanError},
+    plan::{Pin, Plan, PlanError, Problem},
     rate::{Rate, Timetable},
-    report::{ClientUsage, Report, ServerUsage},
+    report::{ClientUsage, Connects, Report, ServerUsage},
     schedule::Bounds,
     server_command::{ServerCommand, ServerCommandError},
     server_probe::{MachineTime, ServerProbe},
@@ -41,6 +41,7 @@ use crate::{
     stop::{Stop, Urgency},
     stream::Endpoint,
     tally::{LittlesLaw, Tally},
+    tls::{self, Sessions},
     units,
     verdict::{Evidence, Verdict},
     worker::{self, Effort, Job, Lines, News, Start},
@@ -58,6 +59,10 @@ const STEADY_TIME: Duration = Duration::from_millis(500);
 /// Why it is not known what a server cost that was there all the time.
 const LOST_COST: &str = "the server's CPU time is unknown: one of its processes ended and took its \
                          count along";
+
+/// What to know of a run with `--tls-insecure`.
+const ANYBODY: &str =
+    "the server may be another one: its certificate was not checked (--tls-insecure)";
 
 /// Why there is nothing to report.
 #[non_exhaustive]
@@ -107,6 +112,16 @@ pub enum RunError {
         /// Its addresses.
         tried: String,
         /// The first error in words.
+        error: String,
+    },
+    /// The server was reached, and not one connection to it could be encrypted.
+    #[error("no TLS connection to {target} ({tried}): {error}")]
+    NotEncrypted {
+        /// The server.
+        target: Address,
+        /// Its addresses.
+        tried: String,
+        /// The first error in words, with what to change.
         error: String,
     },
     /// The system refused something that the generator needs.
@@ -201,6 +216,9 @@ pub fn run(
     let _raised = open_files::raise(files);
     let announced = server.as_ref().map(|server| server.address().clone());
     let target = plan.target.clone().or(announced).expect("a checked plan has one of the two");
+    if let Some(Err(reason)) = plan.tls.as_ref().map(|tls| tls.name_of(&target)) {
+        return Err(PlanError { problems: vec![Problem { flag: tls::NAME, reason }] }.into());
+    }
     let endpoints =
         target.resolve().map_err(|error| RunError::Lookup { target: target.clone(), error })?;
     let group = server.as_ref().map(|server| ServerProbe::of_group(server.pid()));
@@ -275,6 +293,7 @@ impl Site<'_> {
                 lines.push(Lines { go: signal, spares: used });
                 let job = Job {
                     plan,
+                    target: &self.target,
                     endpoints: &self.endpoints,
                     payloads: &self.payloads,
                     clock: &clock,
@@ -298,8 +317,10 @@ impl Site<'_> {
                 return self.conduct(&clock, &lines, &received, server, stop, observe);
             }
             let (begin, begun) = mpsc::channel();
-            let adversaries = thread::Builder::new()
-                .spawn_scoped(scope, move || plan.adversaries.run(&self.endpoints, &begun))?;
+            let adversaries = thread::Builder::new().spawn_scoped(scope, move || {
+                let sessions = Sessions::new(plan.tls.as_ref(), &self.target);
+                plan.adversaries.run(&self.endpoints, sessions, &begun)
+            })?;
             // It cannot fail: the other end waits for it.
             let _ = begin.send(());
             let report = self.conduct(&clock, &lines, &received, server, stop, observe);
@@ -317,10 +338,12 @@ impl Site<'_> {
     ) -> Result<(), RunError> {
         let mut connections = 0;
         let mut error = None;
+        let mut failed = 0;
         for (_, news) in received.iter().take(threads) {
             match news {
-                News::Connected { open, first_error } => {
+                News::Connected { open, first_error, failed_handshakes } => {
                     connections += open;
+                    failed += failed_handshakes;
                     error = error.or(first_error);
                 }
                 News::Failed(error) => return Err(RunError::System(error)),
@@ -334,10 +357,11 @@ impl Site<'_> {
             return Err(RunError::Stopped);
         }
         let tried: Vec<String> = self.endpoints.iter().map(ToString::to_string).collect();
-        Err(RunError::NothingConnects {
-            target: self.target.clone(),
-            tried: tried.join(", "),
-            error: error.unwrap_or_default(),
+        let (target, tried) = (self.target.clone(), tried.join(", "));
+        let error = error.unwrap_or_default();
+        Err(match failed {
+            0 => RunError::NothingConnects { target, tried, error },
+            _ => RunError::NotEncrypted { target, tried, error },
         })
     }
 
@@ -478,6 +502,9 @@ impl Site<'_> {
         } else if is_cost_lost(&costs) {
             reasons.push(LOST_COST.to_owned());
         }
+        if self.plan.tls.as_ref().is_some_and(|tls| tls.options().accepts_any_certificate) {
+            reasons.push(ANYBODY.to_owned());
+        }
         let mut report = Report {
             started_at,
             plan: Plan { metrics: self.metrics.clone(), ..self.plan.clone() },
@@ -496,6 +523,9 @@ impl Site<'_> {
             unanswered_ages: total.unanswered_ages.map(|ages| ages.latency()).unwrap_or_default(),
             unsent_age_max: Duration::from_nanos(total.unsent_age_max),
             blocked: total.blocked,
+            connects: Connects::of(&total.connects),
+            earlier_connects: Connects::of(&total.earlier_connects),
+            tls_session: total.session,
             intervals,
             arena: arena.map(MetricsProbe::finish).unwrap_or_default(),
             mean_payload_bytes: self.payloads.mean_payload_bytes(),
@@ -700,10 +730,16 @@ fn client_usage(efforts: &[Effort], costs: &[Option<Cost>; 2], sent: u64) -> Cli
         }
         _ => (None, None),
     };
+    let tls: tls::Cost = efforts.iter().map(|effort| effort.tls).sum();
+    let ever: tls::Cost = efforts.iter().map(|effort| effort.tls_ever).sum();
     ClientUsage {
         unread_share: None,
         stolen_share,
         cpu_us_per_request: cpu.and_then(|cpu| micros_per_request(cpu, sent)),
+        tls_cpu_us_per_request: (ever.handshake_count > 0)
+            .then(|| micros_per_request(tls.total(), sent))
+            .flatten(),
+        tls_cpu_us_per_handshake: micros_per_request(ever.handshakes, ever.handshake_count),
         busy_share: share(|effort| effort.cpu),
         spin_share: share(|effort| effort.spun),
         stood_still_share: share(|effort| effort.stood_still),

@@ -89,8 +89,8 @@ impl Stream {
         Ok(rustix::io::ioctl_fionread(&self.socket)?)
     }
 
-    /// Closes it in a way that the peer sees as a reset.
-    pub(crate) fn reset(self) {
+    /// Has the peer see a reset when it is closed.
+    pub(crate) fn forget_unsent(&self) {
         // If the option cannot be set the socket is closed all the same.
         let _ = sockopt::set_socket_linger(&self.socket, Some(Duration::ZERO));
     }

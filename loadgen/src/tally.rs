@@ -19,7 +19,12 @@ use std::{io, mem, ops::AddAssign, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{connection::Batch, latency::Recorder, mismatch::Mismatch};
+use crate::{
+    connection::Batch,
+    latency::Recorder,
+    mismatch::Mismatch,
+    tls::{Handshake, TlsSession},
+};
 
 /// The counts of a run.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -63,6 +68,10 @@ pub struct Errors {
     /// How many of those an address refused, because nobody listens there.
     #[serde(default)]
     pub refused: u64,
+    /// How many of those failed in the TLS handshake, or because the server refused the client
+    /// right after it.
+    #[serde(default)]
+    pub handshakes: u64,
 }
 
 /// Mismatches by class.
@@ -120,6 +129,16 @@ pub(crate) struct Times {
     pub(crate) send_lag: Recorder,
 }
 
+/// How long connections took to be made.
+#[derive(Clone, Debug)]
+pub(crate) struct Connects {
+    /// Until the socket was connected.
+    pub(crate) connect: Recorder,
+    /// From then on, until a handshake was over: a full one, or one that resumed a session.
+    pub(crate) handshake: Recorder,
+    pub(crate) resumption: Recorder,
+}
+
 /// What one thread did since its last report.
 #[derive(Clone, Debug)]
 pub(crate) struct Tally {
@@ -133,6 +152,11 @@ pub(crate) struct Tally {
     /// How long the oldest request had been due that was never sent.
     pub(crate) unsent_age_max: u64,
     pub(crate) blocked: Blocked,
+    /// Connections that were begun while measuring, and before.
+    pub(crate) connects: Connects,
+    pub(crate) earlier_connects: Connects,
+    /// What the first handshake agreed on.
+    pub(crate) session: Option<TlsSession>,
     pub(crate) samples: Samples,
     /// Requests in flight when the tally was taken.
     pub(crate) in_flight: u64,
@@ -174,6 +198,11 @@ impl Counts {
         }
     }
 
+    /// How many handshakes have failed, in all phases.
+    pub(crate) fn failed_handshakes(&self) -> u64 {
+        self.errors.handshakes + self.warm_up_errors.handshakes
+    }
+
     pub(crate) fn mismatches_mut(&mut self, phase: Counted) -> &mut Mismatches {
         match phase {
             Counted::WarmUp => &mut self.warm_up_mismatches,
@@ -211,13 +240,21 @@ impl Errors {
     }
 
     /// Each kind in words, with its count.
-    pub(crate) fn kinds(&self) -> [(&'static str, u64); 4] {
+    pub(crate) fn kinds(&self) -> [(&'static str, u64); 5] {
+        let told = self.refused + self.handshakes;
         [
             ("timed out", self.timeouts),
             ("lost", self.lost),
             ("refused", self.refused),
-            ("not connected", self.connect.saturating_sub(self.refused)),
+            ("handshake failed", self.handshakes),
+            ("not connected", self.connect.saturating_sub(told)),
         ]
+    }
+
+    /// Counts a connection whose handshake failed.
+    pub(crate) fn not_encrypted(&mut self) {
+        self.connect += 1;
+        self.handshakes += 1;
     }
 
     /// Counts a connection that could not be made.
@@ -281,6 +318,7 @@ impl AddAssign for Errors {
         self.lost += other.lost;
         self.connect += other.connect;
         self.refused += other.refused;
+        self.handshakes += other.handshakes;
     }
 }
 
@@ -332,6 +370,29 @@ impl Times {
     }
 }
 
+impl Connects {
+    fn new() -> Self {
+        Self { connect: Recorder::new(), handshake: Recorder::new(), resumption: Recorder::new() }
+    }
+
+    pub(crate) fn note_handshake(&mut self, handshake: &Handshake, nanos: u64) {
+        let times = if handshake.is_resumed { &mut self.resumption } else { &mut self.handshake };
+        times.record(nanos, 1);
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.connect.add(&other.connect);
+        self.handshake.add(&other.handshake);
+        self.resumption.add(&other.resumption);
+    }
+
+    fn clear(&mut self) {
+        self.connect.clear();
+        self.handshake.clear();
+        self.resumption.clear();
+    }
+}
+
 impl Tally {
     pub(crate) fn new() -> Self {
         Self {
@@ -341,6 +402,9 @@ impl Tally {
             unanswered_ages: None,
             unsent_age_max: 0,
             blocked: Blocked::default(),
+            connects: Connects::new(),
+            earlier_connects: Connects::new(),
+            session: None,
             samples: Samples::default(),
             in_flight: 0,
             in_flight_ns: 0,
@@ -416,6 +480,9 @@ impl Tally {
         }
         self.unsent_age_max = self.unsent_age_max.max(other.unsent_age_max);
         self.blocked += other.blocked;
+        self.connects.add(&other.connects);
+        self.earlier_connects.add(&other.earlier_connects);
+        self.session = self.session.or(other.session);
         self.samples += other.samples;
         self.in_flight += other.in_flight;
         self.in_flight_ns = self.in_flight_ns.saturating_add(other.in_flight_ns);
@@ -437,6 +504,8 @@ impl Tally {
         self.unanswered_ages = None;
         self.unsent_age_max = 0;
         self.blocked = Blocked::default();
+        self.connects.clear();
+        self.earlier_connects.clear();
         self.samples = Samples::default();
         self.in_flight = 0;
         self.in_flight_ns = 0;
@@ -464,7 +533,14 @@ mod tests {
             .not_connected(&io::Error::from_raw_os_error(rustix::io::Errno::MFILE.raw_os_error()));
         errors.not_connected(&io::ErrorKind::TimedOut.into());
         assert_eq!((errors.connect, errors.total()), (3, 3));
-        let kinds = [("timed out", 0), ("lost", 0), ("refused", 1), ("not connected", 2)];
+        errors.not_encrypted();
+        let kinds = [
+            ("timed out", 0),
+            ("lost", 0),
+            ("refused", 1),
+            ("handshake failed", 1),
+            ("not connected", 2),
+        ];
         assert_eq!(errors.kinds(), kinds);
     }
 
@@ -473,7 +549,7 @@ mod tests {
         let mut one = Tally::new();
         one.counts.requests = 3;
         one.counts.warm_up_unanswered = 5;
-        one.counts.errors = Errors { timeouts: 1, lost: 2, connect: 4, refused: 3 };
+        one.counts.errors = Errors { timeouts: 1, lost: 2, connect: 4, refused: 3, handshakes: 1 };
         one.counts.mismatches.count(Mismatch::Stale);
         one.times.latency.record(1_000, 3);
         one.note(Counted::Measured, || "first".to_owned());
@@ -484,6 +560,7 @@ mod tests {
         assert_eq!(sum.counts.warm_up_unanswered, 10);
         assert_eq!(sum.counts.errors.total(), 14);
         assert_eq!(sum.counts.errors.refused, 6);
+        assert_eq!(sum.counts.errors.handshakes, 2);
         assert_eq!(sum.counts.mismatches.of(Mismatch::Stale), 2);
         assert_eq!(sum.counts.mismatches.total(), 2);
         assert_eq!(sum.times.latency.latency().count(), 6);

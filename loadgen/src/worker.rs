@@ -16,6 +16,7 @@ use mio::{Events, Poll, Token};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::{
+    address::Address,
     alarm::Alarm,
     clock::{self, Clock},
     connection::Source,
@@ -31,6 +32,7 @@ use crate::{
     stream::Endpoint,
     tally::{Samples, Tally},
     template::Template,
+    tls::{self, Sessions},
 };
 
 /// How often links are looked after and the request to stop is noticed.
@@ -38,6 +40,9 @@ const TICK: Duration = Duration::from_millis(10);
 const EVENTS_PER_POLL: usize = 1024;
 /// One read should bring everything that a connection has waiting.
 const READ_BUFFER_BYTES: usize = 256 * 1024;
+const _: () = assert!(READ_BUFFER_BYTES >= tls::PLAIN_BYTES_MAX);
+/// How long a server may take to refuse a client that has connected.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Wakes up the poll before a request is due.
 const ALARM: Token = Token(usize::MAX);
@@ -57,6 +62,7 @@ const READS_MIN: Duration = Duration::from_micros(20);
 #[derive(Debug)]
 pub(crate) struct Job<'run> {
     pub(crate) plan: &'run Plan,
+    pub(crate) target: &'run Address,
     pub(crate) endpoints: &'run [Endpoint],
     pub(crate) payloads: &'run Payloads,
     pub(crate) clock: &'run Clock,
@@ -96,7 +102,7 @@ pub(crate) struct Lines {
 #[derive(Debug)]
 pub(crate) enum News {
     /// Every connection is made or has failed.
-    Connected { open: usize, first_error: Option<String> },
+    Connected { open: usize, first_error: Option<String>, failed_handshakes: u64 },
     /// What happened since the last cut.
     Interval(Piece),
     /// No more requests are sent.
@@ -114,6 +120,9 @@ pub(crate) struct Effort {
     pub(crate) window: (u64, u64),
     /// CPU time of the thread in the window.
     pub(crate) cpu: Duration,
+    /// What of that encryption took, and what it took since the thread began.
+    pub(crate) tls: tls::Cost,
+    pub(crate) tls_ever: tls::Cost,
     /// How much of the window it spent looking at the clock until the next request was due.
     pub(crate) spun: Duration,
     /// How much of the window it did not run at all: it was stopped, or others ran.
@@ -190,6 +199,7 @@ impl<'run> Worker<'run> {
         let template = Template::new(job.payloads, job.plan.pipeline);
         let desk = Desk {
             addresses: Addresses::new(job.endpoints),
+            sessions: Sessions::new(job.plan.tls.as_ref(), job.target),
             source: Source { payloads: job.payloads, template, verify: job.plan.verify },
             clock: job.clock,
             pipeline: u64::from(job.plan.pipeline),
@@ -248,9 +258,17 @@ impl<'run> Worker<'run> {
             self.wait(&mut events, TICK)?;
             self.links.iter_mut().for_each(|link| link.check(true, &mut self.desk));
         }
+        let until = self.desk.clock.after(self.desk.now, REFUSAL_TIMEOUT);
+        while self.stop.urgency() == Urgency::None
+            && self.desk.now < until
+            && self.links.iter().any(|link| link.may_be_refused(&self.desk))
+        {
+            self.wait(&mut events, TICK)?;
+        }
         let open = self.links.iter().filter(|link| link.is_open()).count();
         let first_error = self.desk.tally.first_error_of_all().cloned();
-        self.tell(News::Connected { open, first_error });
+        let failed_handshakes = self.desk.tally.counts.failed_handshakes();
+        self.tell(News::Connected { open, first_error, failed_handshakes });
         Ok(())
     }
 
@@ -301,6 +319,8 @@ impl<'run> Worker<'run> {
         self.tell(News::Finished(Effort {
             window,
             cpu: meter.cpu(),
+            tls: meter.tls(),
+            tls_ever: self.desk.sessions.cost(),
             spun,
             stood_still,
             in_flight_mean: meter.in_flight_mean(),
@@ -526,6 +546,7 @@ struct Reading {
     at: u64,
     /// CPU time of this thread.
     cpu: Duration,
+    tls: tls::Cost,
     /// The desk's sum of requests in flight over time.
     in_flight_ns: u64,
 }
@@ -556,6 +577,10 @@ impl Meter {
         self.until.cpu.saturating_sub(self.from.cpu)
     }
 
+    fn tls(&self) -> tls::Cost {
+        self.until.tls - self.from.tls
+    }
+
     fn in_flight_mean(&self) -> f64 {
         let time = self.until.at.saturating_sub(self.from.at);
         self.until.in_flight_ns.wrapping_sub(self.from.in_flight_ns) as f64 / time.max(1) as f64
@@ -565,6 +590,6 @@ impl Meter {
 impl Reading {
     fn of(desk: &Desk<'_>) -> Self {
         let (at, in_flight_ns) = (desk.now, desk.in_flight_ns);
-        Self { at, cpu: clock::thread_cpu(), in_flight_ns }
+        Self { at, cpu: clock::thread_cpu(), tls: desk.sessions.cost(), in_flight_ns }
     }
 }

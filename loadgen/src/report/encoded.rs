@@ -47,6 +47,13 @@ impl Encoded {
     }
 }
 
+impl Default for Encoded {
+    /// Nothing.
+    fn default() -> Self {
+        EMPTY.clone()
+    }
+}
+
 impl<'de> Deserialize<'de> for Encoded {
     fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::json::{Client, Document, Server, WarmUp};
+use super::json::{Client, ConnectTimes, Document, SavedConnects, Server, WarmUp};
 use crate::{
     adversaries::AdversaryCounts, latency::Percentiles, metrics_probe::Sample, rate::Rate,
     tally::Errors, units, verdict::Verdict,
@@ -60,6 +60,7 @@ pub(super) fn figures(document: &Document) -> Vec<(&'static str, String)> {
         ("mismatches", counted(document.mismatches, classes(&document.mismatches_by_class))),
         ("unanswered", aged(document.unanswered, document.unanswered_age_ns.max)),
         ("reconnects", units::grouped(document.reconnects)),
+        ("connections", connections(document)),
     ];
     let mut add = |name, value: Option<String>| figures.extend(value.map(|value| (name, value)));
     let planned = Some(document.adversaries.planned_reconnects).filter(|&count| count > 0);
@@ -76,6 +77,8 @@ pub(super) fn figures(document: &Document) -> Vec<(&'static str, String)> {
     add("slow senders", adversaries(kinds.slow_senders));
     add("resetting clients", adversaries(kinds.resets));
     add("client CPU per request", document.client.cpu_us_per_request.map(units::micros));
+    add("TLS of that", document.client.tls_cpu_us_per_request.map(units::micros));
+    add("client CPU per handshake", document.client.tls_cpu_us_per_handshake.map(units::micros));
     add("client busy", busy(document.client));
     add("server CPU per request", document.server.cpu_us_per_request.map(units::micros));
     add("server busy", document.server.busy_share.map(percent));
@@ -121,7 +124,46 @@ pub(super) fn distributions(document: &Document) -> Vec<(&'static str, &'static 
         ("send lag", "how late it was sent, by the generator's own fault", document.send_lag_ns),
     ];
     let count = if document.is_closed_loop() { 1 } else { all.len() };
-    all[..count].to_vec()
+    let mut distributions = all[..count].to_vec();
+    let (times, _) = connects(document);
+    let connects = [
+        ("connect", "until a connection was made", times.connect_ns),
+        ("handshake", "from then on until a full TLS handshake was over", times.handshake_ns),
+        ("resumption", "the same of handshakes that resumed a session", times.resumption_ns),
+    ];
+    distributions.extend(connects.into_iter().filter(|(_, _, times)| times.max > 0));
+    distributions
+}
+
+/// The connections that are shown: those that were begun while measuring, unless there were none.
+/// With words for the others.
+pub(super) fn connects(document: &Document) -> (&ConnectTimes, &'static str) {
+    let SavedConnects { measured, before } = &document.connects;
+    match measured.connections {
+        0 => (before, "before measuring"),
+        _ => (measured, "while measuring"),
+    }
+}
+
+/// How many connections were made, and how.
+pub(super) fn connections(document: &Document) -> String {
+    let SavedConnects { measured, before } = &document.connects;
+    let mut text = format!(
+        "{} before measuring, {} while measuring",
+        units::grouped(before.connections),
+        units::grouped(measured.connections)
+    );
+    if let Some(tls) = &document.tls {
+        let (times, _) = connects(document);
+        text += &format!(
+            "; {}, {}: {} full handshakes, {} resumed",
+            tls.version,
+            tls.cipher_suite,
+            units::grouped(times.full_handshakes),
+            units::grouped(times.resumed_handshakes),
+        );
+    }
+    text
 }
 
 /// Percentiles in the order of [`PERCENTILE_NAMES`]. Of no time at all there are none.

@@ -2,7 +2,8 @@
 //! reads.
 //!
 //! In the log, response times have no tag: tools that know nothing of tags see them alone. Service
-//! time and send lag are tagged, and so is everything that was measured while warming up. Values
+//! time and send lag are tagged, and so is everything that was measured while warming up. How long
+//! connections took to be made stands at the end, in a line each for the whole time. Values
 //! are nanoseconds, and the largest of each line is in milliseconds, as is the custom.
 
 use std::{
@@ -18,7 +19,7 @@ use hdrhistogram::{
     },
 };
 
-use super::json::Document;
+use super::json::{ConnectHistograms, Document};
 
 const NANOS_PER_MILLI: f64 = 1e6;
 /// How many lines the plotter's text has each time the distance to 100 % halves.
@@ -51,6 +52,28 @@ pub(super) fn write_log(document: &Document) -> String {
                 .map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default());
             writer
                 .write_histogram(&encoded.decode(), start, length, tag)
+                .expect("memory takes what is written");
+        }
+    }
+    let [before, measured] = [&document.connects.before, &document.connects.measured];
+    let measured_from = document.measured().next().map_or(0.0, |interval| interval.start_s);
+    for (prefix, times, start_s, length_s) in [
+        ("warm-up-", before, 0.0, measured_from),
+        ("", measured, measured_from, document.duration_s),
+    ] {
+        let ConnectHistograms { connect, handshake, resumption } = &times.histograms;
+        for (name, encoded) in
+            [("connect", connect), ("handshake", handshake), ("resumption", resumption)]
+        {
+            if encoded.is_empty() {
+                continue;
+            }
+            let tag = format!("{prefix}{name}");
+            let tag = Tag::new(&tag).expect("a tag has neither blank nor comma");
+            let [start, length] = [start_s, length_s]
+                .map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default());
+            writer
+                .write_histogram(&encoded.decode(), start, length, Some(tag))
                 .expect("memory takes what is written");
         }
     }

@@ -9,6 +9,7 @@ use std::fmt::Write;
 use serde::Serialize;
 
 use super::{
+    encoded::Encoded,
     facts::{self, PERCENTILE_NAMES},
     hlog,
     json::{Document, SavedInterval, WarmUp},
@@ -275,6 +276,8 @@ struct Data<'a> {
     intended: Vec<(f64, f64)>,
     arena: Vec<ArenaPoint>,
     distributions: Vec<Distribution<'a>>,
+    /// How long connections took to be made.
+    connects: Vec<Distribution<'a>>,
 }
 
 #[derive(Serialize)]
@@ -326,18 +329,23 @@ fn data(document: &Document) -> String {
         if name == "service" && document.is_closed_loop() {
             continue;
         }
-        let histogram = histogram.decode();
-        if !histogram.is_empty() {
-            let points = hlog::steps(&histogram).map(|step| (step.quantile, step.nanos)).collect();
-            distributions.push(Distribution { name, look, count: histogram.len(), points });
-        }
+        distributions.extend(Distribution::of(name, look, histogram));
     }
+    let times = &facts::connects(document).0.histograms;
+    let connects = [
+        ("connect", &times.connect),
+        ("handshake", &times.handshake),
+        ("resumption", &times.resumption),
+    ];
+    let connects = connects.into_iter().enumerate();
+    let connects = connects.filter_map(|(look, (name, all))| Distribution::of(name, look, all));
     let data = Data {
         intervals: document.intervals.iter().map(Point::of).collect(),
         measured_until: measured_until(document),
         intended: intended(document),
         arena: document.arena.iter().map(ArenaPoint::of).collect(),
         distributions,
+        connects: connects.collect(),
     };
     // A tag in the data would end the script that holds it.
     serde_json::to_string(&data).expect("plain data can be written").replace('<', "\\u003c")
@@ -393,6 +401,16 @@ impl Point {
             mismatches: interval.mismatches,
             in_flight: interval.in_flight(),
         }
+    }
+}
+
+impl<'a> Distribution<'a> {
+    /// `None` if nothing is recorded.
+    fn of(name: &'a str, look: usize, histogram: &Encoded) -> Option<Self> {
+        let histogram = histogram.decode();
+        let points = hlog::steps(&histogram).map(|step| (step.quantile, step.nanos)).collect();
+        let count = histogram.len();
+        (count > 0).then_some(Self { name, look, count, points })
     }
 }
 

@@ -3,12 +3,17 @@
 //! A [`Document`] is a run that was saved. Every other file is written from one, so `report`,
 //! `compare` and `merge` need nothing but the JSON.
 
-use std::{collections::BTreeMap, fs, io, path::Path, time::UNIX_EPOCH};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    time::UNIX_EPOCH,
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{Report, encoded::Encoded};
+use super::{Connects, Report, encoded::Encoded};
 use crate::{
     adversaries::AdversaryReport,
     interval::Interval,
@@ -19,6 +24,7 @@ use crate::{
     rate::Rate,
     slo::SloOutcome,
     tally::{Counts, Errors, LittlesLaw, Mismatches},
+    tls::TlsOptions,
     units,
     verdict::Verdict,
 };
@@ -76,6 +82,12 @@ pub(crate) struct Document {
     pub(crate) unsent_age_ns: Age,
     pub(crate) blocked: BlockedTime,
     pub(crate) reconnects: u64,
+    /// How long connections took to be made.
+    #[serde(default)]
+    pub(crate) connects: SavedConnects,
+    /// What connections were encrypted with, if they were.
+    #[serde(default)]
+    pub(crate) tls: Option<SavedTls>,
     pub(crate) warm_up: WarmUp,
     pub(crate) errors_by_kind: Errors,
     pub(crate) mismatches_by_class: BTreeMap<String, u64>,
@@ -98,6 +110,10 @@ pub(crate) struct Config(Map<String, Value>);
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 pub(crate) struct Client {
     pub(crate) cpu_us_per_request: Option<f64>,
+    #[serde(default)]
+    pub(crate) tls_cpu_us_per_request: Option<f64>,
+    #[serde(default)]
+    pub(crate) tls_cpu_us_per_handshake: Option<f64>,
     pub(crate) busy_share: Option<f64>,
     #[serde(default)]
     pub(crate) spin_share: Option<f64>,
@@ -188,6 +204,42 @@ pub(crate) struct Histograms {
     pub(crate) send_lag: Encoded,
 }
 
+/// Connections by when they were begun.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub(crate) struct SavedConnects {
+    pub(crate) measured: ConnectTimes,
+    pub(crate) before: ConnectTimes,
+}
+
+/// How long connections took to be made, in nanoseconds: until the socket was connected, and from
+/// then on until a full handshake was over, or one that resumed a session.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub(crate) struct ConnectTimes {
+    pub(crate) connections: u64,
+    pub(crate) full_handshakes: u64,
+    pub(crate) resumed_handshakes: u64,
+    pub(crate) connect_ns: Percentiles,
+    pub(crate) handshake_ns: Percentiles,
+    pub(crate) resumption_ns: Percentiles,
+    pub(crate) histograms: ConnectHistograms,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct ConnectHistograms {
+    pub(crate) connect: Encoded,
+    pub(crate) handshake: Encoded,
+    pub(crate) resumption: Encoded,
+}
+
+/// What both sides agreed on.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct SavedTls {
+    pub(crate) version: String,
+    pub(crate) cipher_suite: String,
+    /// Whether the server had to show a certificate that is trusted.
+    pub(crate) certificate_checked: bool,
+}
+
 /// What happened in one interval.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct SavedInterval {
@@ -253,6 +305,8 @@ impl Document {
             send_lag_ns: report.send_lag.percentiles(),
             client: Client {
                 cpu_us_per_request: report.client.cpu_us_per_request,
+                tls_cpu_us_per_request: report.client.tls_cpu_us_per_request,
+                tls_cpu_us_per_handshake: report.client.tls_cpu_us_per_handshake,
                 busy_share: report.client.busy_share,
                 spin_share: report.client.spin_share,
                 stood_still_share: report.client.stood_still_share,
@@ -286,6 +340,15 @@ impl Document {
                 max_ns: units::nanos(report.blocked.max),
             },
             reconnects: counts.reconnects,
+            connects: SavedConnects {
+                measured: ConnectTimes::of(&report.connects),
+                before: ConnectTimes::of(&report.earlier_connects),
+            },
+            tls: report.tls_session.map(|session| SavedTls {
+                version: session.version.to_owned(),
+                cipher_suite: session.cipher_suite.to_owned(),
+                certificate_checked: !accepts_any_certificate(&report.plan),
+            }),
             warm_up: WarmUp {
                 requests: counts.warm_up_requests,
                 unanswered: counts.warm_up_unanswered,
@@ -395,6 +458,29 @@ impl Law {
     }
 }
 
+impl ConnectTimes {
+    fn of(connects: &Connects) -> Self {
+        Self::of_times(&connects.connect, &connects.handshake, &connects.resumption)
+    }
+
+    pub(crate) fn of_times(connect: &Latency, handshake: &Latency, resumption: &Latency) -> Self {
+        let encoded = Encoded::of_latency;
+        Self {
+            connections: connect.count(),
+            full_handshakes: handshake.count(),
+            resumed_handshakes: resumption.count(),
+            connect_ns: connect.percentiles(),
+            handshake_ns: handshake.percentiles(),
+            resumption_ns: resumption.percentiles(),
+            histograms: ConnectHistograms {
+                connect: encoded(connect),
+                handshake: encoded(handshake),
+                resumption: encoded(resumption),
+            },
+        }
+    }
+}
+
 impl Histograms {
     pub(crate) fn of(latency: &Latency, service: &Latency, send_lag: &Latency) -> Self {
         let [latency, service, send_lag] = [latency, service, send_lag].map(Encoded::of_latency);
@@ -478,10 +564,28 @@ impl Config {
             "server_pid": plan.server_pid,
             "command": plan.command,
         });
-        match config {
-            Value::Object(config) => Self(config),
-            other => unreachable!("the configuration is an object, not {other:?}"),
+        let Value::Object(config) = config else {
+            unreachable!("the configuration is an object, not {config:?}");
+        };
+        Self(config).with_tls(plan)
+    }
+
+    /// The same, and how it is encrypted. Without TLS nothing is said of it.
+    fn with_tls(mut self, plan: &Plan) -> Self {
+        if let Some(tls) = &plan.tls {
+            let TlsOptions { authorities, certificates, key, name, .. } = tls.options();
+            let path = |path: &Option<PathBuf>| {
+                json!(path.as_ref().map(|path| path.display().to_string()))
+            };
+            self.set("tls", true.into());
+            self.set("tls_ca", path(authorities));
+            self.set("tls_cert", path(certificates));
+            self.set("tls_key", path(key));
+            self.set("tls_name", json!(name));
+            self.set("tls_insecure", tls.options().accepts_any_certificate.into());
+            self.set("tls_no_resume", tls.options().never_resumes.into());
         }
+        self
     }
 
     /// The same, and what came of its `pin`.
@@ -531,6 +635,10 @@ impl Config {
     pub(crate) fn set(&mut self, name: &str, value: Value) {
         self.0.insert(name.to_owned(), value);
     }
+}
+
+fn accepts_any_certificate(plan: &Plan) -> bool {
+    plan.tls.as_ref().is_some_and(|tls| tls.options().accepts_any_certificate)
 }
 
 /// What share of what was due was sent, if there are times at which something is due.
@@ -659,6 +767,8 @@ pub(crate) mod samples {
             unsent_age_ns: Age::default(),
             blocked: BlockedTime::default(),
             reconnects: 0,
+            connects: SavedConnects::default(),
+            tls: None,
             warm_up: WarmUp { requests: 100, ..WarmUp::default() },
             errors_by_kind: Errors::default(),
             mismatches_by_class: BTreeMap::new(),

@@ -25,7 +25,8 @@ use crate::{
     noise::NoiseFloor,
     plan::Plan,
     slo::SloOutcome,
-    tally::{Blocked, Counts, LittlesLaw},
+    tally::{self, Blocked, Counts, LittlesLaw},
+    tls::TlsSession,
     verdict::Verdict,
 };
 
@@ -69,6 +70,12 @@ pub struct Report {
     pub blocked: Blocked,
     /// The same over time, also while warming up, in order and without a gap.
     pub intervals: Vec<Interval>,
+    /// How long connections took to be made that were begun while measuring.
+    pub connects: Connects,
+    /// The same of those that were begun before.
+    pub earlier_connects: Connects,
+    /// What the first TLS handshake agreed on.
+    pub tls_session: Option<TlsSession>,
     /// What the server's arena looked like meanwhile. Empty if the plan names no page of metrics
     /// and the server announces none.
     pub arena: Vec<Sample>,
@@ -90,11 +97,36 @@ pub struct Report {
     pub was_stopped: bool,
 }
 
+/// How long connections took to be made, the generator's own work included.
+#[derive(Clone, Debug, Default)]
+pub struct Connects {
+    /// Until the socket was connected.
+    pub connect: Latency,
+    /// From then on, until a full TLS handshake was over.
+    pub handshake: Latency,
+    /// The same of handshakes that resumed a session.
+    pub resumption: Latency,
+}
+
+impl Connects {
+    pub(crate) fn of(recorded: &tally::Connects) -> Self {
+        Self {
+            connect: recorded.connect.latency(),
+            handshake: recorded.handshake.latency(),
+            resumption: recorded.resumption.latency(),
+        }
+    }
+}
+
 /// What the generator used while it measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ClientUsage {
     /// CPU time of the whole process, in microseconds per request sent.
     pub cpu_us_per_request: Option<f64>,
+    /// How much of that TLS took, handshakes included. An estimate, from a part of the calls.
+    pub tls_cpu_us_per_request: Option<f64>,
+    /// What a handshake took on average, over the whole run.
+    pub tls_cpu_us_per_handshake: Option<f64>,
     /// What share of the time its threads used a CPU.
     pub busy_share: Option<f64>,
     /// What share of the time they did so only to send the next request in time, in open loop: they

@@ -34,6 +34,7 @@ pub(crate) fn write(document: &Document) -> String {
     if !document.is_closed_loop() {
         lines.add("blocked", &blocked(document));
     }
+    lines.add("connections", &facts::connections(document));
     lines.add("failures", &failures(document));
     if let Some(error) = facts::first_error(document) {
         lines.add("first error", &error);
@@ -218,7 +219,14 @@ fn failures(document: &Document) -> String {
 
 fn client(document: &Document) -> String {
     let client = document.client;
-    usage(client.cpu_us_per_request, facts::busy(client))
+    let mut text = usage(client.cpu_us_per_request, facts::busy(client));
+    if let Some(micros) = client.tls_cpu_us_per_request {
+        text += &format!("; TLS takes {} of that per request", units::micros(micros));
+    }
+    if let Some(micros) = client.tls_cpu_us_per_handshake {
+        text += &format!(", and {} per handshake", units::micros(micros));
+    }
+    text
 }
 
 fn server(document: &Document) -> String {

@@ -18,3 +18,5 @@ mod saved_runs;
 mod server_command;
 mod servers;
 mod shell;
+mod tls;
+mod tls_servers;

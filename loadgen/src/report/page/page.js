@@ -323,15 +323,15 @@
   };
 
   // HdrHistogram's axis: each nine takes the same room, so that the tail is as wide as the rest.
-  const drawDistribution = () => {
-    const host = document.getElementById("distribution-chart");
-    const most = Math.max(...run.distributions.map(({ count }) => count), 0);
+  const drawDistribution = (id, distributions, title, none) => {
+    const host = document.getElementById(id);
+    const most = Math.max(...distributions.map(({ count }) => count), 0);
     if (!most) {
-      element(host, "p", {}, "No measured request was answered.");
+      element(host, "p", {}, none);
       return;
     }
     const end = Math.max(Math.log10(most), 1);
-    const series = run.distributions.map(({ name, look, points, count }) => ({
+    const series = distributions.map(({ name, look, points, count }) => ({
       name, look, points: points.map(([quantile, nanos]) => [Math.min(-Math.log10(1 - quantile), Math.log10(count)), nanos]),
     }));
     const nameOf = (nines) => {
@@ -348,10 +348,13 @@
       ticks: () => [0, Math.log10(2), ...Array.from({ length: Math.floor(end) }, (_, index) => index + 1)]
         .map((nines) => [nines, nameOf(nines)]),
     };
-    chart(host, { title: "Percentiles of the measured requests", yTitle: "time, log scale", series, x: axis,
+    chart(host, { title, yTitle: "time, log scale", series, x: axis,
       y: logScale(valuesOf(series)), format: asTime, height: 300 });
   };
 
   drawOverTime();
-  drawDistribution();
+  drawDistribution("distribution-chart", run.distributions, "Percentiles of the measured requests",
+    "No measured request was answered.");
+  drawDistribution("connects-chart", run.connects, "How long connections took to be made",
+    "No connection was made.");
 })();
