@@ -268,9 +268,12 @@ pub(super) fn busy(client: Client) -> Option<String> {
     })
 }
 
-/// What the server's arena went through.
+/// What the server's arena went through while measuring.
 pub(super) fn arena(document: &Document) -> Option<String> {
-    let samples = &document.arena;
+    let began_at = document.measured().next().map_or(0.0, |interval| interval.start_s);
+    // The last before measuring counts: it is what measuring began with.
+    let first = document.arena.iter().rposition(|sample| sample.at_s <= began_at);
+    let samples = &document.arena[first.unwrap_or_default()..];
     let all = |of: fn(&Sample) -> Option<u64>| samples.iter().filter_map(of);
     let reserved = all(|sample| sample.bytes_reserved).max();
     let spills = all(|sample| sample.spills_total);
@@ -363,4 +366,27 @@ pub(super) fn switches(server: Server) -> Option<String> {
 
 pub(super) fn percent(share: f64) -> String {
     format!("{:.0} %", share * 100.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::json::samples;
+
+    #[test]
+    fn what_the_arena_went_through_in_the_warm_up_does_not_count() {
+        let mut run = samples::run(&[10; 3], 20_000);
+        // Measuring begins after a second.
+        run.arena = [(0.0, 900, 0), (0.9, 70, 40), (2.0, 80, 41), (3.0, 60, 45)]
+            .map(|(at_s, live, spills)| Sample {
+                at_s,
+                bytes_live: Some(live),
+                spills_total: Some(spills),
+                ..Sample::default()
+            })
+            .into();
+        let text = arena(&run).unwrap();
+        assert!(text.starts_with("up to 80 B in use when it was looked at (3 times)"), "{text}");
+        assert!(text.ends_with("5 spills"), "{text}");
+    }
 }
