@@ -9,11 +9,14 @@
 //! ```
 
 use std::{
-    future::poll_fn,
+    any::Any,
+    future::{Future, poll_fn},
+    io::ErrorKind,
     mem,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
     sync::Arc,
-    task::Poll,
+    task::{Context, Poll},
 };
 
 use tokio::task::coop;
@@ -50,6 +53,8 @@ enum End {
     Drained,
     #[error("{0}")]
     Rejected(#[from] FrameError),
+    #[error("{culprit} panicked: {message}")]
+    Panicked { culprit: &'static str, message: String, leaves_replies: bool },
 }
 
 struct Connection<'s, H> {
@@ -59,6 +64,8 @@ struct Connection<'s, H> {
     output: Output,
     claimant: Claimant,
     drain: Drain,
+    /// Whether the handler is at work: then a panic is its own.
+    is_handling: bool,
     /// What is in the server's figures already.
     counted: Counted,
 }
@@ -88,17 +95,18 @@ pub(crate) async fn serve<H: Handler>(
         output: Output::new(shared.max_frame_bytes, timeouts),
         claimant: Claimant::new(&shared.memory).known_as(shared.roster.enter(name)),
         drain: Drain::No(stopping.clone()),
+        is_handling: false,
         counted: Counted::default(),
     };
     let mut waking = pin!(stopping.waking());
     stop::wake_by(waking.as_mut()).await;
     let end = connection.run().await;
     connection.count();
-    match &end {
-        End::PeerClosed | End::Drained => debug!("closed: {end}"),
-        End::Rejected(error) => {
-            shared.stats.reject(Reject::from(error));
-            shared.warnings.rejected(error);
+    match end.reason() {
+        None => debug!("closed: {end}"),
+        Some(reason) => {
+            shared.stats.reject(reason);
+            shared.warnings.rejected(reason, &end);
         }
     }
     // Memory goes back before anything else is waited for.
@@ -110,26 +118,58 @@ pub(crate) async fn serve<H: Handler>(
 
 impl<H: Handler> Connection<'_, H> {
     async fn run(&mut self) -> End {
-        loop {
-            match self.take_turn().await {
-                Ok(()) => {}
-                Err(End::Rejected(error)) => {
-                    self.flush_last(&error).await;
-                    return End::Rejected(error);
-                }
-                Err(end) => return end,
-            }
+        let end = match self.take_turns().await {
+            Ok(end) => end,
+            Err(panic) => End::panicked(&*panic, self.is_handling),
+        };
+        if self.was_only_looked_at(&end) {
+            return End::PeerClosed;
         }
+        if end.leaves_replies() {
+            // It failed already: another failure changes nothing.
+            let _ = self.flush().await;
+        }
+        end
+    }
+
+    /// Whether the peer reset the connection without a word, as probes of a port do.
+    fn was_only_looked_at(&self, end: &End) -> bool {
+        let is_reset = matches!(
+            end,
+            End::Rejected(FrameError::Io(error)) if error.kind() == ErrorKind::ConnectionReset
+        );
+        is_reset && matches!(self.stream.arrived_ever(self.input.bytes_read()), Ok(0))
+    }
+
+    /// Takes turns until one of them ends the connection, or panics.
+    async fn take_turns(&mut self) -> Result<End, Box<dyn Any + Send>> {
+        // Pinned here: a future that moves takes its place twice, in every connection.
+        let mut turns = pin!(async {
+            loop {
+                if let Err(end) = self.take_turn().await {
+                    return end;
+                }
+            }
+        });
+        // Unwind safe: after a panic of the handler, what it was lent is whole; after one of our
+        // own, everything is dropped.
+        poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| turns.as_mut().poll(context))) {
+            Ok(polled) => polled.map(Ok),
+            Err(panic) => Poll::Ready(Err(panic)),
+        })
+        .await
     }
 
     /// Waits for requests, handles them, and writes the replies.
     async fn take_turn(&mut self) -> Result<(), End> {
         self.fill().await?;
-        let Self { shared, stream, input, output, claimant, .. } = self;
+        let Self { shared, stream, input, output, claimant, is_handling, .. } = self;
         let input_held = input.held(claimant);
         let mut replies = Replies { output, stream: Pin::new(stream), claimant, input_held };
         let mut requests = Requests::of(input.batch());
+        *is_handling = true;
         shared.handler.handle_all(&mut requests, &mut replies).await?;
+        *is_handling = false;
         input.skip_rest_of_batch();
         self.flush().await?;
         self.output.end_turn();
@@ -142,7 +182,7 @@ impl<H: Handler> Connection<'_, H> {
         // A peer that never pauses must not keep the thread: nothing else of a turn need yield.
         coop::consume_budget().await;
         poll_fn(|context| {
-            if self.drain.is_done(&self.stream, &self.input)? {
+            if self.drain.is_done(&self.stream, &mut self.input, context)? {
                 return Poll::Ready(Err(End::Drained));
             }
             let Self { stream, input, claimant, .. } = self;
@@ -156,7 +196,7 @@ impl<H: Handler> Connection<'_, H> {
                         self.count();
                     }
                     // The last of what had arrived may have been a part of a frame.
-                    match self.drain.is_done(&self.stream, &self.input)? {
+                    match self.drain.is_done(&self.stream, &mut self.input, context)? {
                         true => Poll::Ready(Err(End::Drained)),
                         false => Poll::Pending,
                     }
@@ -173,18 +213,6 @@ impl<H: Handler> Connection<'_, H> {
             output.poll_flush(Pin::new(&mut *stream), context, claimant, input_held)
         })
         .await
-    }
-
-    /// Writes the replies to what came before the error, if the peer can take them.
-    async fn flush_last(&mut self, error: &FrameError) {
-        let is_lost = matches!(
-            error,
-            FrameError::Io(_) | FrameError::WriteTimeout(_) | FrameError::Stalled { .. }
-        );
-        if !is_lost {
-            // It failed already: another failure changes nothing.
-            let _ = self.flush().await;
-        }
     }
 
     fn count(&mut self) {
@@ -211,28 +239,58 @@ enum Drain {
     /// encrypted ones if they are.
     WhenArrived(u64),
     /// It stops when so many bytes have been read since the connection began.
-    WhenRead(u64),
+    WhenRead { bytes: u64, mark: Mark },
+}
+
+/// What is known of an urgent byte, behind which nothing counts as arrived.
+#[derive(Clone, Copy, Debug)]
+enum Mark {
+    Unseen,
+    /// The next byte to be read lies behind it.
+    Seen,
+    /// What had arrived behind it is counted. It is the only one: a peer could send them for ever.
+    Passed,
 }
 
 impl Drain {
     /// Whether everything is read that had arrived when the server was told to stop.
     #[inline]
-    fn is_done(&mut self, stream: &Stream, input: &Input) -> Result<bool, FrameError> {
+    fn is_done(
+        &mut self,
+        stream: &Stream,
+        input: &mut Input,
+        context: &Context<'_>,
+    ) -> Result<bool, FrameError> {
         if let Self::No(stopping) = self {
             if !stopping.has_begun() {
                 return Ok(false);
             }
             *self = Self::WhenArrived(stream.arrived_ever(input.bytes_read())?);
+            input.ask();
         }
         if let Self::WhenArrived(bytes) = *self
             && let Some(left) = stream.left_to_read(bytes, input.bytes_read())
         {
-            *self = Self::WhenRead(input.bytes_read() + left);
+            *self = Self::WhenRead { bytes: input.bytes_read() + left, mark: Mark::Unseen };
         }
-        Ok(match self {
-            Self::No(_) | Self::WhenArrived(_) => false,
-            Self::WhenRead(bytes) => input.bytes_read() >= *bytes && !input.has_frame(),
-        })
+        let read = input.bytes_read();
+        match self {
+            Self::WhenRead { bytes, mark } if read >= *bytes && !input.has_frame() => match mark {
+                Mark::Unseen if stream.is_at_mark() => {
+                    *self = Self::WhenRead { bytes: read + 1, mark: Mark::Seen };
+                    input.ask();
+                    context.waker().wake_by_ref();
+                    Ok(false)
+                }
+                Mark::Seen => {
+                    let bytes = stream.arrived_ever(read)?;
+                    *self = Self::WhenRead { bytes, mark: Mark::Passed };
+                    Ok(read >= bytes)
+                }
+                Mark::Unseen | Mark::Passed => Ok(true),
+            },
+            _ => Ok(false),
+        }
     }
 }
 
@@ -253,6 +311,37 @@ impl Drop for Open<'_> {
 }
 
 impl End {
+    fn panicked(panic: &(dyn Any + Send), is_of_handler: bool) -> Self {
+        let message = panic.downcast_ref::<&str>().copied();
+        let message = message.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        Self::Panicked {
+            culprit: if is_of_handler { "its handler" } else { "the server" },
+            message: message.unwrap_or("a value that is no text").to_owned(),
+            leaves_replies: is_of_handler,
+        }
+    }
+
+    /// Why the server closes the connection before its peer does.
+    fn reason(&self) -> Option<Reject> {
+        match self {
+            Self::PeerClosed | Self::Drained => None,
+            Self::Rejected(error) => Some(error.into()),
+            Self::Panicked { .. } => Some(Reject::Panicked),
+        }
+    }
+
+    /// Whether there may be replies to what came before, which the peer can still take.
+    fn leaves_replies(&self) -> bool {
+        match self {
+            Self::PeerClosed | Self::Drained => false,
+            Self::Rejected(error) => !matches!(
+                error,
+                FrameError::Io(_) | FrameError::WriteTimeout(_) | FrameError::Stalled { .. }
+            ),
+            Self::Panicked { leaves_replies, .. } => *leaves_replies,
+        }
+    }
+
     /// Whether the stream failed, so that nothing more can be said.
     fn is_of_stream(&self) -> bool {
         matches!(self, Self::Rejected(FrameError::Io(_) | FrameError::WriteTimeout(_)))
@@ -262,7 +351,7 @@ impl End {
     fn may_leave_input(&self) -> bool {
         match self {
             Self::PeerClosed => false,
-            Self::Drained => true,
+            Self::Drained | Self::Panicked { .. } => true,
             Self::Rejected(error) => match error {
                 FrameError::UnexpectedEnd | FrameError::Io(_) => false,
                 // It does not read what it has, so there is nothing to save by waiting.

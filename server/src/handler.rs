@@ -55,6 +55,10 @@ pub trait Handler: Send + Sync + 'static {
     /// An error closes the connection, after a flush of the replies before it where the peer can
     /// still take them. Errors of [`Replies`] are meant to be passed on; one's own are best told to
     /// the peer in a reply.
+    ///
+    /// A panic closes the connection in the same way, counts as
+    /// [`Reject::Panicked`](crate::Reject::Panicked), and is logged. The server goes on, unless the
+    /// program is built to abort on panics.
     fn handle(
         &self,
         request: Request<'_>,
@@ -180,7 +184,7 @@ impl Deref for Request<'_> {
 /// Where a handler puts its replies.
 ///
 /// They are written when all requests that have arrived are handled, or when there is no memory for
-/// more.
+/// more; or earlier, by [`flush`](Self::flush).
 pub struct Replies<'a> {
     pub(crate) output: &'a mut Output,
     pub(crate) stream: Pin<&'a mut dyn Duplex>,
@@ -276,6 +280,22 @@ impl Replies<'_> {
             output.poll_own_block(stream.as_mut(), context, claimant, *input_held, bytes)
         });
         Ok(ReplyBuffer { block: Some(block.await?), remaining_bytes: bytes })
+    }
+
+    /// Writes the replies that were given so far: those to earlier requests included.
+    ///
+    /// For handlers that are about to wait for something slow. It costs a system call.
+    ///
+    /// # Errors
+    ///
+    /// Whatever ends the connection while the peer is waited for.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost if the future is dropped, and nothing is written twice.
+    pub async fn flush(&mut self) -> Result<(), FrameError> {
+        let Self { output, stream, claimant, input_held } = self;
+        poll_fn(|context| output.poll_flush(stream.as_mut(), context, claimant, *input_held)).await
     }
 
     #[inline]

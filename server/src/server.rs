@@ -204,6 +204,9 @@ impl<H: Handler> Server<H> {
     /// Then no more are accepted, everything that has arrived is answered, also by connections that
     /// waited to be accepted, and what takes longer than the drain timeout is cut off.
     ///
+    /// Connections that end for a reason of their own are no error, nor are panics of handlers:
+    /// [`ServerMetrics::rejects`] has them.
+    ///
     /// # Errors
     ///
     /// [`CutOff`] if not everything was answered in that time.

@@ -9,6 +9,8 @@ use tokio::{
     time,
 };
 
+use crate::transport::is_readable;
+
 /// How long a connection that is given up still reads, so that its last replies arrive.
 const LINGER: Duration = Duration::from_millis(500);
 
@@ -18,6 +20,12 @@ const DISCARD_BYTES: usize = 4 << 10;
 /// Returns how many bytes have arrived and are not read yet.
 pub(crate) fn unread_bytes(socket: &impl AsFd) -> io::Result<u64> {
     Ok(rustix::io::ioctl_fionread(socket)?)
+}
+
+/// Returns whether reading stands before an urgent byte with something behind it, or before the
+/// end: there is something to read, and no byte counts as arrived.
+pub(crate) fn is_at_mark(socket: &impl AsFd) -> bool {
+    matches!(unread_bytes(socket), Ok(0)) && is_readable(socket)
 }
 
 /// Ends the output and, for a moment, discards what still arrives.

@@ -30,11 +30,13 @@ pub enum Reject {
     Tls,
     /// The connection failed.
     Failed,
+    /// The handler panicked, or the server did.
+    Panicked,
 }
 
 impl Reject {
     /// All reasons.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::TooLong,
         Self::UnexpectedEnd,
         Self::FirstByteTimeout,
@@ -46,6 +48,7 @@ impl Reject {
         Self::ReplyTooLong,
         Self::Tls,
         Self::Failed,
+        Self::Panicked,
     ];
 
     /// Returns its name, as figures are labelled with it.
@@ -62,6 +65,7 @@ impl Reject {
             Self::ReplyTooLong => "reply_too_long",
             Self::Tls => "tls",
             Self::Failed => "failed",
+            Self::Panicked => "panicked",
         }
     }
 }

@@ -95,6 +95,18 @@ impl Stream {
         }
     }
 
+    /// Returns whether reading stands before an urgent byte with something behind it, which
+    /// does not count as arrived, or before the end.
+    pub(crate) fn is_at_mark(&self) -> bool {
+        match self {
+            Self::Tcp(stream) => socket::is_at_mark(stream),
+            // What is encrypted is read until nothing comes, and others have no urgent bytes.
+            Self::Unix(_) => false,
+            #[cfg(feature = "tls")]
+            Self::Tls(_) => false,
+        }
+    }
+
     /// Returns whether the peer is to be told that the end is one, and nothing was cut off.
     pub(crate) fn takes_leave(&self) -> bool {
         match self {
@@ -137,6 +149,21 @@ impl AsyncRead for Stream {
 impl ReadReady for Stream {
     fn poll_read_ready(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         either!(self.get_mut(), stream => ReadReady::poll_read_ready(Pin::new(stream), context))
+    }
+
+    fn poll_read_ready_now(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        either!(self.get_mut(), stream => Pin::new(stream).poll_read_ready_now(context))
+    }
+
+    fn poll_read_now(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        target: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        either!(self.get_mut(), stream => Pin::new(stream).poll_read_now(context, target))
     }
 
     fn arrived(&self) -> Option<usize> {

@@ -4,7 +4,7 @@
 //! in a while; the others are counted, and the count is told when the while is over. All of them
 //! are in the log at the level of debugging.
 
-use std::time::Duration;
+use std::{fmt::Display, time::Duration};
 
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, warn};
@@ -14,7 +14,6 @@ use crate::{
     roster::Roster,
     stats::Reject,
     throttle::{Throttle, WARN_EVERY},
-    transport::FrameError,
 };
 
 /// How often it is looked at whether there is something to tell.
@@ -38,14 +37,14 @@ impl Warnings {
         }
     }
 
-    /// Logs that a connection is closed.
-    pub(crate) fn rejected(&self, error: &FrameError) {
-        match self.rejects[Reject::from(error) as usize].pass() {
-            Some(0) => warn!("closed: {error}"),
+    /// Logs that a connection is closed, and how it ends.
+    pub(crate) fn rejected(&self, reason: Reject, end: &impl Display) {
+        match self.rejects[reason as usize].pass() {
+            Some(0) => warn!("closed: {end}"),
             Some(held_back) => {
-                warn!("closed: {error}; {held_back} more for this reason since this was logged");
+                warn!("closed: {end}; {held_back} more for this reason since this was logged");
             }
-            None => debug!("closed: {error}"),
+            None => debug!("closed: {end}"),
         }
     }
 

@@ -35,6 +35,7 @@
 //! Peers that stall can block memory until their deadlines. See `stall` for what is done while
 //! others wait for it.
 
+mod clock;
 mod held;
 mod plan;
 mod spill;
@@ -52,13 +53,17 @@ use arena::{
     AllocError, AsyncBuddyArena, AsyncFixedArena, BuddyArena, BuddyWaiter, Buffer, BuildError,
     FixedArena, FixedWaiter, Occupancy, WaitMetrics,
 };
-use tokio::{sync::Notify, time::Instant};
+use tokio::{join, sync::Notify};
 
-use crate::roster::{Doing, Presence};
+use crate::{
+    roster::{Doing, Presence},
+    transport::Half,
+};
 
 pub use self::plan::{Plan, PlanError};
 pub(crate) use self::plan::{READ_BLOCK_BYTES_MIN, SPILL_PAGE_BYTES, spill_bytes, spill_bytes_min};
 pub(crate) use self::{
+    clock::{Clock, Moment},
     held::{Held, Home},
     spill::{Block, Spill, SpillWaiter},
     stall::{Stall, Stalls},
@@ -219,24 +224,15 @@ impl Memory {
         }
     }
 
-    /// Closes connections that block memory for which others wait. For ever: the server runs it in
-    /// a task of its own, and so does whoever uses transports without the server.
+    /// Closes connections that block memory for which others wait, and notices when the process was
+    /// paused, which counts towards no deadline. For ever: the server runs it in a task of its own,
+    /// and so does whoever uses transports without the server.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future ends the watch, and can be made good by another call.
     pub async fn watch_stalls(&self) {
-        loop {
-            self.inner.somebody_waits.notified().await;
-            let mut queues = Home::ALL.map(|home| Queues::of(&self.inner, home));
-            while self.is_waited_for() {
-                let mut is_urgent = false;
-                for queues in &mut queues {
-                    is_urgent |= queues.make_way(&self.inner);
-                }
-                self.inner.stalls.pause(is_urgent).await;
-            }
-        }
+        join!(self.inner.stalls.clock().run(), self.inner.close_stalled());
     }
 
     /// Whether somebody waits for memory.
@@ -246,6 +242,20 @@ impl Memory {
 }
 
 impl Inner {
+    async fn close_stalled(&self) {
+        loop {
+            self.somebody_waits.notified().await;
+            let mut queues = Home::ALL.map(|home| Queues::of(self, home));
+            while Home::ALL.into_iter().any(|home| self.is_waited_for(home)) {
+                let mut is_urgent = false;
+                for queues in &mut queues {
+                    is_urgent |= queues.make_way(self);
+                }
+                self.stalls.pause(is_urgent).await;
+            }
+        }
+    }
+
     /// The parts of the memory that lie there, in the order of their addresses.
     fn lanes(&self, home: Home) -> impl Iterator<Item = &Lane> {
         let lanes = match home {
@@ -269,13 +279,13 @@ struct Queues {
     home: Home,
     /// How many were served when somebody was served last.
     served: u64,
-    since: Instant,
+    since: Moment,
 }
 
 impl Queues {
     fn of(inner: &Inner, home: Home) -> Self {
         let served = inner.lanes(home).map(|lane| lane.wait_metrics().waits).sum();
-        Self { home, served, since: Instant::now() }
+        Self { home, served, since: inner.stalls.clock().now() }
     }
 
     /// Closes a stalled connection if it keeps those waiting who stand in them. Returns whether the
@@ -289,7 +299,8 @@ impl Queues {
             self.since = before.since;
         }
         // Nobody has been served for longer than a stall may take.
-        let are_stuck = self.since.elapsed() > inner.stalls.timeout();
+        let stuck = inner.stalls.clock().now().since(self.since);
+        let are_stuck = stuck > inner.stalls.timeout();
         inner.stalls.close_the_longest(self.home, are_stuck)
     }
 }
@@ -457,6 +468,12 @@ impl Claimant {
         self
     }
 
+    /// The clock of deadlines.
+    #[inline]
+    pub(crate) fn clock(&self) -> &Clock {
+        self.memory.inner.stalls.clock()
+    }
+
     /// Bytes of the block into which a connection reads when it does not know what comes.
     pub(crate) fn read_block_bytes(&self) -> usize {
         self.memory.inner.plan.read_block_bytes()
@@ -584,13 +601,18 @@ impl Claimant {
     /// Notes that the peer lets the connection wait while it holds so much.
     ///
     /// Ready if the connection must close, because others need its memory more.
-    pub(crate) fn poll_stalled(&mut self, context: &mut Context<'_>, held: Held) -> Poll<()> {
+    pub(crate) fn poll_stalled(
+        &mut self,
+        half: Half,
+        context: &mut Context<'_>,
+        held: Held,
+    ) -> Poll<()> {
         let mut blocked = held;
         if held.arena_bytes > 0 {
             // What is left of a read block keeps a whole one from everybody else.
             blocked.arena_bytes = held.arena_bytes.max(self.read_block_bytes());
         }
-        self.stall.poll_closed(&self.memory.inner.stalls, context, blocked)
+        self.stall.poll_closed(&self.memory.inner.stalls, half, context, blocked)
     }
 
     /// Notes what the connection does while it waits, and how much memory it holds.

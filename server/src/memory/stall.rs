@@ -28,12 +28,13 @@ use std::{
 };
 
 use futures_util::task::AtomicWaker;
-use tokio::{
-    task::yield_now,
-    time::{Instant, sleep},
-};
+use tokio::{task::yield_now, time::sleep};
 
-use super::held::{Held, Home};
+use super::{
+    clock::{Clock, Moment},
+    held::{Held, Home},
+};
+use crate::transport::Half;
 
 /// A peer that moves so much does not stall: its time begins anew.
 const PROGRESS_BYTES: u64 = 64 << 10;
@@ -44,6 +45,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// All stalls of a server.
 #[derive(Debug)]
 pub(crate) struct Stalls {
+    /// By which they are measured, and every other deadline for a peer.
+    clock: Clock,
     /// How much they may block while somebody waits for it.
     share: Held,
     /// How long a connection may hold memory for a stalled peer, whoever waits for it.
@@ -55,7 +58,7 @@ pub(crate) struct Stalls {
 }
 
 /// Who has stalled for longer comes first.
-type Place = (Instant, usize);
+type Place = (Moment, usize);
 
 #[derive(Debug)]
 struct Stalled {
@@ -67,7 +70,8 @@ struct Stalled {
 #[derive(Debug, Default)]
 struct Sentence {
     is_closed: AtomicBool,
-    waker: AtomicWaker,
+    /// Of both halves of its transport, in the order of [`Half`].
+    wakers: [AtomicWaker; Half::ALL.len()],
 }
 
 /// One connection's stall, if it has one.
@@ -87,12 +91,17 @@ pub(crate) struct Stall {
 impl Stalls {
     pub(crate) fn new(share: Held, timeout: Duration) -> Self {
         Self {
+            clock: Clock::new(),
             share,
             timeout,
             bytes: Default::default(),
             stalled: Mutex::default(),
             numbers: AtomicUsize::new(0),
         }
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     pub(crate) fn timeout(&self) -> Duration {
@@ -139,7 +148,7 @@ impl Stalls {
         let mut stalled = self.lock();
         let longest = stalled.iter().find(|(_, stalled)| stalled.held.bytes(home) > 0);
         let Some(place) = longest.map(|(place, _)| *place) else { return false };
-        if place.0.elapsed() < self.timeout {
+        if self.clock.now().since(place.0) < self.timeout {
             return false;
         }
         let Some(Stalled { held, sentence }) = stalled.remove(&place) else { return false };
@@ -147,7 +156,7 @@ impl Stalls {
         // Relaxed: the lock carries it to the connection, which looks with the lock held.
         sentence.is_closed.store(true, Relaxed);
         drop(stalled);
-        sentence.waker.wake();
+        sentence.wakers.iter().for_each(AtomicWaker::wake);
         true
     }
 
@@ -175,10 +184,12 @@ impl Stall {
         Self { place: None, suspended: None, moved_bytes: 0, moved_before: 0, sentence: None }
     }
 
-    /// Stalls with what it holds, or goes on. Ready if the connection must close.
+    /// Stalls with what it holds, or goes on. Ready if the connection must close: both halves are
+    /// woken then.
     pub(crate) fn poll_closed(
         &mut self,
         stalls: &Stalls,
+        half: Half,
         context: &mut Context<'_>,
         held: Held,
     ) -> Poll<()> {
@@ -189,10 +200,10 @@ impl Stall {
             self.moved_before = self.moved_bytes;
         }
         let sentence = Arc::clone(self.sentence.get_or_insert_default());
-        sentence.waker.register(context.waker());
+        sentence.wakers[half as usize].register(context.waker());
         let place = *self.place.get_or_insert_with(|| {
-            let (now, lasted) = (Instant::now(), self.suspended.take().unwrap_or_default());
-            (now.checked_sub(lasted).unwrap_or(now), stalls.number())
+            let lasted = self.suspended.take().unwrap_or_default();
+            (stalls.clock.now().before(lasted), stalls.number())
         });
         let mut stalled = stalls.lock();
         // With the lock held, under which sentences are passed: none comes between this and the
@@ -239,7 +250,7 @@ impl Stall {
     #[cold]
     fn leave(&mut self, stalls: &Stalls) {
         let Some(place) = self.place.take() else { return };
-        self.suspended = Some(place.0.elapsed());
+        self.suspended = Some(stalls.clock.now().since(place.0));
         if let Some(stalled) = stalls.lock().remove(&place) {
             stalls.change(stalled.held, Held::default());
         }
@@ -272,7 +283,7 @@ mod tests {
     /// Waits for the peer, and returns whether the connection must close.
     async fn wait(stall: &mut Stall, stalls: &Stalls) -> bool {
         let closed = |context: &mut Context<'_>| {
-            Poll::Ready(stall.poll_closed(stalls, context, HELD).is_ready())
+            Poll::Ready(stall.poll_closed(stalls, Half::Reader, context, HELD).is_ready())
         };
         poll_fn(closed).await
     }

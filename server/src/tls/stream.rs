@@ -4,7 +4,10 @@ use std::{
     fmt,
     io::{self, ErrorKind, IoSlice},
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::{Context, Poll, ready},
 };
 
@@ -20,7 +23,10 @@ use tokio_rustls::{
 };
 
 use super::is_of_tls;
-use crate::{socket, transport::ReadReady};
+use crate::{
+    socket,
+    transport::{ReadReady, poll_read_now},
+};
 
 /// What rustls keeps of the output at most, as long as the peer takes none of it: one record.
 const UNSENT_BYTES_MAX: usize = 16 << 10;
@@ -66,6 +72,8 @@ struct Socket(Arc<Counted>);
 #[derive(Debug)]
 struct Counted {
     socket: TcpStream,
+    /// Whether reads ask the system, whatever is known of the socket.
+    asks: AtomicBool,
     /// Of one task, so nobody waits for it.
     received: Mutex<Received>,
 }
@@ -126,7 +134,11 @@ impl fmt::Debug for Session {
 
 impl TlsStream {
     pub(super) fn new(socket: TcpStream, config: Arc<ServerConfig>) -> Self {
-        let socket = Socket(Arc::new(Counted { socket, received: Mutex::default() }));
+        let socket = Socket(Arc::new(Counted {
+            socket,
+            asks: AtomicBool::new(false),
+            received: Mutex::default(),
+        }));
         let accept = TlsAcceptor::from(config).accept_with(socket.clone(), |session| {
             session.set_buffer_limit(Some(UNSENT_BYTES_MAX));
         });
@@ -158,6 +170,14 @@ impl TlsStream {
             self.session = Session::Failed;
         }
         result
+    }
+
+    /// Polls with reads that ask the system.
+    fn poll_asking<T>(&mut self, poll: impl FnOnce(Pin<&mut Self>) -> T) -> T {
+        self.socket.0.asks.store(true, Relaxed);
+        let polled = poll(Pin::new(self));
+        self.socket.0.asks.store(false, Relaxed);
+        polled
     }
 
     /// Asks rustls what is decrypted.
@@ -233,6 +253,21 @@ impl ReadReady for TlsStream {
             counted = or_end(filled).and_then(|()| self.count_decrypted());
         }
         Poll::Ready(self.fail_on(counted))
+    }
+
+    fn poll_read_ready_now(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.poll_asking(|stream| ReadReady::poll_read_ready(stream, context))
+    }
+
+    fn poll_read_now(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        target: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.poll_asking(|stream| stream.poll_read(context, target))
     }
 
     /// What is decrypted, and what is encrypted still. That is a little more than will be read.
@@ -350,6 +385,14 @@ impl AsyncRead for Socket {
         target: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let socket = &self.0.socket;
+        // Relaxed: of one task.
+        if self.0.asks.load(Relaxed) {
+            let before = target.filled().len();
+            if let Some(read) = ready!(poll_read_now(socket, context, target)) {
+                self.lock().note(&target.filled()[before..]);
+                return Poll::Ready(read);
+            }
+        }
         loop {
             ready!(socket.poll_read_ready(context))?;
             match socket.try_read(target.initialize_unfilled()) {

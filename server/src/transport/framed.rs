@@ -11,7 +11,7 @@ use arena::Frozen;
 use futures_util::{Sink, Stream};
 use tokio::io::AsyncWrite;
 
-use super::{Filled, FrameError, Input, Output, ReadReady, Timeouts};
+use super::{Filled, FrameError, Half, Halves, Input, Output, ReadReady, Timeouts};
 use crate::memory::{Claimant, Held, Memory};
 
 /// While more than this is unsent, nothing more is taken or read: the peer must read first.
@@ -27,6 +27,9 @@ const UNSENT_BYTES_MAX: usize = 64 << 10;
 /// sits unsent behind a request that has no memory. Frames that are kept while the next are waited
 /// for are memory that nobody else gets; who keeps many can wait for himself, up to
 /// [`Timeouts::memory`].
+///
+/// Two tasks can share it by `StreamExt::split`, one that reads and one that writes. Reading goes
+/// on to flush then, and stops while the peer has much to read.
 ///
 /// # Examples
 ///
@@ -63,6 +66,8 @@ pub struct ArenaFramed<S> {
     input: Input,
     /// It has the stream, and the way to the memory of both directions.
     writer: FrameWriter<S>,
+    /// Who waits until everything is written.
+    flushing: Halves,
     is_over: bool,
 }
 
@@ -124,7 +129,8 @@ impl FramedBuilder {
         S: ReadReady + AsyncWrite + Unpin,
     {
         let input = Input::new(self.limit(memory), self.timeouts);
-        ArenaFramed { input, writer: self.new_write(stream, memory), is_over: false }
+        let writer = self.new_write(stream, memory);
+        ArenaFramed { input, writer, flushing: Halves::default(), is_over: false }
     }
 
     /// Makes a transport that reads.
@@ -207,11 +213,6 @@ impl<S: ReadReady + AsyncWrite + Unpin> ArenaFramed<S> {
         self.writer.end().await
     }
 
-    /// Returns the stream. What was read and not handed out, and what was not flushed, is lost.
-    pub fn into_inner(self) -> S {
-        self.writer.stream
-    }
-
     fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<Result<(), FrameError>> {
         match self.writer.has_room() {
             true => Poll::Ready(Ok(())),
@@ -220,8 +221,17 @@ impl<S: ReadReady + AsyncWrite + Unpin> ArenaFramed<S> {
     }
 
     fn poll_flush_all(&mut self, context: &mut Context<'_>) -> Poll<Result<(), FrameError>> {
-        let input_held = self.input.held(&self.writer.claimant);
-        self.writer.poll_write_all(context, input_held)
+        self.poll_flush_for(Half::Writer, context)
+    }
+
+    fn poll_flush_for(
+        &mut self,
+        half: Half,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), FrameError>> {
+        let Self { input, writer, flushing, .. } = self;
+        let input_held = input.held(&writer.claimant);
+        flushing.poll(half, context, |context| writer.poll_write_all(context, input_held))
     }
 
     fn poll_frame(
@@ -233,13 +243,18 @@ impl<S: ReadReady + AsyncWrite + Unpin> ArenaFramed<S> {
         }
         // Before anything is waited for. As long as the peer has not too much to read, its own
         // requests can go on.
-        let flushed = self.poll_flush_all(context)?;
+        let flushed = self.poll_flush_for(Half::Reader, context)?;
         if flushed.is_pending() && !self.writer.has_room() {
             return Poll::Pending;
         }
-        let Self { input, writer: FrameWriter { stream, output, claimant }, .. } = self;
+        let Self { input, writer: FrameWriter { stream, output, claimant }, flushing, .. } = self;
         let are_flushed = output.is_flushed();
-        match ready!(input.poll_fill(Pin::new(stream), context, claimant, are_flushed))? {
+        let filled = input.poll_fill(Pin::new(stream), context, claimant, are_flushed);
+        if filled.is_pending() && input.waits_for_memory() {
+            // What is written next may share the memory that is waited for.
+            flushing.wait(Half::Reader, context);
+        }
+        match ready!(filled)? {
             Filled::Frames => Poll::Ready(Ok(self.input.next_frame())),
             // The end is told when everything is flushed.
             Filled::End => {
@@ -259,10 +274,15 @@ impl<S: ReadReady + AsyncWrite + Unpin> Stream for ArenaFramed<S> {
     ) -> Poll<Option<Result<Frozen, FrameError>>> {
         let this = &mut *self;
         if this.is_over {
-            return this.poll_flush_all(context).map(|flushed| flushed.err().map(Err));
+            let flushed = this.poll_flush_for(Half::Reader, context);
+            return flushed.map(|flushed| flushed.err().map(Err));
         }
         let frame = ready!(this.poll_frame(context));
-        this.is_over |= frame.is_err();
+        if frame.is_err() {
+            this.is_over = true;
+            // What ended the input may have ended both.
+            this.flushing.wake(Half::Writer);
+        }
         Poll::Ready(frame.transpose())
     }
 }
@@ -279,11 +299,6 @@ impl<S: ReadReady + Unpin> FrameReader<S> {
     /// Nothing is lost if the future is dropped.
     pub async fn next(&mut self) -> Option<Result<Frozen, FrameError>> {
         poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
-    }
-
-    /// Returns the stream. What was read and not handed out is lost.
-    pub fn into_inner(self) -> S {
-        self.stream
     }
 
     fn poll_frame(
@@ -358,11 +373,6 @@ impl<S: AsyncWrite + Unpin> FrameWriter<S> {
     pub async fn close(&mut self) -> Result<(), FrameError> {
         self.flush().await?;
         self.end().await
-    }
-
-    /// Returns the stream. What was not flushed is lost.
-    pub fn into_inner(self) -> S {
-        self.stream
     }
 
     fn has_room(&self) -> bool {
@@ -454,3 +464,39 @@ macro_rules! sink {
 
 sink!(ArenaFramed<S: ReadReady, AsyncWrite, Unpin>: this => this.writer);
 sink!(FrameWriter<S: AsyncWrite, Unpin>: this => this);
+
+/// Gives access to the stream of a transport, as tokio-util's `Framed` does.
+macro_rules! stream_of {
+    ($($transport:ident: $($field:ident).+, $lost:literal;)+) => {$(
+        impl<S> $transport<S> {
+            /// Returns the stream.
+            pub fn get_ref(&self) -> &S {
+                &self.$($field).+
+            }
+
+            /// Returns the stream. Who reads from it, or writes to it, cuts frames to pieces.
+            pub fn get_mut(&mut self) -> &mut S {
+                &mut self.$($field).+
+            }
+
+            /// Returns the stream. Who reads from it, or writes to it, cuts frames to pieces.
+            pub fn get_pin_mut(self: Pin<&mut Self>) -> Pin<&mut S>
+            where
+                S: Unpin,
+            {
+                Pin::new(self.get_mut().get_mut())
+            }
+
+            #[doc = concat!("Returns the stream. ", $lost, " is lost.")]
+            pub fn into_inner(self) -> S {
+                self.$($field).+
+            }
+        }
+    )+};
+}
+
+stream_of! {
+    ArenaFramed: writer.stream, "What was read and not handed out, and what was not flushed,";
+    FrameReader: stream, "What was read and not handed out";
+    FrameWriter: stream, "What was not flushed";
+}

@@ -20,7 +20,7 @@
 //! `unsafe`, and a readiness that is forgotten too early is never told again.
 
 use std::{
-    mem,
+    io, mem,
     ops::Range,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -32,7 +32,7 @@ use bytes::{Buf, BufMut};
 use tokio::{io::ReadBuf, time::Instant};
 use tokio_util::io::poll_read_buf;
 
-use super::{FrameError, ReadReady, Timeouts, Wait, Watch};
+use super::{FrameError, Half, Patience, ReadReady, Timeouts, Wait, Watch, ready::Asking};
 use crate::{
     frame::{self, HEADER_BYTES, Rest, Scan},
     memory::{Block, Claimant, Held},
@@ -90,6 +90,8 @@ pub(crate) struct Input {
     look: Option<Look>,
     /// The peer is known to take replies until it has moved so many bytes.
     trusted_until: u64,
+    /// Whether the stream is asked until it has nothing more, whatever is known of its readiness.
+    asks: bool,
     watch: Watch,
 }
 
@@ -193,6 +195,7 @@ impl Input {
             was_long: false,
             look: None,
             trusted_until: 0,
+            asks: false,
             watch: Watch::new(timeouts),
         }
     }
@@ -226,6 +229,16 @@ impl Input {
             State::Empty => frame::scan(self.carry.bytes(), self.max_frame_bytes).whole_bytes > 0,
             State::Reading(_) | State::Outgrown(_) | State::Payload(_) => false,
         }
+    }
+
+    /// Asks the stream for all that has arrived, whatever is known of its readiness.
+    pub(crate) fn ask(&mut self) {
+        self.asks = true;
+    }
+
+    /// Whether a poll that is pending waits for memory.
+    pub(crate) fn waits_for_memory(&self) -> bool {
+        self.wait == Wait::Memory
     }
 
     /// Whether all that is held are frames that have arrived.
@@ -274,35 +287,56 @@ impl Input {
         claimant: &mut Claimant,
         are_flushed: bool,
     ) -> Poll<Result<Filled, FrameError>> {
-        let before = self.bytes_read;
-        let filled = self.poll_fill_in_time(stream.as_mut(), context, claimant, are_flushed);
-        claimant.moved(self.bytes_read - before);
-        let waits_for_memory = filled.is_pending() && self.wait == Wait::Memory;
-        if are_flushed && (waits_for_memory || self.holds_whole_frames_alone()) {
-            claimant.suspend_stall();
+        let mut has_asked = false;
+        loop {
+            let before = self.bytes_read;
+            let filled = self.poll_fill_in_time(stream.as_mut(), context, claimant, are_flushed);
+            claimant.moved(self.bytes_read - before);
+            let waits_for_memory = filled.is_pending() && self.waits_for_memory();
+            if are_flushed && (waits_for_memory || self.holds_whole_frames_alone()) {
+                claimant.suspend_stall();
+            }
+            if filled.is_ready() {
+                self.watch.progress(claimant.clock());
+                self.watch.frame_ends();
+                claimant.end_wait();
+                return filled;
+            }
+            if self.bytes_read != before {
+                self.watch.hears();
+            }
+            if waits_for_memory && stream.is_hung_up() {
+                return Poll::Ready(Err(FrameError::hung_up()));
+            }
+            let over = ready!(self.poll_over(context, claimant));
+            if let Patience::Ends(error) = over
+                && (has_asked || matches!(error, FrameError::MemoryTimeout(_)))
+            {
+                return Poll::Ready(Err(error));
+            }
+            if mem::replace(&mut has_asked, true) {
+                return Poll::Pending;
+            }
+            self.ask();
         }
-        if filled.is_ready() {
-            self.watch.progress();
-            self.watch.frame_ends();
-            claimant.end_wait();
-            return filled;
-        }
-        if waits_for_memory && stream.is_hung_up() {
-            return Poll::Ready(Err(FrameError::hung_up()));
-        }
+    }
+
+    /// Goes on to wait. Ready if the stream is to be asked, or if the connection must close.
+    fn poll_over(&mut self, context: &mut Context<'_>, claimant: &mut Claimant) -> Poll<Patience> {
         let held = self.held(claimant);
-        if !waits_for_memory
+        if !self.waits_for_memory()
             && held.all_bytes() > 0
-            && claimant.poll_stalled(context, held).is_ready()
+            && claimant.poll_stalled(Half::Reader, context, held).is_ready()
         {
-            return Poll::Ready(Err(FrameError::Stalled { bytes: held.all_bytes() }));
+            let bytes = held.all_bytes();
+            return Poll::Ready(Patience::Ends(FrameError::Stalled { bytes }));
         }
         let look = match self.look {
-            _ if waits_for_memory => Some(LOOK_AT_PEER_EVERY),
+            _ if self.waits_for_memory() => Some(LOOK_AT_PEER_EVERY),
             look => look.map(|look| look.pause),
         };
         claimant.note(self.wait.into(), held);
-        self.watch.poll_over(context, self.wait, look).map(Err)
+        self.watch.poll_over(context, claimant.clock(), self.wait, look)
     }
 
     fn poll_fill_in_time<S: ReadReady + ?Sized>(
@@ -407,7 +441,11 @@ impl Input {
         announced: Option<usize>,
         claimant: &Claimant,
     ) -> Poll<Result<(), FrameError>> {
-        let is_ready = stream.as_mut().poll_read_ready(context);
+        let is_ready = match self.asks {
+            true => stream.as_mut().poll_read_ready_now(context),
+            false => stream.as_mut().poll_read_ready(context),
+        };
+        self.asks &= is_ready.is_ready();
         self.wait = match stream.has_begun() {
             true => Wait::Frame,
             false => self.wait_for_input(),
@@ -490,7 +528,12 @@ impl Input {
         // Not more than the block holds into which it goes.
         let end = CARRY_BYTES.min(block_bytes);
         let mut free = ReadBuf::new(&mut self.carry.bytes[self.carry.len..end]);
-        ready!(stream.poll_read(context, &mut free))?;
+        let is_read = match self.asks {
+            true => stream.poll_read_now(context, &mut free),
+            false => stream.poll_read(context, &mut free),
+        };
+        self.asks &= is_read.is_ready();
+        ready!(is_read)?;
         let read = free.filled().len();
         self.carry.len += read;
         self.bytes_read += read as u64;
@@ -520,7 +563,7 @@ impl Input {
             }
             _ => room,
         };
-        let read = poll_read_buf(stream, context, &mut (&mut block).limit(wanted))?;
+        let read = self.poll_read(stream, context, &mut (&mut block).limit(wanted))?;
         match read {
             Poll::Ready(0) if block.is_empty() => Poll::Ready(Ok(Some(Filled::End))),
             Poll::Ready(0) => Poll::Ready(Err(FrameError::UnexpectedEnd)),
@@ -648,9 +691,9 @@ impl Input {
     ) -> Poll<Result<Option<Filled>, FrameError>> {
         let missing = payload.payload_bytes - payload.block.len();
         let read = match &mut payload.block {
-            Block::Arena(block) => poll_read_buf(stream, context, &mut block.limit(missing)),
+            Block::Arena(block) => self.poll_read(stream, context, &mut block.limit(missing)),
             Block::Heap(heap) => {
-                poll_read_buf(stream, context, &mut (&mut heap.bytes).limit(missing))
+                self.poll_read(stream, context, &mut (&mut heap.bytes).limit(missing))
             }
         };
         match read? {
@@ -675,6 +718,22 @@ impl Input {
                 Poll::Pending
             }
         }
+    }
+
+    /// Reads into memory.
+    #[inline]
+    fn poll_read<S: ReadReady + ?Sized>(
+        &mut self,
+        stream: Pin<&mut S>,
+        context: &mut Context<'_>,
+        target: &mut impl BufMut,
+    ) -> Poll<io::Result<usize>> {
+        if !self.asks {
+            return poll_read_buf(stream, context, target);
+        }
+        let read = poll_read_buf(Pin::new(&mut Asking(stream)), context, target);
+        self.asks = read.is_ready();
+        read
     }
 
     fn wait_for_input(&self) -> Wait {

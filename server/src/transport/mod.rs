@@ -8,6 +8,7 @@
 //! | Module   | What it knows                                                    |
 //! |----------|------------------------------------------------------------------|
 //! | `framed` | the three transports, and their builder                          |
+//! | `halves` | how two tasks wait for one transport                              |
 //! | `input`  | from bytes to frames: which block, when, and what is left over   |
 //! | `output` | from replies to writes                                           |
 //! | `watch`  | how long to wait                                                 |
@@ -15,6 +16,7 @@
 
 mod error;
 mod framed;
+mod halves;
 mod input;
 mod output;
 mod ready;
@@ -27,8 +29,9 @@ pub use self::{
     watch::Timeouts,
 };
 pub(crate) use self::{
+    halves::{Half, Halves},
     input::{Batch, Filled, Input, Place},
     output::Output,
-    ready::Duplex,
-    watch::{Wait, Watch},
+    ready::{Duplex, is_readable, poll_read_now},
+    watch::{Patience, Wait, Watch},
 };

@@ -15,6 +15,7 @@ use std::{
     ops::{Add, Range},
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use arena::{Buffer, Frozen};
@@ -22,9 +23,9 @@ use bytes::BufMut;
 use tokio::io::AsyncWrite;
 
 use super::{
-    Duplex, FrameError, Timeouts, Wait,
+    Duplex, FrameError, Half, Timeouts, Wait,
     input::{LOOK_AT_PEER_EVERY, Place},
-    watch::Watch,
+    watch::{Patience, Watch},
 };
 use crate::{
     frame::{self, HEADER_BYTES},
@@ -214,7 +215,7 @@ impl Output {
         loop {
             if self.has_gathering_room(bytes, claimant) {
                 claimant.cancel_reply();
-                self.watch.progress();
+                self.watch.progress(claimant.clock());
                 return Poll::Ready(Ok(()));
             }
             if !self.is_flushed() {
@@ -241,7 +242,7 @@ impl Output {
     ) -> Poll<Result<Block, FrameError>> {
         if let Some(block) = claimant.try_reply(payload_bytes) {
             claimant.cancel_reply();
-            self.watch.progress();
+            self.watch.progress(claimant.clock());
             return Poll::Ready(Ok(block));
         }
         if !self.is_flushed() {
@@ -261,7 +262,7 @@ impl Output {
         bytes: usize,
     ) -> Poll<Result<Block, FrameError>> {
         if let Poll::Ready(block) = claimant.poll_reply(context, bytes) {
-            self.watch.progress();
+            self.watch.progress(claimant.clock());
             return Poll::Ready(Ok(block));
         }
         if stream.is_hung_up() {
@@ -271,7 +272,7 @@ impl Output {
         claimant.suspend_stall();
         let held = input_held + self.held(claimant);
         claimant.note(Wait::Memory.into(), held);
-        self.watch.poll_over(context, Wait::Memory, Some(LOOK_AT_PEER_EVERY)).map(Err)
+        self.poll_over(context, claimant, Wait::Memory, Some(LOOK_AT_PEER_EVERY))
     }
 
     /// Writes until nothing is left.
@@ -287,19 +288,35 @@ impl Output {
         let before = self.bytes_written;
         let flushed = self.poll_write_all(stream.as_mut(), context);
         if self.bytes_written != before {
-            self.watch.progress();
+            self.watch.progress(claimant.clock());
             claimant.moved(self.bytes_written - before);
         }
         if flushed.is_pending() {
             let held = input_held + self.held(claimant);
-            if held.all_bytes() > 0 && claimant.poll_stalled(context, held).is_ready() {
+            if held.all_bytes() > 0 && claimant.poll_stalled(Half::Writer, context, held).is_ready()
+            {
                 return Poll::Ready(Err(FrameError::Stalled { bytes: held.all_bytes() }));
             }
             claimant.note(Wait::Write.into(), held);
-            return self.watch.poll_over(context, Wait::Write, None).map(Err);
+            return self.poll_over(context, claimant, Wait::Write, None);
         }
         claimant.suspend_stall();
         flushed
+    }
+
+    /// Goes on to wait. Ready if that takes too long.
+    fn poll_over<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        claimant: &Claimant,
+        wait: Wait,
+        look: Option<Duration>,
+    ) -> Poll<Result<T, FrameError>> {
+        match self.watch.poll_over(context, claimant.clock(), wait, look) {
+            Poll::Ready(Patience::Ends(error)) => Poll::Ready(Err(error)),
+            // The event loop tells when the stream takes more.
+            Poll::Ready(Patience::Asks) | Poll::Pending => Poll::Pending,
+        }
     }
 
     fn poll_write_all<S: AsyncWrite + ?Sized>(

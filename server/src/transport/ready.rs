@@ -8,10 +8,14 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::{Errno, retry_on_intr},
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream, tcp, unix},
+    task::coop,
 };
 
 /// A stream that can say that there is something to read.
@@ -27,6 +31,36 @@ pub trait ReadReady: AsyncRead {
     ///
     /// What the stream says. Then reading fails as well.
     fn poll_read_ready(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Does what [`poll_read_ready`](Self::poll_read_ready) does, and asks the system whatever is
+    /// known of the stream.
+    ///
+    /// An event loop takes a socket for drained when a read comes back short, and does not know yet
+    /// what arrived while the process was paused. So this is called now and then when a peer seems
+    /// to be silent. By default nothing is asked.
+    ///
+    /// # Errors
+    ///
+    /// What the stream says. Then reading fails as well.
+    fn poll_read_ready_now(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.poll_read_ready(context)
+    }
+
+    /// Reads, and asks the system whatever is known of the stream. By default nothing is asked.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`poll_read`](AsyncRead::poll_read).
+    fn poll_read_now(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        target: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.poll_read(context, target)
+    }
 
     /// Returns how many bytes have arrived and are not read yet, if the stream can tell.
     ///
@@ -69,6 +103,41 @@ pub(crate) trait Duplex: ReadReady + AsyncWrite + Send + Unpin {}
 
 impl<S: ReadReady + AsyncWrite + Send + Unpin> Duplex for S {}
 
+/// A stream that is asked for what it has, whatever is known of it.
+pub(super) struct Asking<'s, S: ?Sized>(pub(super) Pin<&'s mut S>);
+
+impl<S: ReadReady + ?Sized> AsyncRead for Asking<'_, S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        target: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.0.as_mut().poll_read_now(context, target)
+    }
+}
+
+/// Reads what a socket has, whatever the event loop knows of it. `None` if it has nothing.
+pub(crate) fn poll_read_now(
+    socket: impl AsFd,
+    context: &mut Context<'_>,
+    target: &mut ReadBuf<'_>,
+) -> Poll<Option<io::Result<()>>> {
+    // As every read of the event loop does: no peer keeps the thread.
+    let turn = ready!(coop::poll_proceed(context));
+    let read = retry_on_intr(|| rustix::io::read(&socket, target.initialize_unfilled()));
+    if read == Err(Errno::AGAIN) {
+        return Poll::Ready(None);
+    }
+    turn.made_progress();
+    Poll::Ready(Some(read.map(|read| target.advance(read)).map_err(Into::into)))
+}
+
+/// Whether a read would bring something: bytes, the end, or an error.
+pub(crate) fn is_readable(socket: impl AsFd) -> bool {
+    let ends = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+    look(socket, PollFlags::IN | PollFlags::RDHUP).intersects(PollFlags::IN | ends)
+}
+
 /// Asks the system what can be said of a socket without waiting: of `events`, and of hang-ups and
 /// errors in any case.
 fn look(socket: impl AsFd, events: PollFlags) -> PollFlags {
@@ -106,6 +175,29 @@ macro_rules! sockets {
             ) -> Poll<io::Result<()>> {
                 let $socket = &*self;
                 $as_socket.poll_read_ready(context)
+            }
+
+            fn poll_read_ready_now(
+                self: Pin<&mut Self>,
+                context: &mut Context<'_>,
+            ) -> Poll<io::Result<()>> {
+                let $socket = &*self;
+                match is_readable($as_socket) {
+                    true => Poll::Ready(Ok(())),
+                    false => $as_socket.poll_read_ready(context),
+                }
+            }
+
+            fn poll_read_now(
+                self: Pin<&mut Self>,
+                context: &mut Context<'_>,
+                target: &mut ReadBuf<'_>,
+            ) -> Poll<io::Result<()>> {
+                let $socket = &*self;
+                match ready!(poll_read_now($as_socket, context, target)) {
+                    Some(read) => Poll::Ready(read),
+                    None => self.poll_read(context, target),
+                }
             }
 
             fn arrived(&self) -> Option<usize> {

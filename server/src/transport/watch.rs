@@ -1,4 +1,9 @@
 //! `Watch`: how long a transport waits, and for what.
+//!
+//! Nobody is judged by the clock alone. When a deadline is over, the stream is asked once more, and
+//! the event loop has a moment to tell what it has not told yet. A read that comes back short makes
+//! the event loop take a socket for drained, which is wrong where an urgent byte or a descriptor
+//! ended it. So the stream is also asked when a peer has been silent for [`ASK_AFTER`].
 
 use std::{
     future::Future,
@@ -7,10 +12,19 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Sleep, sleep_until};
 
 use super::FrameError;
-use crate::roster::Doing;
+use crate::{
+    memory::{Clock, Moment},
+    roster::Doing,
+};
+
+/// A stream is asked whether it is as silent as it seems after this time, once.
+const ASK_AFTER: Duration = Duration::from_millis(50);
+
+/// How long the event loop has to tell what it knows when a deadline is over.
+const GRACE: Duration = Duration::from_millis(20);
 
 /// How long a transport waits for its peer and for memory. `None` is for ever.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -49,26 +63,62 @@ pub(crate) enum Wait {
 #[derive(Debug)]
 pub(crate) struct Watch {
     timeouts: Timeouts,
-    wait: Option<(Wait, Instant)>,
+    /// Since when, or since when the peer has been silent if it sends a frame.
+    wait: Option<(Wait, Moment)>,
     /// Since when the frame that has begun has been waited for, less the time that its memory took.
-    frame_since: Option<Instant>,
+    frame_since: Option<Moment>,
+    /// Whether the peer has sent something since `wait` was noted.
+    was_heard: bool,
+    /// Whether the stream was asked in this silence.
+    has_asked: bool,
+    /// When the wait is over indeed: its deadline has passed.
+    grace_ends: Option<Moment>,
     timer: Option<Pin<Box<Sleep>>>,
+    /// What the timer is set to, less the pauses since then.
+    timer_due: Moment,
+}
+
+/// What a wait has come to.
+#[derive(Debug)]
+pub(crate) enum Patience {
+    /// The stream is to be asked before it is waited for any longer. A timer runs.
+    Asks,
+    /// It took too long.
+    Ends(FrameError),
 }
 
 impl Watch {
     pub(crate) fn new(timeouts: Timeouts) -> Self {
-        Self { timeouts, wait: None, frame_since: None, timer: None }
+        Self {
+            timeouts,
+            wait: None,
+            frame_since: None,
+            was_heard: false,
+            has_asked: false,
+            grace_ends: None,
+            timer: None,
+            timer_due: Moment::FIRST,
+        }
     }
 
     /// Ends the wait under way, if there is one: there was progress.
     #[inline]
-    pub(crate) fn progress(&mut self) {
+    pub(crate) fn progress(&mut self, clock: &Clock) {
+        self.has_asked = false;
+        self.grace_ends = None;
         if let Some((Wait::Memory, since)) = self.wait.take()
             && let Some(frame_since) = &mut self.frame_since
         {
             // The peer is not to blame for this wait.
-            *frame_since += since.elapsed();
+            *frame_since = *frame_since + clock.now().since(since);
         }
+    }
+
+    /// Notes that the peer has sent something, though not yet what is waited for.
+    #[inline]
+    pub(crate) fn hears(&mut self) {
+        self.was_heard = true;
+        self.has_asked = false;
     }
 
     /// Ends the time of the frame that had begun: it is whole.
@@ -77,24 +127,28 @@ impl Watch {
         self.frame_since = None;
     }
 
-    /// Begins to wait, or goes on. Ready if it takes too long. The task is woken after `look` if
-    /// that is earlier.
+    /// Begins to wait, or goes on. Ready if the stream is to be asked, or if it takes too long. The
+    /// task is woken after `look` if that is earlier.
     pub(crate) fn poll_over(
         &mut self,
         context: &mut Context<'_>,
+        clock: &Clock,
         wait: Wait,
         look: Option<Duration>,
-    ) -> Poll<FrameError> {
-        let now = Instant::now();
+    ) -> Poll<Patience> {
+        let now = clock.now();
         let since = match self.wait {
+            // A frame has a deadline of its own, so this is the silence alone.
+            Some((Wait::Frame, _)) if wait == Wait::Frame && self.was_heard => now,
             Some((under_way, since)) if under_way == wait => since,
             _ => {
-                self.progress();
+                self.progress(clock);
                 now
             }
         };
         self.wait = Some((wait, since));
-        let since = match wait {
+        self.was_heard = false;
+        let begun = match wait {
             Wait::Frame => *self.frame_since.get_or_insert(since),
             Wait::FirstByte | Wait::Idle => {
                 // What had begun was no frame: a message of the encryption, say.
@@ -104,28 +158,58 @@ impl Watch {
             Wait::Memory | Wait::Write => since,
         };
         let limit = self.limit(wait);
-        let deadline = limit.map(|limit| since + limit);
+        let deadline = limit.map(|limit| begun + limit);
         if let (Some(limit), Some(deadline)) = (limit, deadline)
             && deadline <= now
         {
-            return Poll::Ready(wait.error(limit));
+            return self.poll_grace(context, clock, now, wait.error(limit));
         }
+        let asks_at = (wait.may_be_deaf() && !self.has_asked).then(|| since + ASK_AFTER);
+        self.has_asked |= asks_at.is_some_and(|at| at <= now);
         let look = look.map(|look| now + look);
-        if let Some(due) = deadline.into_iter().chain(look).min() {
-            self.arm(context, due, now);
+        let asks_later = asks_at.filter(|_| !self.has_asked);
+        if let Some(due) = deadline.into_iter().chain(look).chain(asks_later).min() {
+            self.arm(context, clock, due, now);
         }
-        Poll::Pending
+        match asks_at {
+            Some(at) if at <= now => Poll::Ready(Patience::Asks),
+            _ => Poll::Pending,
+        }
+    }
+
+    /// The deadline is over: lets a moment pass, in which all that has happened becomes known.
+    #[cold]
+    fn poll_grace(
+        &mut self,
+        context: &mut Context<'_>,
+        clock: &Clock,
+        now: Moment,
+        error: FrameError,
+    ) -> Poll<Patience> {
+        let asks = self.grace_ends.is_none();
+        let ends = *self.grace_ends.get_or_insert(now + GRACE);
+        if ends <= now {
+            return Poll::Ready(Patience::Ends(error));
+        }
+        self.arm(context, clock, ends, now);
+        if asks { Poll::Ready(Patience::Asks) } else { Poll::Pending }
     }
 
     /// Makes sure that the task is woken at `due` or before.
-    fn arm(&mut self, context: &mut Context<'_>, due: Instant, now: Instant) {
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
-        if timer.deadline() > due || timer.deadline() <= now {
-            timer.as_mut().reset(due);
+    fn arm(&mut self, context: &mut Context<'_>, clock: &Clock, due: Moment, now: Moment) {
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(clock.instant(due))));
+        if self.timer_due > due || self.timer_due <= now {
+            timer.as_mut().reset(clock.instant(due));
+            self.timer_due = due;
         }
         if timer.as_mut().poll(context).is_ready() {
-            // It fired in this very moment, early.
-            context.waker().wake_by_ref();
+            // The process has paused since it was set.
+            timer.as_mut().reset(clock.instant(due));
+            self.timer_due = due;
+            if timer.as_mut().poll(context).is_ready() {
+                // It fired in this very moment, early.
+                context.waker().wake_by_ref();
+            }
         }
     }
 
@@ -153,6 +237,12 @@ impl From<Wait> for Doing {
 }
 
 impl Wait {
+    /// Whether the peer may have sent what the event loop does not tell. Before the first read it
+    /// tells everything.
+    fn may_be_deaf(self) -> bool {
+        matches!(self, Self::Idle | Self::Frame)
+    }
+
     fn error(self, limit: Duration) -> FrameError {
         match self {
             Self::FirstByte => FrameError::FirstByteTimeout(limit),

@@ -1,12 +1,13 @@
 //! Peers that end or abuse the conversation.
 
-use arena_echo::Config;
+use arena_echo::{Config, Reject};
 
 use crate::support::{
     client::Client,
     in_process::InProcess,
     run,
     traffic::{frame, frames, header},
+    until,
 };
 
 #[test]
@@ -52,6 +53,28 @@ fn what_follows_a_frame_that_is_too_long_does_not_reset_the_replies_away() {
         sent.resize(sent.len() + (64 << 10), 7);
         client.exchange(&sent, &whole).await;
         client.expect_end().await;
+        server.stop().await;
+    });
+}
+
+#[test]
+fn who_connects_and_leaves_without_a_word_is_no_failure_however_it_leaves() {
+    run(async {
+        const PROBES: u64 = 50;
+        let server = InProcess::start(&Config::fixed()).await;
+        for _ in 0..PROBES {
+            Client::connect(server.address).await.reset();
+            Client::connect(server.address).await.close_and_expect_end().await;
+        }
+        until(|| server.metrics().accepted == 2 * PROBES).await;
+        server.until_connected(0).await;
+        assert_eq!(server.all_rejects(), []);
+
+        let mut client = Client::connect(server.address).await;
+        client.send(&frame(100, 1)[..50]).await;
+        until(|| server.metrics().bytes_in == 50).await;
+        client.reset();
+        server.until_rejected(Reject::Failed, 1).await;
         server.stop().await;
     });
 }

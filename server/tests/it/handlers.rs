@@ -1,13 +1,20 @@
 //! Servers with somebody's own handler: replies of other sizes than requests, several, none.
 
-use std::{process::Stdio, time::Duration};
+use std::{
+    io,
+    process::Stdio,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use arena_echo::{Config, FrameError, Handler, Reject, Replies, Request};
 use bytes::Bytes;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::Command,
+    sync::Semaphore,
 };
+use tracing::Level;
 
 use crate::{
     built,
@@ -125,6 +132,152 @@ fn a_reply_beyond_the_limit_ends_the_connection_behind_the_replies_before_it() {
         client.exchange(&[good, long].concat(), &reply).await;
         client.expect_end().await;
         server.until_rejected(Reject::ReplyTooLong, 1).await;
+        server.stop().await;
+    });
+}
+
+/// Echoes, and panics at requests that begin with [`FATAL`].
+struct Brittle;
+
+const FATAL: &[u8] = b"fatal";
+
+impl Handler for Brittle {
+    async fn handle(
+        &self,
+        request: Request<'_>,
+        replies: &mut Replies<'_>,
+    ) -> Result<(), FrameError> {
+        assert!(!request.starts_with(FATAL), "no reply to {} bytes", request.len());
+        replies.copy(&request).await
+    }
+}
+
+#[test]
+fn a_panic_of_the_handler_ends_its_connection_behind_the_replies_before_it() {
+    run(async {
+        let server = InProcess::start_with(&Config::fixed(), Brittle).await;
+        let (first, second, last) = (frame(10, 1), frame(2000, 2), frame(30, 3));
+        let mut client = Client::connect(server.address).await;
+        let sent = [&first[..], &second, &framed(FATAL), &last].concat();
+        client.exchange(&sent, &[&first[..], &second].concat()).await;
+        client.expect_end().await;
+        server.until_connected(0).await;
+        assert_eq!(server.all_rejects(), [("panicked", 1)]);
+        let metrics = server.metrics();
+        assert_eq!(metrics.bytes_in, sent.len() as u64);
+        assert_eq!(metrics.bytes_out, (first.len() + second.len()) as u64);
+
+        let mut other = Client::connect(server.address).await;
+        other.echo(&last).await;
+        other.close_and_expect_end().await;
+        server.stop().await;
+    });
+}
+
+#[test]
+fn panics_give_back_memory_and_places_while_both_are_scarce() {
+    run(async {
+        const PANICS: u64 = 40;
+        let config = Config { capacity_bytes: 128 << 10, max_connections: 4, ..Config::fixed() };
+        let server = InProcess::start_with(&config, Brittle).await;
+        let whole = frame(30_000, 1);
+        let mut clients = tokio::task::JoinSet::new();
+        for _ in 0..PANICS {
+            let (address, whole) = (server.address, whole.clone());
+            clients.spawn(async move {
+                let mut client = Client::connect(address).await;
+                let sent = [&whole[..], &framed(FATAL), &whole].concat();
+                client.exchange(&sent[..whole.len() + 9], &whole).await;
+                client.expect_end().await;
+            });
+        }
+        while let Some(client) = clients.join_next().await {
+            client.expect("every client gets the reply before the panic");
+        }
+        let mut honest = Client::connect(server.address).await;
+        honest.echo(&whole).await;
+        honest.close_and_expect_end().await;
+        server.until_connected(0).await;
+        assert_eq!(server.all_rejects(), [("panicked", PANICS)]);
+        server.stop().await;
+    });
+}
+
+/// A log in memory.
+#[derive(Clone, Debug, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().expect("a log").clone()).expect("a log of text")
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("a log").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_panic_of_the_handler_is_logged_with_its_message_and_peer() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_max_level(Level::WARN);
+    // For the whole process, whose other tests write into it, too: whether a line is of interest is
+    // remembered for all threads.
+    subscriber.with_writer(move || writer.clone()).init();
+    let peer = run(async {
+        let server = InProcess::start_with(&Config::fixed(), Brittle).await;
+        let mut client = Client::connect(server.address).await;
+        let peer = client.address();
+        client.send(&framed(FATAL)).await;
+        client.expect_end().await;
+        server.stop().await;
+        peer
+    });
+    let text = log.text();
+    let mut lines = text.lines().filter(|line| line.contains(&peer.to_string()));
+    let line = lines.next_back().expect("a line about the peer");
+    assert!(line.contains("closed: its handler panicked: no reply to 5 bytes"), "{line}");
+    assert!(line.contains("WARN"), "{line}");
+}
+
+/// Echoes, and waits for its gate at requests that begin with [`SLOW`], after a flush.
+struct Slow(Arc<Semaphore>);
+
+const SLOW: &[u8] = b"slow";
+
+impl Handler for Slow {
+    async fn handle(
+        &self,
+        request: Request<'_>,
+        replies: &mut Replies<'_>,
+    ) -> Result<(), FrameError> {
+        if request.starts_with(SLOW) {
+            replies.flush().await?;
+            self.0.acquire().await.expect("a gate that is not closed").forget();
+        }
+        replies.copy(&request).await
+    }
+}
+
+#[test]
+fn replies_that_are_flushed_do_not_wait_for_a_slow_request_behind_them() {
+    run(async {
+        let gate = Arc::new(Semaphore::new(0));
+        let server = InProcess::start_with(&Config::fixed(), Slow(Arc::clone(&gate))).await;
+        let (first, slow) = (frame(10, 1), framed(SLOW));
+        let mut client = Client::connect(server.address).await;
+        client.exchange(&[&first[..], &slow].concat(), &first).await;
+        gate.add_permits(1);
+        client.expect(&slow).await;
+        client.close_and_expect_end().await;
         server.stop().await;
     });
 }

@@ -18,10 +18,13 @@ mod idle;
 mod limits;
 mod listening;
 mod manifests;
+mod pauses;
 mod progress;
 mod real_binaries;
 mod scarce;
 mod service;
+mod short_reads;
+mod split;
 mod stopping;
 mod timeouts;
 #[cfg(feature = "tls")]
