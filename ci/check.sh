@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Formatting, lints, documentation, the optimised build's tests, the loom models and the examples.
 #
-# Needs the stable toolchain with rustfmt and clippy, and nothing else. Takes some eight minutes on two cores.
+# Needs the stable toolchain with rustfmt and clippy, and python3 (3.11). Takes some eight minutes on two cores.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -17,6 +17,8 @@ step cargo clippy --package arena-echo --no-default-features --all-targets --loc
 RUSTDOCFLAGS="-D warnings" step cargo doc --workspace --no-deps --document-private-items --locked
 step cargo test --workspace --profile testrelease --locked
 step ci/loom.sh
+# That the list fits the code; to run it takes too long here.
+step ci/mutants.sh --check-list
 for example in fixed_buffer buddy_buffer spill_buffer; do
     step cargo run --quiet --locked --package arena --example "$example"
 done

@@ -14,8 +14,9 @@
 //! ```
 //!
 //! As with two full barriers, 3 sees a or c sees 1. Where the kernel does not offer it,
-//! [`is_available`] says so, and the frequent side must take another way. In the models both are
-//! full fences, or nothing.
+//! [`is_available`] says so, and the frequent side must take another way. A kernel that has offered
+//! it can refuse it later (a seccomp filter, a process restored from an image); then [`heavy`] says
+//! so. In the models both are full fences, or nothing.
 
 #[cfg(all(target_os = "linux", not(miri), not(all(test, arena_loom))))]
 pub(crate) use self::kernel::{heavy, is_available, light};
@@ -30,15 +31,24 @@ pub(crate) use self::models::{heavy, is_available, light};
 mod kernel {
     use std::sync::{
         LazyLock,
-        atomic::{Ordering::SeqCst, compiler_fence, fence},
+        atomic::{
+            AtomicBool,
+            Ordering::{Relaxed, SeqCst},
+            compiler_fence, fence,
+        },
     };
 
-    static IS_REGISTERED: LazyLock<bool> =
-        LazyLock::new(|| call(libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED));
+    static IS_REGISTERED: LazyLock<bool> = LazyLock::new(register);
+
+    /// The kernel has refused a barrier that it had granted before.
+    static IS_DENIED: AtomicBool = AtomicBool::new(false);
+
+    /// How often a barrier is asked for while the kernel is short of memory.
+    const TRIES: u32 = 100;
 
     /// Whether [`heavy`] works here.
     pub(crate) fn is_available() -> bool {
-        *IS_REGISTERED
+        *IS_REGISTERED && !IS_DENIED.load(Relaxed)
     }
 
     /// Keeps the compiler from moving memory accesses across.
@@ -47,22 +57,31 @@ mod kernel {
         compiler_fence(SeqCst);
     }
 
-    /// Makes every thread of the process execute a full barrier; only this one, where that is not
-    /// available.
-    pub(crate) fn heavy() {
-        if !is_available() {
-            return fence(SeqCst);
+    /// Makes every thread of the process execute a full barrier. False if the kernel refuses: then
+    /// this thread alone did.
+    pub(crate) fn heavy() -> bool {
+        // What this thread did before is ordered as well: the call itself is a full barrier.
+        for _ in 0..TRIES {
+            if is_available() && call(libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED) {
+                return true;
+            }
+            match std::io::Error::last_os_error().raw_os_error() {
+                Some(libc::ENOMEM) if is_available() => std::thread::yield_now(),
+                // The registration is lost in a process that was restored from an image.
+                Some(libc::EPERM) if is_available() && register() => {}
+                _ => break,
+            }
         }
-        // What this thread did before it is ordered as well: the call itself is a full barrier. A
-        // child made by `fork` inherits the registration, and an `exec` ends the program that
-        // relied on it.
-        if !call(libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED) {
-            // Others rely on it at this moment, and nothing else would order them.
-            eprintln!(
-                "arena: membarrier(2) fails although the kernel has offered it: cannot go on"
-            );
-            std::process::abort();
+        fence(SeqCst);
+        if *IS_REGISTERED {
+            // For good: a program that is denied it once, by a filter for instance, stays so.
+            IS_DENIED.store(true, Relaxed);
         }
+        false
+    }
+
+    fn register() -> bool {
+        call(libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED)
     }
 
     fn call(command: libc::c_int) -> bool {
@@ -83,8 +102,10 @@ mod fences {
     #[inline(always)]
     pub(crate) fn light() {}
 
-    pub(crate) fn heavy() {
+    pub(crate) fn heavy() -> bool {
         fence(SeqCst);
+        // Nothing relies on others: there are no caches.
+        true
     }
 }
 
@@ -115,9 +136,10 @@ pub(crate) mod models {
         }
     }
 
-    pub(crate) fn heavy() {
+    pub(crate) fn heavy() -> bool {
         if is_available() {
             fence(SeqCst);
         }
+        true
     }
 }

@@ -6,7 +6,7 @@ use std::{
     ptr::NonNull,
 };
 
-use crate::{geometry::Span, shared::Shared};
+use crate::{geometry::Span, share, shared::Shared};
 
 /// The exclusive right to the bytes of one span.
 ///
@@ -95,7 +95,7 @@ impl SharedLease {
     }
 
     fn is_alone(&self) -> bool {
-        self.0.shared().counts.is_alone(self.0.span.first())
+        share::is_alone(self.0.shared().counts.of(self.0.span.first()))
     }
 }
 
@@ -103,7 +103,7 @@ impl Clone for SharedLease {
     fn clone(&self) -> Self {
         self.0.shared().counts.add(self.0.span.first());
         // SAFETY: the copy is counted just above, and of all counted copies one alone drops the
-        // lease (`Counts::leave`).
+        // lease (`share::leave`).
         let copy = unsafe { Lease::new(self.0.shared, self.0.span) };
         Self(ManuallyDrop::new(copy))
     }
@@ -112,7 +112,9 @@ impl Clone for SharedLease {
 impl Drop for SharedLease {
     #[inline]
     fn drop(&mut self) {
-        if self.0.shared().counts.leave(self.0.span.first()) {
+        // Nothing of the arena is touched after this unless the reference was the last: others may
+        // end it.
+        if share::leave(self.0.shared().counts.of(self.0.span.first())) {
             // SAFETY: this was the last reference, so the lease is ours alone, and it is not used
             // again.
             unsafe { ManuallyDrop::drop(&mut self.0) };

@@ -2,8 +2,9 @@
 //!
 //! A server that allocates every frame from the heap is fast and unbounded: a burst takes the
 //! process down. An arena is as fast, and has an end. Write into a [`Buffer`], freeze it without a
-//! copy, get the memory back when the last reference drops, and learn from an error, not from the
-//! system, that there is none.
+//! copy, get the memory back when the last reference drops, and get an error when it is exhausted.
+//! `build` reserves address space; the system commits pages when they are first written. So the
+//! arena bounds memory use, but does not guarantee that the system has that much.
 //!
 //! ```
 //! use std::num::NonZeroUsize;
@@ -35,16 +36,30 @@
 //! Allocating and freeing take no lock and touch no heap: a few loads and stores in a cache of the
 //! thread's own, and one atomic read-modify-write each where that does not suffice, on a cache line
 //! that other threads mostly leave alone. [`Buffer::freeze`] allocates once, inside the `bytes`
-//! crate; [`Buffer::into_frozen`] does not. Beside its memory an arena takes about 25 KiB, four
-//! bytes for each slot or minimum block in a table that is resident only where buffers are shared,
-//! and an eighth of a byte for each in maps.
+//! crate; [`Buffer::into_frozen`] does not. Beside its memory an arena takes 256 bytes for each
+//! thread that allocates, four bytes for each slot or minimum block in a table that is resident
+//! only where buffers are shared, and a quarter of a byte for each in maps.
 //!
-//! A refusal that others keep disturbing, because they free memory all the time, holds them up for
-//! one last search under a lock.
+//! Requests are placed by the best fit: the smallest free block that suffices, the lowest among
+//! equals. Blocks that are cut for a thread's cache take at most a sixteenth of the arena.
 //!
-//! While somebody waits (feature `async-alloc`), whatever frees memory, the drop of a buffer for
-//! instance, takes a short lock, hands the memory over and wakes whom it has served, before it
-//! returns.
+//! # Progress
+//!
+//! - Dropping a [`Buffer`], a [`Frozen`] or [`Bytes`](bytes::Bytes) never waits for another thread.
+//! - An allocation waits for nobody as long as free memory suffices that is in no stopped thread's
+//!   hands. A thread can be stopped anywhere: preempted, by a debugger, in a frozen control group.
+//! - Only a refusal may wait, at most 100 ms, for threads that are moving free memory. What a
+//!   thread moves while it is stopped counts as in use.
+//! - Dropping the last handle waits for threads that are dropping a buffer at that moment.
+//! - Waiters (feature `async-alloc`) are served by whoever frees memory, without a lock. Telling
+//!   them so takes a short lock: a thread that is stopped while it holds that delays waiters, and
+//!   those who join or leave the queue, but no drop and no `allocate`.
+//!
+//! A child made by `fork` may allocate from an arena that it has inherited, and drop buffers. What
+//! other threads of the parent were moving stays in use there; if one of them was releasing a
+//! buffer, the memory of the arena is not given back in the child. Waiting for memory in the child
+//! is supported only for arenas that the child has built. A signal handler must not use an arena:
+//! it may have interrupted the same thread inside its cache.
 //!
 //! # What it does not do
 //!
@@ -72,6 +87,7 @@ mod geometry;
 mod region;
 
 mod claim;
+mod fork;
 mod life;
 mod stripe;
 mod thread;

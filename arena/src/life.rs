@@ -34,33 +34,35 @@
 //! outstanding unit has come back. Whoever brings it there frees the memory. All changes to it are
 //! `AcqRel`, so that one sees all others done.
 //!
-//! # The last look
+//! # Serving those who wait
 //!
-//! A refusal must be true: it needs a search during which no release ended (see `claim`). Where
-//! that does not come about, the refuser holds releases up: it takes the turnstile, raises
-//! LAST_LOOK, and has a barrier. From then on 3 finds the flag, and the release stops at the
-//! turnstile before it returns, with its units in the map or a cache already. A release that did
-//! not find the flag had set its bits before the barrier, and the search finds them. So during the
-//! search nobody frees one unit and then claims another. Claims beyond a cache, which move units
-//! about, stop there before they begin; those under way end soon, and the search is repeated until
-//! none disturbs it.
+//! A release that finds somebody in the line (see `claim::line`) serves, which may take long and
+//! runs foreign wakers. It ends in two steps: its bits are set, `busy = 0`, but its units are not
+//! counted yet. So they are part of `outstanding` and keep the arena alive while it serves, and
+//! neither the last handle nor a recall waits for it. Then it ends as in the diagram, from 1 on,
+//! without bits to set.
 //!
-//! Nobody waits at the turnstile while his release is under way: he takes a handle, ends the
-//! release, and then waits. So neither the last handle nor a recall waits for him.
+//! # An end that cannot be decided
+//!
+//! If the kernel refuses a barrier that it has granted before, b forms no edge, and after a `fork`
+//! nobody comes back who was in the middle of a release in another thread. Then the last handle
+//! leaves the memory where it is: it leaks, and nothing else happens.
 //!
 //! Models: `models::life`.
 
-use std::{ptr::NonNull, sync::PoisonError};
+use std::ptr::NonNull;
 
 use crate::{
     barrier,
-    claim::{Effort, Map, Miss},
+    claim::{Duty, Map, ORPHANED},
+    error::BuildError,
+    fork,
     geometry::{Order, Span},
     stripe::{Stripes, Tally},
     sync::{
-        AtomicU64, AtomicUsize, Mutex,
-        Ordering::{AcqRel, Relaxed, Release, SeqCst},
-        between_write_and_read,
+        AtomicU64, AtomicUsize,
+        Ordering::{AcqRel, Relaxed, SeqCst},
+        fence,
     },
     thread::Seat,
 };
@@ -68,16 +70,18 @@ use crate::{
 /// More units than an arena can have.
 const BIAS: u64 = 1 << 62;
 
-/// The last handle is gone.
-const ORPHANED: u64 = 1;
-/// Somebody waits for memory.
-#[cfg(feature = "async-alloc")]
-const WAITED_FOR: u64 = 2;
-/// A refuser has the last look.
-const LAST_LOOK: u64 = 4;
-
 /// More handles than this mean a leak in a loop; going on could wrap the count.
 const HANDLES_MAX: usize = usize::MAX / 2;
+
+/// How hard a claim tries.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Effort {
+    /// One search, for somebody who will be served if it has missed something.
+    #[cfg(feature = "async-alloc")]
+    Once,
+    /// Until something is found or it is certain that there is nothing.
+    Certain,
+}
 
 /// What an arena is without its memory: the map, the counters and the account of who still needs
 /// them.
@@ -86,8 +90,10 @@ pub(crate) struct Core {
     pub(crate) map: Map,
     pub(crate) stripes: Stripes,
     life: Life,
-    /// Held by a refuser during its last look.
-    turnstile: Mutex<()>,
+    /// Whether caches were ever in use, so that the end needs the kernel's barrier.
+    has_caches: bool,
+    /// How many forks lie between the first process and that which made the arena.
+    forks: u32,
 }
 
 /// Whether the caller must free the arena.
@@ -98,18 +104,20 @@ pub(crate) enum Fate {
     Lives,
     /// The caller was the last to touch it.
     Over,
-    /// Somebody waits for memory or has the last look. The caller has got a handle, and turns to
-    /// them.
-    MustAttend,
+    /// Somebody stands in the line. The caller's units are still outstanding: it serves, and then
+    /// [finishes](Core::finish_release) the release.
+    MustServe(Duty),
 }
 
 impl Core {
     /// A core with one handle.
-    pub(crate) fn new(map: Map, stripes: Stripes) -> Self {
-        Self { map, stripes, life: Life::new(), turnstile: Mutex::new(()) }
+    pub(crate) fn new(map: Map, has_caches: bool) -> Result<Self, BuildError> {
+        let stripes = Stripes::new(map.levels())?;
+        Ok(Self { map, stripes, life: Life::new(), has_caches, forks: fork::count() })
     }
 
-    /// Claims a block from the thread's cache. The caller has a handle, so the core stays.
+    /// Claims a block from the thread's cache. The caller has a handle, so the core stays, and
+    /// looks at [`must_leave_cache`](Self::must_leave_cache) afterwards.
     #[inline]
     pub(crate) fn claim_cached(&self, order: Order, seat: Seat) -> Option<Span> {
         let tally = self.stripes.at(seat);
@@ -117,50 +125,30 @@ impl Core {
         Some(Self::count_claim(first, order, tally))
     }
 
-    /// Claims a block from wherever there is one. If waiters must be served afterwards,
-    /// `is_waited_for` tells.
+    /// Whether the caches were shut while the owner was in its own.
+    #[inline]
+    pub(crate) fn must_leave_cache(&self) -> bool {
+        self.map.line.is_shut()
+    }
+
+    /// Claims a block from wherever there is one. Those in the line may be served by this.
     pub(crate) fn claim_beyond_cache(
         &self,
         order: Order,
         seat: Seat,
         effort: Effort,
     ) -> Option<Span> {
-        self.await_last_look();
         let tally = self.stripes.at(seat);
-        let claim = |effort| self.map.claim_beyond_cache(order, effort, &self.stripes, tally);
-        let first = match claim(effort) {
-            Err(Miss::Undecided) if effort == Effort::Certain => {
-                self.have_last_look(|| claim(Effort::LastLook))
-            }
-            decided => decided,
+        let found = self.map.claim_beyond_cache(order, tally);
+        let first = match (found, effort) {
+            (None, Effort::Certain) => self.map.refuse_or_claim(order, &self.stripes, tally)?,
+            (found, _) => found?,
         };
-        Some(Self::count_claim(first.ok()?, order, tally))
-    }
-
-    /// Holds releases up while `look` searches.
-    #[cold]
-    fn have_last_look<R>(&self, look: impl FnOnce() -> R) -> R {
-        let _turn = self.turnstile.lock().unwrap_or_else(PoisonError::into_inner);
-        // One side of Dekker's pattern, as for the other flags.
-        self.life.attention.fetch_or(LAST_LOOK, SeqCst);
-        between_write_and_read();
-        barrier::heavy();
-        let outcome = look();
-        // Relaxed: whoever still sees the flag waits for the lock, if it is still held.
-        self.life.attention.fetch_and(!LAST_LOOK, Relaxed);
-        outcome
-    }
-
-    /// Waits until nobody has the last look. Not while a release is under way.
-    #[inline]
-    pub(crate) fn await_last_look(&self) {
-        if self.life.attention() & LAST_LOOK != 0 {
-            drop(self.turnstile.lock().unwrap_or_else(PoisonError::into_inner));
-        }
+        Some(Self::count_claim(first, order, tally))
     }
 
     #[inline]
-    fn count_claim(first: u32, order: Order, tally: Tally<'_>) -> Span {
+    pub(crate) fn count_claim(first: u32, order: Order, tally: Tally<'_>) -> Span {
         let units = order.units();
         tally.count_claim(units);
         Span::new(first, units)
@@ -171,8 +159,8 @@ impl Core {
     /// # Safety
     ///
     /// The units are claimed and the caller gives them up. `core` was alive when they were claimed.
-    /// Unless this returns [`Fate::Over`], the caller does not touch the core again on the strength
-    /// of having had them.
+    /// Unless this returns [`Fate::Over`] or [`Fate::MustServe`], the caller does not touch the
+    /// core again on the strength of having had them.
     #[inline]
     pub(crate) unsafe fn release(core: NonNull<Self>, span: Span, seat: Seat) -> Fate {
         // The references below end before the last access: `end_release` or `settle`, which go
@@ -183,57 +171,57 @@ impl Core {
         tally.begin_release();
         // SAFETY: as above.
         let map = unsafe { &core.as_ref().map };
-        map.release(span, tally);
-        // SAFETY: as above; and if the last handle goes now, it waits for `end_release`.
+        let was_given = map.release(span, tally);
+        let attention = map.line.attention();
+        if attention == 0 {
+            tally.end_release(span.units());
+            return Fate::Lives;
+        }
+        if let Some(duty) = map.line.duty(attention, was_given) {
+            tally.leave();
+            return Fate::MustServe(duty);
+        }
+        // SAFETY: as above.
         let life = unsafe { &core.as_ref().life };
-        life.end_release(span.units(), tally)
+        life.end_release(attention, span.units(), tally)
     }
 
-    /// Releases a part of a lease that goes on, and so keeps the core alive. If waiters must be
-    /// served afterwards, `is_waited_for` tells.
-    pub(crate) fn release_tail(&self, tail: Span, seat: Seat) {
+    /// Ends a release that has set its bits and served.
+    ///
+    /// # Safety
+    ///
+    /// The release returned [`Fate::MustServe`]. Then as for [`release`](Self::release).
+    pub(crate) unsafe fn finish_release(core: NonNull<Self>, units: u32, seat: Seat) -> Fate {
+        // SAFETY: the units are outstanding until `end_release` or `settle`, and so the core is
+        // alive (A2).
+        let stripes = unsafe { &core.as_ref().stripes };
+        let tally = stripes.at(seat);
+        tally.resume_release();
+        // No word of the map was changed since, on which the end could rely without a barrier.
+        fence(SeqCst);
+        // SAFETY: as above.
+        let attention = unsafe { &core.as_ref().map.line }.attention();
+        // SAFETY: as above.
+        let life = unsafe { &core.as_ref().life };
+        life.end_release(attention, units, tally)
+    }
+
+    /// Releases units of a lease that goes on, or a claim that nobody has got, and so in any case
+    /// while the core is alive. Returns what is left to do.
+    pub(crate) fn release_alive(&self, span: Span, seat: Seat) -> Option<Duty> {
         let tally = self.stripes.at(seat);
         tally.begin_release();
-        // A move as well, because it is no release that anybody counts.
-        tally.begin_move();
-        self.map.release(tail, tally);
-        tally.end_move();
-        if self.life.attention() & ORPHANED != 0 {
+        let was_given = self.map.release(span, tally);
+        let attention = self.map.line.attention();
+        if attention & ORPHANED == 0 {
+            tally.count_tail(span.units());
             tally.leave();
-            // Never the end: the rest of the lease is outstanding.
-            let _ = self.life.settle(u64::from(tail.units()));
         } else {
-            tally.count_shrink(tail.units());
             tally.leave();
+            // Never the end: something else keeps the core alive.
+            let _ = self.life.settle(u64::from(span.units()));
         }
-    }
-
-    /// Whether somebody waits for memory. Asked after memory was made free or was moved.
-    #[cfg(feature = "async-alloc")]
-    #[inline]
-    pub(crate) fn is_waited_for(&self) -> bool {
-        self.life.attention() & WAITED_FOR != 0
-    }
-
-    /// Notes that somebody waits for memory. What was made free by those who do not see it is
-    /// visible from now on.
-    ///
-    /// Called under the lock of the queue, as is [`set_not_waited_for`](Self::set_not_waited_for).
-    #[cfg(feature = "async-alloc")]
-    pub(crate) fn set_waited_for(&self) {
-        // One side of Dekker's pattern, see `wait`.
-        let before = self.life.attention.fetch_or(WAITED_FOR, SeqCst);
-        if before & WAITED_FOR == 0 {
-            between_write_and_read();
-            barrier::heavy();
-        }
-    }
-
-    #[cfg(feature = "async-alloc")]
-    pub(crate) fn set_not_waited_for(&self) {
-        // Relaxed: it lets others do less, and carries nothing. Whoever still sees the flag finds
-        // the queue empty.
-        self.life.attention.fetch_and(!WAITED_FOR, Relaxed);
+        self.map.line.duty(attention, was_given)
     }
 
     /// Adds a handle. The caller has one.
@@ -247,14 +235,15 @@ impl Core {
         }
     }
 
-    /// Drops a handle. The last one settles the account: it visits every word of the map, and it
-    /// may have to wait a few instructions for each thread that is in the middle of a release.
+    /// Drops a handle. The last one calls `at_last`, while the core lives, and settles the account:
+    /// it visits every word of the map, and it may have to wait a few instructions for each thread
+    /// that is in the middle of a release.
     ///
     /// # Safety
     ///
     /// The caller has a handle and gives it up. Unless this returns [`Fate::Over`], the caller does
     /// not touch the core again on the strength of having had it.
-    pub(crate) unsafe fn drop_handle(core: NonNull<Self>) -> Fate {
+    pub(crate) unsafe fn drop_handle(core: NonNull<Self>, at_last: impl FnOnce()) -> Fate {
         // The references below end before the last access: the decrement or `settle`, which go
         // through atomics alone. SAFETY: our handle keeps the core alive, until the decrement if it
         // is not the last, else until `settle`.
@@ -263,17 +252,22 @@ impl Core {
         if life.handles.fetch_sub(1, AcqRel) != 1 {
             return Fate::Lives;
         }
-        // Release: carried to later releases by `touch_every_word`.
-        life.attention.fetch_or(ORPHANED, Release);
+        at_last();
         let outstanding = {
             // SAFETY: as above.
             let core = unsafe { core.as_ref() };
-            if barrier::is_available() {
-                barrier::heavy();
+            core.map.line.set_orphaned();
+            let is_ordered = if core.has_caches {
+                barrier::heavy()
             } else {
                 core.map.touch_every_word();
+                fence(SeqCst);
+                true
+            };
+            if !is_ordered || !core.stripes.wait_until_idle(|| fork::count() == core.forks) {
+                // It cannot be decided: the memory stays.
+                return Fate::Lives;
             }
-            core.stripes.wait_until_idle();
             core.stripes.live_units()
         };
         life.settle(BIAS - outstanding)
@@ -286,59 +280,24 @@ impl Core {
 struct Life {
     /// How many handles there are.
     handles: AtomicUsize,
-    /// What a release must look after beyond setting bits. Zero in normal operation, and rarely
-    /// written.
-    attention: AtomicU64,
     /// Units that must still come back, once the arena is orphaned. Before that, BIAS.
     remaining: AtomicU64,
 }
 
 impl Life {
     fn new() -> Self {
-        Self {
-            handles: AtomicUsize::new(1),
-            attention: AtomicU64::new(0),
-            remaining: AtomicU64::new(BIAS),
-        }
+        Self { handles: AtomicUsize::new(1), remaining: AtomicU64::new(BIAS) }
     }
 
     /// Step 3 of the diagram. The units are back.
     #[inline]
-    fn end_release(&self, units: u32, tally: Tally<'_>) -> Fate {
-        let attention = self.attention();
-        if attention != 0 {
-            return self.end_release_attentively(attention, units, tally);
+    fn end_release(&self, attention: u64, units: u32, tally: Tally<'_>) -> Fate {
+        if attention & ORPHANED == 0 {
+            tally.end_release(units);
+            return Fate::Lives;
         }
-        tally.end_release(units);
-        Fate::Lives
-    }
-
-    #[cold]
-    fn end_release_attentively(&self, attention: u64, units: u32, tally: Tally<'_>) -> Fate {
-        if attention & ORPHANED != 0 {
-            tally.leave();
-            return self.settle(u64::from(units));
-        }
-        // Somebody waits or looks. To turn to him takes longer than a release may, so it takes a
-        // handle; while the release is under way, one can be had if there is one. If there is none,
-        // nobody waits or looks any more: whoever does has a handle.
-        let has_handle = self.add_handle_if_any();
-        tally.end_release(units);
-        if has_handle { Fate::MustAttend } else { Fate::Lives }
-    }
-
-    fn add_handle_if_any(&self) -> bool {
-        // Relaxed: as for any handle that comes from one that exists.
-        let more = |handles| (handles > 0).then_some(handles + 1);
-        self.handles.fetch_update(Relaxed, Relaxed, more).is_ok()
-    }
-
-    #[inline]
-    fn attention(&self) -> u64 {
-        barrier::light();
-        // A release in the map was `SeqCst`, and so at least Acquire: see the two cases above.
-        // `SeqCst` for the waiters.
-        self.attention.load(SeqCst)
+        tally.leave();
+        self.settle(u64::from(units))
     }
 
     fn settle(&self, units: u64) -> Fate {

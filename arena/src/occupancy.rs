@@ -51,7 +51,7 @@ impl Occupancy {
         let mut free = shared.core.map.free_units(&shared.core.stripes);
         free.resize(units.div_ceil(64), 0);
         let mut occupancy = Self { unit_bytes: shared.geometry.unit_bytes(), units, free };
-        if let Some(reserve) = &shared.reserve {
+        if let Some(reserve) = shared.reserve() {
             occupancy
                 .append(&Self::of(reserve.shared()), shared.geometry.ordinary_units() as usize);
         }

@@ -34,41 +34,42 @@ impl Counts {
 
     /// Adds a reference. The caller has one.
     pub(crate) fn add(&self, first: u32) {
-        let others = self.at(first).fetch_add(1, Relaxed);
+        let others = self.of(first).fetch_add(1, Relaxed);
         if others > OTHERS_MAX {
             // The same answer as `Arc`: unwinding would leave the count where it is.
             std::process::abort();
         }
     }
 
-    /// Whether the caller has the only reference. If so, that stays true until the caller adds one.
+    /// The count of the lease that starts at a unit.
     #[inline]
-    pub(crate) fn is_alone(&self, first: u32) -> bool {
-        self.at(first).load(Acquire) == 0
-    }
-
-    /// Takes the caller's reference away. True if it was the last: the lease is then the caller's,
-    /// with a count of zero.
-    #[inline]
-    pub(crate) fn leave(&self, first: u32) -> bool {
-        self.is_alone(first) || self.leave_others(first)
-    }
-
-    fn leave_others(&self, first: u32) -> bool {
-        // Release: what we read is read. Acquire, if we turn out to be the last: the others are
-        // done too.
-        let others = self.at(first).fetch_sub(1, AcqRel);
-        if others > 0 {
-            return false;
-        }
-        // Relaxed: nobody else has a reference, and the release of the units carries it to the next
-        // owner.
-        self.at(first).store(0, Relaxed);
-        true
-    }
-
-    #[inline]
-    fn at(&self, first: u32) -> &AtomicU32 {
+    pub(crate) fn of(&self, first: u32) -> &AtomicU32 {
         &self.0[first as usize]
     }
+}
+
+/// Whether the caller has the only reference. If so, that stays true until the caller adds one.
+#[inline]
+pub(crate) fn is_alone(others: &AtomicU32) -> bool {
+    others.load(Acquire) == 0
+}
+
+/// Takes the caller's reference away. True if it was the last: the lease is then the caller's, with
+/// a count of zero. If not, the arena may be gone when this returns: it gets the count alone, an
+/// atomic, and does not touch it after the exchange.
+#[inline]
+pub(crate) fn leave(others: &AtomicU32) -> bool {
+    is_alone(others) || leave_others(others)
+}
+
+fn leave_others(others: &AtomicU32) -> bool {
+    // Release: what we read is read. Acquire, if we turn out to be the last: the others are done
+    // too.
+    if others.fetch_sub(1, AcqRel) > 0 {
+        return false;
+    }
+    // Relaxed: nobody else has a reference, and the release of the units carries it to the next
+    // owner.
+    others.store(0, Relaxed);
+    true
 }

@@ -1,27 +1,49 @@
 //! What all handles, buffers and frozen bytes of one arena share.
 
-use std::{fmt, ptr::NonNull};
+use std::{
+    any::Any,
+    fmt,
+    panic::resume_unwind,
+    ptr::NonNull,
+    sync::{Mutex, PoisonError},
+};
 #[cfg(feature = "async-alloc")]
 use std::{
-    panic::resume_unwind,
     pin::Pin,
     task::{Context, Poll},
 };
 
-#[cfg(feature = "async-alloc")]
-use crate::wait::{Node, Queue, Standing, Wakers};
 use crate::{
-    claim::{Effort, Map},
+    barrier,
+    claim::{Duty, Map},
     error::{AllocError, BuildError},
     geometry::{Geometry, Order, Span},
     lease::Lease,
-    life::{Core, Fate},
+    life::{Core, Effort, Fate},
     region::Region,
     share::Counts,
-    stripe::{Stripes, Tally, Totals},
+    stripe::{Tally, Totals},
     sync::{AtomicU64, Ordering::Relaxed},
     thread,
 };
+#[cfg(feature = "async-alloc")]
+use crate::{
+    claim::FRONT,
+    sync::{Ordering::SeqCst, fence},
+    wait::{List, Node, Queue, Standing, WaitMetrics, Wakers},
+};
+
+/// The panic of a waker, which is passed on when everybody else was served.
+type Panic = Option<Box<dyn Any + Send>>;
+
+fn resume(panic: Panic) {
+    // A second panic while the first unwinds would end the process.
+    if let Some(panic) = panic
+        && !std::thread::panicking()
+    {
+        resume_unwind(panic);
+    }
+}
 
 /// One arena.
 #[derive(Debug)]
@@ -32,7 +54,8 @@ pub(crate) struct Shared {
     pub(crate) counts: Counts,
     pub(crate) auto_spill: bool,
     /// What is set aside at the end of the region: an arena of its own, with its own queue.
-    pub(crate) reserve: Option<Handle>,
+    /// Gone when the last handle is: to drop it may take longer than a release may.
+    reserve: Mutex<Option<Handle>>,
     #[cfg(feature = "async-alloc")]
     pub(crate) queue: Queue,
     /// The most units in use that a snapshot or a refusal has seen.
@@ -53,13 +76,15 @@ pub(crate) enum Kind {
 pub(crate) struct Options {
     pub(crate) alignment: usize,
     pub(crate) auto_spill: bool,
+    /// Whether free units may lie in caches.
+    pub(crate) caches: bool,
     /// What to set aside, and what of that in turn, and so on.
     pub(crate) reserves: Vec<usize>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { alignment: 1, auto_spill: false, reserves: Vec::new() }
+        Self { alignment: 1, auto_spill: false, caches: true, reserves: Vec::new() }
     }
 }
 
@@ -73,17 +98,25 @@ impl Shared {
     /// Sums the figures, those of the reserve included, and notes how much is in use.
     pub(crate) fn totals(&self) -> Totals {
         let mut totals = self.core.stripes.totals();
-        if let Some(reserve) = &self.reserve {
+        if let Some(reserve) = self.reserve() {
             totals += reserve.shared().totals();
         }
         self.note_live(totals.live_units);
         totals
     }
 
+    /// A handle to what is set aside.
+    pub(crate) fn reserve(&self) -> Option<Handle> {
+        self.reserve.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn take_reserve(&self) -> Option<Handle> {
+        self.reserve.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
     /// The order of the largest block that is free now, in the reserve or outside of it.
     pub(crate) fn largest_free_order(&self) -> Option<Order> {
-        let of_reserve =
-            self.reserve.as_ref().and_then(|reserve| reserve.shared().largest_free_order());
+        let of_reserve = self.reserve().and_then(|reserve| reserve.shared().largest_free_order());
         self.core.map.largest_free_order(&self.core.stripes).max(of_reserve)
     }
 
@@ -122,25 +155,61 @@ impl Shared {
             Fate::Lives => {}
             // SAFETY: `Over` says that nobody else has a part in it (A2).
             Fate::Over => unsafe { Self::free(shared) },
-            Fate::MustAttend => Self::attend(Handle(shared)),
+            // SAFETY: the units are still outstanding, so the arena is alive (A2).
+            Fate::MustServe(duty) => unsafe { Self::serve_and_release(shared, span, duty) },
         }
     }
 
-    /// Turns to those who wait for memory or have the last look, with a handle that was got for it.
+    /// Ends a release beside those who wait.
+    ///
+    /// # Safety
+    ///
+    /// As for [`release`](Self::release), which has returned this duty.
     #[cold]
-    fn attend(handle: Handle) {
-        handle.shared().core.await_last_look();
-        #[cfg(feature = "async-alloc")]
-        handle.shared().serve_if_waited_for();
-        drop(handle);
+    unsafe fn serve_and_release(shared: NonNull<Self>, span: Span, duty: Duty) {
+        let panic = {
+            // SAFETY: the caller's units are outstanding, so the arena is alive (A2).
+            let shared = unsafe { shared.as_ref() };
+            shared.fulfil(duty)
+        };
+        // SAFETY: as above.
+        let core = unsafe { Self::core(shared) };
+        // SAFETY: the caller's promise.
+        if unsafe { Core::finish_release(core, span.units(), thread::seat()) } == Fate::Over {
+            // SAFETY: `Over` says that nobody else has a part in it (A2).
+            unsafe { Self::free(shared) };
+        }
+        resume(panic);
     }
 
     /// Gives back a part of a lease that goes on.
     pub(crate) fn release_tail(&self, tail: Span) {
-        self.core.release_tail(tail, thread::seat());
-        self.core.await_last_look();
-        #[cfg(feature = "async-alloc")]
-        self.serve_if_waited_for();
+        if let Some(duty) = self.core.release_alive(tail, thread::seat()) {
+            resume(self.fulfil(duty));
+        }
+    }
+
+    /// Does for those in the line what is left to do. Returns the panic of a waker, if there was
+    /// one.
+    #[cold]
+    fn fulfil(&self, duty: Duty) -> Panic {
+        if duty == Duty::Search {
+            let tally = self.tally();
+            self.core.map.leave_cache_if_shut(tally);
+            self.core.map.serve_line(tally);
+        }
+        self.deliver()
+    }
+
+    /// Brings what lies in the thread's own cache to those in the line, who may have missed it.
+    #[cold]
+    fn leave_cache(&self) {
+        resume(self.fulfil(Duty::Search));
+    }
+
+    #[cfg(not(feature = "async-alloc"))]
+    fn deliver(&self) -> Panic {
+        None
     }
 
     /// The core inside, without a reference to the rest, which may end sooner than a reference
@@ -208,17 +277,17 @@ impl Handle {
         });
         let reserve = reserve.transpose()?;
         let free = geometry.ordinary_units();
+        let has_caches = options.caches && barrier::is_available();
         let map = match kind {
-            Kind::Slots => Map::of_slots(free)?,
-            Kind::Blocks => Map::of_blocks(geometry.units(), free)?,
+            Kind::Slots => Map::of_slots(free, has_caches)?,
+            Kind::Blocks => Map::of_blocks(geometry.units(), free, has_caches)?,
         };
-        let stripes = Stripes::new(map.words_of_ground());
         let shared = Box::new(Shared {
-            core: Core::new(map, stripes),
+            core: Core::new(map, has_caches)?,
             region,
             counts: Counts::new(free)?,
             auto_spill: options.auto_spill,
-            reserve,
+            reserve: Mutex::new(reserve),
             live_units_max: AtomicU64::new(0),
             #[cfg(feature = "async-alloc")]
             queue: Queue::new(),
@@ -238,20 +307,30 @@ impl Handle {
     /// Claims a block and leases it to the caller.
     #[inline(always)]
     pub(crate) fn claim(&self, order: Order) -> Result<Lease, AllocError> {
-        match self.shared().core.claim_cached(order, thread::seat()) {
-            Some(span) => Ok(self.lease(span)),
+        match self.claim_cached(order) {
+            Some(lease) => Ok(lease),
             None => self.claim_beyond_cache(order, Effort::Certain).ok_or_else(|| self.refuse()),
         }
     }
 
+    #[inline(always)]
+    fn claim_cached(&self, order: Order) -> Option<Lease> {
+        let shared = self.shared();
+        let span = shared.core.claim_cached(order, thread::seat())?;
+        // A lease before anything else: what comes next can run foreign code, which can panic.
+        let lease = self.lease(span);
+        if shared.core.must_leave_cache() {
+            shared.leave_cache();
+        }
+        Some(lease)
+    }
+
     fn claim_beyond_cache(&self, order: Order, effort: Effort) -> Option<Lease> {
         let shared = self.shared();
-        let span = shared.core.claim_beyond_cache(order, thread::seat(), effort);
-        // A lease before anything else: what comes next can run foreign code, which can panic.
+        let span = shared.core.claim_beyond_cache(order, thread::seat_to_claim(), effort);
         let lease = span.map(|span| self.lease(span));
-        // The search may have moved what a waiter just looked for.
-        #[cfg(feature = "async-alloc")]
-        shared.serve_if_waited_for();
+        // The search may have served the front of the queue.
+        resume(shared.deliver());
         lease
     }
 
@@ -277,14 +356,10 @@ impl Handle {
     /// Claims a block if there is one and nobody waits.
     #[inline]
     pub(crate) fn claim_unless_waited_for(&self, order: Order) -> Option<Lease> {
-        let core = &self.shared().core;
-        if core.is_waited_for() {
+        if self.shared().is_waited_for() {
             return None;
         }
-        match core.claim_cached(order, thread::seat()) {
-            Some(span) => Some(self.lease(span)),
-            None => self.claim_beyond_cache(order, Effort::Once),
-        }
+        self.claim_cached(order).or_else(|| self.claim_beyond_cache(order, Effort::Once))
     }
 
     /// Joins the queue, if the node is not in it, or asks what has become of it.
@@ -296,87 +371,138 @@ impl Handle {
     ) -> Poll<Lease> {
         let shared = self.shared();
         // Cloned here and dropped at the end, outside the lock, since both may run foreign code. In
-        // between it is exchanged for the waker of the last poll, if there is one.
-        let mut waker = context.waker().clone();
+        // between it joins the queue, or is exchanged for the waker of the last poll.
+        let mut waker = Some(context.waker().clone());
         let mut list = shared.queue.lock();
-        let mut standing = list.check(node, Some(&mut waker));
+        let mut standing = list.check(node, &mut waker);
         if standing == Standing::Idle {
-            list.join(node, order, waker.clone());
-            shared.core.set_waited_for();
+            let is_first = list.is_empty();
+            list.join(node, order, waker.take().expect("it was not exchanged"));
+            if is_first {
+                shared.begin_waiting(&mut list);
+            }
             drop(list);
             shared.note_live(shared.core.stripes.live_units());
-            shared.serve();
-            standing = shared.queue.lock().check(node, None);
+            resume(shared.deliver());
+            standing = shared.queue.lock().check(node, &mut waker);
         } else {
             drop(list);
         }
-        match standing {
+        let served = match standing {
             Standing::Served(span) => Poll::Ready(self.lease(span)),
             Standing::Idle | Standing::Waiting => Poll::Pending,
-        }
+        };
+        resume(shared.deliver());
+        served
+    }
+
+    /// Takes a snapshot of who waits.
+    pub(crate) fn wait_metrics(&self) -> WaitMetrics {
+        let metrics = self.shared().queue.lock().metrics();
+        resume(self.shared().deliver());
+        metrics
     }
 
     /// Takes the node out of the queue. What it was served meanwhile goes to the next.
     pub(crate) fn leave_queue(&self, node: Pin<&Node>) {
         let shared = self.shared();
-        let (served, waker) = shared.queue.lock().leave(node);
-        drop(waker);
-        match served {
-            // The drop of the lease serves the next.
-            Some(span) => drop(self.lease(span)),
-            // He may have stood before others whom less would serve.
-            None => shared.serve_if_waited_for(),
+        let mut list = shared.queue.lock();
+        let was_first = list.is_first(node);
+        let (served, waker) = list.leave(node);
+        // It may have stood before others whom less would serve.
+        let given = if was_first { shared.core.map.line.withdraw(FRONT) } else { None };
+        let mut wakers = Wakers::default();
+        if was_first {
+            shared.serve_next(&mut list, &mut wakers);
         }
+        drop(list);
+        drop(waker);
+        // The drops of the leases serve the next, whatever a waker does.
+        let _given =
+            given.map(|(first, order)| self.lease(shared.count_claim(first, Order::new(order))));
+        let _served = served.map(|span| self.lease(span));
+        let panic = wakers.wake();
+        let delivered = shared.deliver();
+        resume(panic.or(delivered));
     }
 }
 
 /// Serving those who wait.
 #[cfg(feature = "async-alloc")]
 impl Shared {
-    /// Serves the queue if somebody stands in it. The caller keeps the arena alive.
+    /// Whether a request waits.
     #[inline]
-    pub(crate) fn serve_if_waited_for(&self) {
-        if self.core.is_waited_for() {
-            self.serve();
-        }
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.core.map.line.has_front()
     }
 
-    /// Claims for the first waiter and hands over, as long as there is memory.
+    /// Lets the first in the queue be served by whoever frees memory, and looks for what is free
+    /// already.
+    fn begin_waiting(&self, list: &mut List) {
+        let (map, tally) = (&self.core.map, self.tally());
+        if let Some(order) = list.first_order() {
+            map.line.set_front(order.get());
+        }
+        list.note_caches(map.shut_caches());
+        map.recall(list.are_caches_safe(), &self.core.stripes, tally);
+        map.serve_line(tally);
+    }
+
+    /// Hands what the front was served to the first in the queue, and lets the next take its place,
+    /// as long as there is something.
     ///
-    /// Should a waker panic, everybody else is served and woken first.
-    #[cold]
-    fn serve(&self) {
+    /// Only one thread does so at a time. Who finds another at it leaves the rest to that one: it
+    /// looks again when it has let go of the lock. So a thread that was stopped here keeps waiters
+    /// waiting, and nobody else.
+    ///
+    /// Returns the panic of a waker, if there was one: everybody else is served and woken first.
+    fn deliver(&self) -> Panic {
         let mut panic = None;
-        loop {
-            let mut wakers = Wakers::default();
-            let mut list = self.queue.lock();
-            while !wakers.is_full()
-                && let Some(order) = list.first_order()
-                && let Some(span) = self.claim_once(order)
-            {
-                wakers.push(list.serve_first(span));
-            }
-            if list.is_empty() {
-                self.core.set_not_waited_for();
-            }
-            drop(list);
-            let may_be_more = wakers.is_full();
-            let panicked = wakers.wake();
-            panic = panic.or(panicked);
-            if !may_be_more {
+        // Whoever has served the front, or has put somebody there, sees that there is one.
+        while self.is_waited_for() {
+            // One side of Dekker's pattern: the front was served and then the lock was tried, or
+            // the lock was let go of and then the front is looked at.
+            fence(SeqCst);
+            if !self.core.map.line.is_served(FRONT) {
                 break;
             }
+            let Some(mut list) = self.queue.try_lock() else { break };
+            let mut wakers = Wakers::default();
+            self.serve_next(&mut list, &mut wakers);
+            drop(list);
+            let panicked = wakers.wake();
+            panic = panic.or(panicked);
         }
-        if let Some(panic) = panic {
-            resume_unwind(panic);
+        panic
+    }
+
+    /// The part of [`deliver`](Self::deliver) under the lock, until nothing is there or `wakers` is
+    /// full.
+    fn serve_next(&self, list: &mut List, wakers: &mut Wakers) {
+        let line = &self.core.map.line;
+        while !wakers.is_full() {
+            if let Some((first, order)) = line.withdraw(FRONT) {
+                let span = self.count_claim(first, Order::new(order));
+                wakers.push(list.serve_first(span));
+            }
+            let Some(order) = list.first_order() else {
+                line.end_front();
+                if let Some(is_safe) = list.take_caches() {
+                    self.core.map.open_caches_if(is_safe);
+                }
+                return;
+            };
+            line.set_front(order.get());
+            // What was freed before may suffice for him.
+            self.core.map.serve_line(self.tally());
+            if !line.is_served(FRONT) {
+                return;
+            }
         }
     }
 
-    fn claim_once(&self, order: Order) -> Option<Span> {
-        let seat = thread::seat();
-        let core = &self.core;
-        core.claim_cached(order, seat)
-            .or_else(|| core.claim_beyond_cache(order, seat, Effort::Once))
+    fn count_claim(&self, first: u32, order: Order) -> Span {
+        Core::count_claim(first, order, self.tally())
     }
 }
 
@@ -392,7 +518,7 @@ impl Drop for Handle {
         // SAFETY: our handle keeps the arena alive (A2).
         let core = unsafe { Shared::core(self.0) };
         // SAFETY: the handle is dropped, and not used after this.
-        let fate = unsafe { Core::drop_handle(core) };
+        let fate = unsafe { Core::drop_handle(core, || drop(self.shared().take_reserve())) };
         if fate == Fate::Over {
             // SAFETY: `Over` says that nobody else has a part in it (A2).
             unsafe { Shared::free(self.0) };

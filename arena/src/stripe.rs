@@ -7,11 +7,13 @@
 //! Some of it is more than figures:
 //!
 //! - A *release* is under way from before it touches the map until it touches the arena no more.
-//!   The last handle waits until none is (see `life`). At an owned seat `Cache::busy` says so, at a
-//!   shared one two counters do.
-//! - A *move* (a block opened or closed, a summary bit cleared, units fetched into a cache or
-//!   recalled from one) hides free units for a moment. It counts as begun before and as done after.
-//!   A refusal waits until the two are equal (see `claim`).
+//!   The last handle waits until none is (see `life`). At an owned seat the state of the cache says
+//!   so, at a shared one two counters do.
+//! - A *move* (a block opened or closed, a summary corrected, units fetched into a cache or brought
+//!   back from one) hides free units for a moment. It counts as begun before and as done after, at
+//!   the highest level at which requests may miss them: opening a word of level 0 hides nothing
+//!   that a request for a whole word could have had. A refusal waits until the two are equal (see
+//!   `claim`).
 //! - Releases and moves that are done are *publications*: what was free when they ended is visible
 //!   to whoever sees them counted.
 //!
@@ -26,12 +28,14 @@ use std::ops::AddAssign;
 
 use crate::{
     claim::Cache,
+    error::BuildError,
     sync::{
         AtomicU32, AtomicU64,
         Ordering::{self, Acquire, Relaxed, Release},
         wait_a_moment,
     },
-    thread::{self, OWNED_SEATS, SEATS, SHARED_SEATS, Seat},
+    thread::{self, SEATS, Seat},
+    zeroed::{self, Zeroed},
 };
 
 /// The most levels that a map can have: six orders each, 2^31 units at most.
@@ -54,31 +58,51 @@ pub(crate) struct Stripe {
     /// At a shared seat: releases that have begun, and those that are done.
     releases_begun: AtomicU64,
     releases_done: AtomicU64,
-    moves_begun: AtomicU64,
-    moves_done: AtomicU64,
-    /// For each level above 0 the word at which this seat claims first, plus one; zero if it has
-    /// none yet. A hint: any word is right.
-    upper_homes: [AtomicU32; LEVELS_MAX],
+    /// For each level, the moves of units of that level.
+    moves_begun: [AtomicU64; LEVELS_MAX],
+    moves_done: [AtomicU64; LEVELS_MAX],
+    /// For each level a [`Home`]; zero if there is none yet.
+    homes: [AtomicU32; LEVELS_MAX],
     refusals: AtomicU64,
     spills: AtomicU64,
     splits: AtomicU64,
     coalesces: AtomicU64,
-
-    /// Up to the next pair of cache lines. Atomics as well, so that the stripe is nothing else: a
+    /// What is under way here was waited for in vain if this is [`progress`](Stripe::progress).
+    excused: AtomicU64,
+    /// Releases of a part of a lease. With this the stripe is atomics alone, without padding: a
     /// reference to it may then outlive it, as it does for an instant when a release ends.
-    _padding: [AtomicU64; 13],
+    tails: AtomicU64,
 }
 
 #[cfg(not(all(test, arena_loom)))]
 const _: () = assert!(size_of::<Stripe>() == 256, "no padding of the compiler's");
 
-/// What may have made a search miss something.
+// SAFETY: nothing but atomic integers, for which zero is a value.
+unsafe impl Zeroed for Stripe {}
+
+/// Where a block was found. A hint: any is right.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Publications {
-    /// Releases and moves.
-    All,
-    /// Moves alone, where releases cannot end.
-    Moves,
+pub(crate) struct Home {
+    pub(crate) word: u32,
+    /// What was asked for, in the word.
+    pub(crate) order: u32,
+    /// The order of the free block that it was cut from.
+    pub(crate) cut: u32,
+}
+
+/// Sums over all stripes of what may have made a search miss something.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Publications {
+    releases: u64,
+    moves: Moves,
+}
+
+/// Sums over all stripes of moves.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Moves {
+    counted: u64,
+    /// Those that are over. Whoever was excused and goes on changes this.
+    over: u64,
 }
 
 /// Sums over all stripes.
@@ -109,28 +133,22 @@ impl AddAssign for Totals {
 
 /// All stripes of one arena.
 #[derive(Debug)]
-pub(crate) struct Stripes(Box<[Stripe; SEATS]>);
+pub(crate) struct Stripes {
+    stripes: Box<[Stripe; SEATS]>,
+    levels: usize,
+}
 
 impl Stripes {
-    /// Stripes for a map whose lowest level has this number of words. Each seat starts at a word of
-    /// its own there, next to those of the others.
-    pub(crate) fn new(words_of_ground: u32) -> Self {
-        let stripes: Vec<_> = (0..SEATS).map(|_| Stripe::default()).collect();
-        for (seat, stripe) in stripes.iter().enumerate() {
-            // The owned seats, which are numbered last, come first.
-            let place = u32::try_from((seat + OWNED_SEATS) % SEATS).expect("below SEATS");
-            stripe.cache.move_home(place % words_of_ground);
-            if seat >= SHARED_SEATS {
-                stripe.cache.allow();
-            }
-        }
-        Self(stripes.try_into().expect("one for each seat"))
+    /// Stripes for all seats, for a map of so many levels. They take memory as they are used.
+    pub(crate) fn new(levels: usize) -> Result<Self, BuildError> {
+        let stripes = zeroed::table(SEATS)?.try_into().expect("one for each seat");
+        Ok(Self { stripes, levels })
     }
 
     /// The counters of one seat. Only a thread that has the seat may ask for them.
     #[inline]
     pub(crate) fn at(&self, seat: Seat) -> Tally<'_> {
-        Tally { stripe: &self.0[seat.index()], is_owned: seat.is_owned() }
+        Tally { stripe: &self.stripes[seat.index()], seat, levels: self.levels }
     }
 
     /// The caches that may have been used.
@@ -138,41 +156,94 @@ impl Stripes {
         self.used().iter().map(|stripe| &stripe.cache)
     }
 
+    /// The cache of one seat.
+    pub(crate) fn cache(&self, seat: usize) -> &Cache {
+        &self.stripes[seat].cache
+    }
+
     /// The stripes that may have been written.
     fn used(&self) -> &[Stripe] {
-        &self.0[..thread::seats_in_use()]
+        &self.stripes[..thread::seats_in_use()]
     }
 
-    /// Publications that are over. Compare with [`publications_begun`](Self::publications_begun),
-    /// taken later.
-    pub(crate) fn publications_over(&self, which: Publications) -> u64 {
-        self.used().iter().fold(0, |sum, stripe| {
-            sum.wrapping_add(stripe.releases_among(which))
-                .wrapping_add(stripe.moves_done.load(Acquire))
-        })
+    /// Releases and moves that are over. Compare with
+    /// [`publications_begun`](Self::publications_begun), taken later.
+    pub(crate) fn publications_over(&self, level: usize) -> Publications {
+        Publications { releases: self.releases(), moves: self.moves_over(level) }
     }
 
-    /// Publications that are over, and moves that are under way.
+    /// Releases that are over, and moves that have begun.
     ///
     /// If this is what [`publications_over`](Self::publications_over) was, then no move was under
-    /// way at any time in between, and no release ended, if those were asked for: each counter only
-    /// grows, and none of these can be below what it was compared with.
-    pub(crate) fn publications_begun(&self, which: Publications) -> u64 {
-        self.used().iter().fold(0, |sum, stripe| {
-            sum.wrapping_add(stripe.releases_among(which))
-                .wrapping_add(stripe.moves_begun.load(Acquire))
+    /// way at any time in between, and no release ended: each counter only grows, and none of these
+    /// can be below what it was compared with.
+    pub(crate) fn publications_begun(&self, level: usize) -> Publications {
+        Publications { releases: self.releases(), moves: self.moves_begun(level) }
+    }
+
+    fn releases(&self) -> u64 {
+        let over = |stripe: &Stripe| {
+            let tails = stripe.tails.load(Acquire);
+            stripe.releases.load(Acquire).wrapping_add(tails)
+        };
+        self.used().iter().fold(0, |sum, stripe| sum.wrapping_add(over(stripe)))
+    }
+
+    /// Moves that requests of `level` may miss something by: those that are over or excused.
+    pub(crate) fn moves_over(&self, level: usize) -> Moves {
+        self.moves(
+            level,
+            |stripe, begun, over| {
+                if begun != over && stripe.is_excused() { begun } else { over }
+            },
+        )
+    }
+
+    /// Such moves that have begun.
+    pub(crate) fn moves_begun(&self, level: usize) -> Moves {
+        self.moves(level, |_, begun, _| begun)
+    }
+
+    fn moves(&self, level: usize, counted: impl Fn(&Stripe, u64, u64) -> u64) -> Moves {
+        self.used().iter().fold(Moves::default(), |sum, stripe| {
+            let over = total(&stripe.moves_done[level..self.levels]);
+            let begun = total(&stripe.moves_begun[level..self.levels]);
+            Moves {
+                counted: sum.counted.wrapping_add(counted(stripe, begun, over)),
+                over: sum.over.wrapping_add(over),
+            }
         })
     }
 
-    /// Waits until every release that we are bound to see begun is done.
-    pub(crate) fn wait_until_idle(&self) {
+    /// Lets refusers wait no longer for what is under way now. It was waited for long enough:
+    /// whoever is in the middle of it was stopped.
+    pub(crate) fn excuse_all(&self) {
         for stripe in self.used() {
+            if stripe.is_under_way() {
+                stripe.excused.store(stripe.progress(), Relaxed);
+            }
+        }
+    }
+
+    /// Whether what is under way at this seat is not waited for.
+    pub(crate) fn is_excused(&self, seat: usize) -> bool {
+        self.stripes[seat].is_excused()
+    }
+
+    /// Waits until every release that we are bound to see begun is done, as long as `may_end`.
+    /// False if they did not end.
+    pub(crate) fn wait_until_idle(&self, may_end: impl Fn() -> bool) -> bool {
+        self.used().iter().all(|stripe| {
             let mut round = 0;
             while !stripe.is_idle() {
+                if !may_end() {
+                    return false;
+                }
                 wait_a_moment(round);
                 round += 1;
             }
-        }
+            true
+        })
     }
 
     /// Sums every figure.
@@ -207,11 +278,21 @@ impl Stripes {
 }
 
 impl Stripe {
-    fn releases_among(&self, which: Publications) -> u64 {
-        match which {
-            Publications::All => self.releases.load(Acquire),
-            Publications::Moves => 0,
-        }
+    /// Whether units are out of sight: in a move, or because the owner is in its cache.
+    fn is_under_way(&self) -> bool {
+        self.cache.has_owner_inside() || total(&self.moves_begun) != total(&self.moves_done)
+    }
+
+    /// A number that changes with whatever is done at this seat, and is never zero.
+    fn progress(&self) -> u64 {
+        let counts = [&self.claims, &self.releases, &self.refusals];
+        let counted = counts.into_iter().map(|count| count.load(Relaxed)).sum::<u64>();
+        counted.wrapping_add(total(&self.moves_begun)).wrapping_add(total(&self.moves_done))
+            | 1 << 63
+    }
+
+    fn is_excused(&self) -> bool {
+        self.excused.load(Relaxed) == self.progress()
     }
 
     /// Whether no release is under way among those that we are bound to see begun.
@@ -229,7 +310,8 @@ impl Stripe {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tally<'a> {
     stripe: &'a Stripe,
-    is_owned: bool,
+    seat: Seat,
+    levels: usize,
 }
 
 impl<'a> Tally<'a> {
@@ -241,7 +323,11 @@ impl<'a> Tally<'a> {
     /// Whether the thread has the seat to itself, and so may use the cache if that is open.
     #[inline]
     pub(crate) fn is_owned(self) -> bool {
-        self.is_owned
+        self.seat.is_owned()
+    }
+
+    pub(crate) fn seat(self) -> usize {
+        self.seat.index()
     }
 
     /// A block was claimed.
@@ -256,8 +342,17 @@ impl<'a> Tally<'a> {
     /// A release begins. The map is not touched yet.
     #[inline]
     pub(crate) fn begin_release(self) {
-        if self.is_owned {
-            self.stripe.cache.set_busy();
+        if self.is_owned() {
+            self.stripe.cache.enter();
+        } else {
+            self.stripe.releases_begun.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// A release that has set its bits is under way again.
+    pub(crate) fn resume_release(self) {
+        if self.is_owned() {
+            self.stripe.cache.step_out();
         } else {
             self.stripe.releases_begun.fetch_add(1, Relaxed);
         }
@@ -278,21 +373,31 @@ impl<'a> Tally<'a> {
     #[inline]
     pub(crate) fn leave(self) {
         // Release: what we did to the arena is done.
-        if self.is_owned {
-            self.stripe.cache.clear_busy();
+        if self.is_owned() {
+            self.stripe.cache.leave();
         } else {
             self.stripe.releases_done.fetch_add(1, Release);
         }
     }
 
-    /// Free units are about to be out of sight for a moment.
-    pub(crate) fn begin_move(self) {
-        self.bump(&self.stripe.moves_begun, 1, Relaxed);
+    /// Free units of `level` are about to be out of sight for a moment.
+    pub(crate) fn begin_move(self, level: usize) {
+        self.bump(&self.stripe.moves_begun[level], 1, Relaxed);
     }
 
     /// They are visible again.
-    pub(crate) fn end_move(self) {
-        self.bump(&self.stripe.moves_done, 1, Release);
+    pub(crate) fn end_move(self, level: usize) {
+        self.bump(&self.stripe.moves_done[level], 1, Release);
+    }
+
+    /// The level of moves that any request may miss something by.
+    pub(crate) fn top_level(self) -> usize {
+        self.levels - 1
+    }
+
+    /// How many moves have begun at this seat.
+    pub(crate) fn moves(self) -> u64 {
+        total(&self.stripe.moves_begun[..self.levels])
     }
 
     #[inline]
@@ -317,27 +422,33 @@ impl<'a> Tally<'a> {
     }
 
     /// The units of a tail were given back, while the lease goes on.
-    pub(crate) fn count_shrink(self, units: u32) {
+    pub(crate) fn count_tail(self, units: u32) {
         self.bump(&self.stripe.released_further, u64::from(units), Relaxed);
+        // Release: whoever sees this publication counted sees its units.
+        self.bump(&self.stripe.tails, 1, Release);
     }
 
-    /// The word of a level above 0 at which this seat claims first.
-    pub(crate) fn upper_home(self, level: usize) -> Option<u32> {
-        self.stripe.upper_homes[level - 1].load(Relaxed).checked_sub(1)
+    /// Where this seat has found its last block of a level.
+    pub(crate) fn home(self, level: usize) -> Option<Home> {
+        let home = self.stripe.homes[level].load(Relaxed);
+        (home != 0).then(|| Home { word: (home >> 6) - 1, order: home >> 3 & 7, cut: home & 7 })
     }
 
-    /// Moves to another word of a level above 0, and returns the word that is left.
-    pub(crate) fn swap_upper_home(self, level: usize, word: u32) -> Option<u32> {
-        // A read-modify-write, since threads that share a seat share its home.
-        self.stripe.upper_homes[level - 1].swap(word + 1, Relaxed).checked_sub(1)
+    pub(crate) fn set_home(self, level: usize, home: Home) {
+        let Home { word, order, cut } = home;
+        self.stripe.homes[level].store((word + 1) << 6 | order << 3 | cut, Relaxed);
     }
 
     #[inline]
     fn bump(self, counter: &AtomicU64, by: u64, order: Ordering) {
-        if self.is_owned {
+        if self.is_owned() {
             counter.store(counter.load(Relaxed).wrapping_add(by), order);
         } else {
             counter.fetch_add(by, order);
         }
     }
+}
+
+fn total(counters: &[AtomicU64]) -> u64 {
+    counters.iter().fold(0, |sum, counter| sum.wrapping_add(counter.load(Acquire)))
 }

@@ -10,13 +10,13 @@
 
 #[cfg(not(all(test, arena_loom)))]
 pub(crate) use std::{
-    sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
+    sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
     thread::yield_now,
 };
 
 #[cfg(all(test, arena_loom))]
 pub(crate) use loom::{
-    sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
+    sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
     thread::yield_now,
 };
 
@@ -57,13 +57,19 @@ pub(crate) fn between_write_and_read() {
 }
 
 /// Waits a moment in a loop that another thread will end: first by spinning, then by giving up the
-/// processor.
+/// processor, at last by sleeping, so that a thread of a lower priority comes to run as well.
 pub(crate) fn wait_a_moment(round: u32) {
     const SPINS: u32 = 64;
+    const YIELDS: u32 = 64;
+    const SLEEP: std::time::Duration = std::time::Duration::from_micros(50);
 
-    if cfg!(all(test, arena_loom)) || round >= SPINS {
+    if cfg!(all(test, arena_loom)) {
+        yield_now();
+    } else if round < SPINS {
+        std::hint::spin_loop();
+    } else if round < SPINS + YIELDS {
         yield_now();
     } else {
-        std::hint::spin_loop();
+        std::thread::sleep(SLEEP);
     }
 }

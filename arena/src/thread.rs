@@ -1,12 +1,12 @@
 //! Which stripe of counters the current thread writes to.
 //!
-//! The first [`OWNED_SEATS`] threads that are alive at one time have a seat of their own, and with
-//! it, in every arena, a stripe that no other thread writes: they count with plain stores. The
-//! threads beyond share [`SHARED_SEATS`] seats and count with read-modify-writes. A seat is given
-//! up when its thread ends and then taken by another.
+//! A thread that claims memory has a seat of its own, and with it, in every arena, a stripe that no
+//! other thread writes: it counts with plain stores. A seat is given up when its thread ends and
+//! then taken by another. Threads that only free memory, and those beyond [`OWNED_SEATS`] at one
+//! time, share [`SHARED_SEATS`] seats and count with read-modify-writes.
 //!
-//! This is the only state that arenas have in common. It is touched once when a thread first uses
-//! an arena and once when the thread ends, never in between.
+//! This is the only state that arenas have in common. It is touched once when a thread first claims
+//! and once when the thread ends, never in between.
 
 use std::{
     cell::Cell,
@@ -17,10 +17,10 @@ use std::{
 };
 
 /// Seats that one thread has to itself.
-pub(crate) const OWNED_SEATS: usize = if cfg!(all(test, arena_loom)) { 3 } else { 62 };
+pub(crate) const OWNED_SEATS: usize = if cfg!(all(test, arena_loom)) { 3 } else { 1020 };
 
 /// Seats for all other threads. They come first in the numbering.
-pub(crate) const SHARED_SEATS: usize = if cfg!(all(test, arena_loom)) { 1 } else { 2 };
+pub(crate) const SHARED_SEATS: usize = if cfg!(all(test, arena_loom)) { 1 } else { 4 };
 
 #[allow(clippy::cast_possible_truncation, reason = "a handful")]
 const SHARED_SEATS_U32: u32 = SHARED_SEATS as u32;
@@ -28,7 +28,9 @@ const SHARED_SEATS_U32: u32 = SHARED_SEATS as u32;
 /// All seats.
 pub(crate) const SEATS: usize = SHARED_SEATS + OWNED_SEATS;
 
-const _: () = assert!(OWNED_SEATS <= u64::BITS as usize, "one bit of `TAKEN` for each");
+/// Words of `TAKEN`.
+const TAKEN_WORDS: usize = OWNED_SEATS.div_ceil(u64::BITS as usize);
+
 const _: () = assert!(SEATS.is_power_of_two(), "so that an index is in bounds by its bits");
 
 /// A place at which a thread counts.
@@ -61,7 +63,7 @@ impl Seat {
 const STANDING: u32 = 0;
 
 /// The owned seats that are taken, a bit each.
-static TAKEN: AtomicU64 = AtomicU64::new(0);
+static TAKEN: [AtomicU64; TAKEN_WORDS] = [const { AtomicU64::new(0) }; TAKEN_WORDS];
 
 /// Seats from here on were never taken by any thread. What sums over seats stops here.
 ///
@@ -95,12 +97,26 @@ pub(crate) fn seat() -> Seat {
     Seat::new(MODEL_SEAT.with(Cell::get))
 }
 
-/// The seat of the current thread.
+/// The seat of the current thread, which is about to claim.
+#[cfg(all(test, arena_loom))]
+pub(crate) fn seat_to_claim() -> Seat {
+    seat()
+}
+
+/// The seat of the current thread: a shared one until it claims.
 #[cfg(not(all(test, arena_loom)))]
 #[inline]
 pub(crate) fn seat() -> Seat {
     let seat = SEAT.get();
-    if seat > SHARED_SEATS_U32 { Seat(seat - 1) } else { seat_without_owning() }
+    if seat > SHARED_SEATS_U32 { Seat(seat - 1) } else { shared_seat() }
+}
+
+/// The seat of the current thread, which is about to claim: one of its own if there is any.
+#[cfg(not(all(test, arena_loom)))]
+#[inline]
+pub(crate) fn seat_to_claim() -> Seat {
+    let seat = SEAT.get();
+    if seat > SHARED_SEATS_U32 { Seat(seat - 1) } else { take_seat() }
 }
 
 /// How many seats have been in use so far: those below this number.
@@ -115,45 +131,52 @@ pub(crate) fn seats_in_use() -> usize {
 
 #[cfg_attr(all(test, arena_loom), allow(dead_code))]
 #[cold]
-fn seat_without_owning() -> Seat {
-    match SEAT.get() {
-        STANDING => take_seat(),
-        seat => Seat(seat - 1),
+fn shared_seat() -> Seat {
+    if SEAT.get() != STANDING {
+        return Seat(SEAT.get() - 1);
     }
+    let seat = Seat(NEXT_SHARED.fetch_add(1, Relaxed) % SHARED_SEATS_U32);
+    SEAT.set(seat.0 + 1);
+    seat
 }
 
+#[cfg_attr(all(test, arena_loom), allow(dead_code))]
+#[cold]
 fn take_seat() -> Seat {
     // A thread whose destructors are running could not give an owned seat back any more.
     let can_leave = LEAVE.try_with(|_| ()).is_ok();
-    let seat = can_leave.then(take_owned).flatten().unwrap_or_else(take_shared);
-    SEAT.set(seat + 1);
-    Seat(seat)
-}
-
-fn take_owned() -> Option<u32> {
-    let mut taken = TAKEN.load(Relaxed);
-    loop {
-        let free = taken.trailing_ones();
-        if free as usize >= OWNED_SEATS {
-            return None;
+    match can_leave.then(take_owned).flatten() {
+        Some(seat) => {
+            SEAT.set(seat.0 + 1);
+            seat
         }
-        // Acquire: pairs with `Leave`. The counters that the last owner stored are ours to read and
-        // to go on from.
-        match TAKEN.compare_exchange_weak(taken, taken | 1 << free, Acquire, Relaxed) {
-            Ok(_) => {
-                let seat = free + SHARED_SEATS_U32;
-                // Release: pairs with `seats_in_use`, but it is what the thread then writes that
-                // carries it.
-                IN_USE.fetch_max(Seat(seat).index() + 1, Release);
-                return Some(seat);
-            }
-            Err(now) => taken = now,
-        }
+        None => shared_seat(),
     }
 }
 
-fn take_shared() -> u32 {
-    NEXT_SHARED.fetch_add(1, Relaxed) % SHARED_SEATS_U32
+fn take_owned() -> Option<Seat> {
+    (0..).zip(&TAKEN).find_map(|(row, taken)| {
+        let mut bits = taken.load(Relaxed);
+        loop {
+            let number = row * u64::BITS + bits.trailing_ones();
+            if bits == u64::MAX || number as usize >= OWNED_SEATS {
+                return None;
+            }
+            // Acquire: pairs with `Leave`. The counters that the last owner stored are ours to read
+            // and to go on from.
+            let bit = 1 << (number % u64::BITS);
+            match taken.compare_exchange_weak(bits, bits | bit, Acquire, Relaxed) {
+                Ok(_) => {
+                    let seat = Seat(number + SHARED_SEATS_U32);
+                    // Release: pairs with `seats_in_use`, but it is what the thread then writes
+                    // that carries it.
+                    IN_USE.fetch_max(seat.index() + 1, Release);
+                    return Some(seat);
+                }
+                Err(now) => bits = now,
+            }
+        }
+    })
 }
 
 /// Gives the seat of an ending thread to the next one.
@@ -162,15 +185,15 @@ struct Leave;
 impl Drop for Leave {
     fn drop(&mut self) {
         let seat = SEAT.get();
-        // Buffers that drop after this, in later destructors of the same thread, are counted at a
-        // shared seat.
-        SEAT.set(take_shared() + 1);
         if seat > SHARED_SEATS_U32 {
-            let seat = Seat(seat - 1);
-            let bit = 1 << (seat.index() - SHARED_SEATS);
+            // Buffers that drop after this, in later destructors of the same thread, are counted at
+            // a shared seat.
+            SEAT.set(STANDING);
+            let number = Seat(seat - 1).index() - SHARED_SEATS;
+            let bit = 1 << (number % u64::BITS as usize);
             // Release: pairs with `take_owned`; our plain stores happen before those of the next
             // owner.
-            TAKEN.fetch_and(!bit, Release);
+            TAKEN[number / u64::BITS as usize].fetch_and(!bit, Release);
         }
     }
 }
@@ -186,13 +209,13 @@ mod tests {
 
     #[test]
     fn threads_that_live_at_one_time_never_share_an_owned_seat() {
-        const THREADS: usize = 2 * OWNED_SEATS;
+        const THREADS: usize = 300;
         let all_seated = Arc::new(Barrier::new(THREADS));
         let threads: Vec<_> = (0..THREADS)
             .map(|_| {
                 let all_seated = Arc::clone(&all_seated);
                 std::thread::spawn(move || {
-                    let seat = seat();
+                    let seat = seat_to_claim();
                     all_seated.wait();
                     seat
                 })
@@ -206,7 +229,7 @@ mod tests {
     #[test]
     fn seats_are_taken_again_when_threads_end() {
         let owned = (0..4 * OWNED_SEATS)
-            .filter(|_| std::thread::spawn(seat).join().unwrap().is_owned())
+            .filter(|_| std::thread::spawn(seat_to_claim).join().unwrap().is_owned())
             .count();
         assert!(owned > OWNED_SEATS, "only {owned} of the threads had a seat of their own");
     }

@@ -142,12 +142,12 @@ impl AsyncFixedArena {
     /// Returns whether a request waits now. Costs one load.
     #[inline]
     pub fn has_waiters(&self) -> bool {
-        self.arena.handle.shared().core.is_waited_for()
+        self.arena.handle.shared().is_waited_for()
     }
 
     /// Takes a snapshot of who waits, and how long it took. Takes the lock of the queue.
     pub fn wait_metrics(&self) -> WaitMetrics {
-        self.arena.handle.shared().queue.lock().metrics()
+        self.arena.handle.wait_metrics()
     }
 }
 
@@ -230,12 +230,12 @@ impl AsyncBuddyArena {
     /// Returns whether a request waits now. Costs one load.
     #[inline]
     pub fn has_waiters(&self) -> bool {
-        self.arena.handle.shared().core.is_waited_for()
+        self.arena.handle.shared().is_waited_for()
     }
 
     /// Takes a snapshot of who waits, and how long it took. Takes the lock of the queue.
     pub fn wait_metrics(&self) -> WaitMetrics {
-        self.arena.handle.shared().queue.lock().metrics()
+        self.arena.handle.wait_metrics()
     }
 }
 

@@ -1,4 +1,4 @@
-//! A row of words, and what is known about them at a glance.
+//! A row of words, and for each order a summary of the words that may have a free block of it.
 //!
 //! # Where a word lies
 //!
@@ -13,39 +13,43 @@
 //! row R-1
 //! ```
 //!
-//! # Two summaries, a bit a word
+//! # The best fit
 //!
-//! - *roomy*: the word may have a free unit. A clear bit is a promise that it has none, but for
-//!   words that a move under way is about to mark. So a full arena is told by reading one word in
-//!   64.
-//! - *home*: some thread claims here first. A word that becomes wholly free is closed at once
-//!   unless it is a home: a thread that allocates and frees one buffer would open and close a word
-//!   each time. What is left open is closed when a larger block is missing.
+//! A claim takes the smallest free block that suffices, wherever it is, the lowest among equals.
+//! The summaries, one for each order, lead to it: the first member of the first summary that has
+//! one. So a search that finds nothing has read the summaries and few words, however many units are
+//! free in smaller pieces.
 //!
-//! # Why neither summary goes wrong
+//! A summary has every word with a free block of its order, and others besides: who sets bits, in a
+//! release or as what is left of a block that was cut, adds the word; a claim removes nothing. Who
+//! is led to a word that has no such block *corrects* the summaries.
 //!
-//! Both are Dekker's pattern (see `sync`). At least one side sees the other:
+//! # Why no block is out of sight
+//!
+//! Dekker's pattern (see `sync`): at least one side sees the other.
 //!
 //! ```text
-//! releaser                          clearer of "roomy"            leaver of a home
-//! 1  sets the units' bits           a  clears the summary bit     a  clears the home bit
-//! 2  is the word marked roomy?      b  has the word free units?   b  is the word wholly free?
-//!    no: marks it                      yes: marks it again           yes: closes it
-//! 3  is the word wholly free
-//!    and no home? closes it
+//! release or cut                      correction
+//! 1  changes the word's bits          a  removes the word from one summary
+//! 2  is it in the summary of          b  which free blocks has the word?
+//!    each new block? no: adds it         adds it to the summaries of their orders
 //! ```
 //!
-//! Between a and b the bit may be clear although units are free; the clearer counts as a move, for
-//! which refusals wait.
+//! Between a and b the word may be missing although it has such a block; a correction counts as a
+//! move, for which refusals wait. Between 1 and 2 of a release the block is still the releaser's,
+//! who has not returned. Between 1 and 2 of a cut the word is in the summary of the block that was
+//! cut, and a correction of that one sees 1.
 //!
 //! Models: `models::claim::a_refusal_is_true_through_the_summary`,
-//! `models::claim::a_home_that_is_left_is_closed`.
+//! `models::claim::the_rest_of_a_cut_block_is_found`.
 
 use crate::{
-    claim::word::{self, ALL_FREE, Claimed, WORD_UNITS},
+    claim::{
+        summary::Summary,
+        word::{self, ALL_FREE, Block, Claimed, Given, Join, WORD_ORDER, WORD_UNITS},
+    },
     error::BuildError,
-    geometry::Order,
-    stripe::Tally,
+    stripe::{Home, Tally},
     sync::{
         AtomicU64,
         Ordering::{Acquire, SeqCst},
@@ -63,26 +67,38 @@ pub(crate) struct Level {
     rows: Box<[Row]>,
     rows_log2: u32,
     words: u32,
-    roomy: Summary,
-    homes: Summary,
+    join: Join,
+    /// Where it stands in the map.
+    number: usize,
+    /// For each order, the words that may have a free block of exactly that order.
+    with: Box<[Summary]>,
 }
 
 impl Level {
     /// A level of `words` words in which nothing is free.
-    pub(crate) fn new(words: u32) -> Result<Self, BuildError> {
+    pub(crate) fn new(number: usize, words: u32, join: Join) -> Result<Self, BuildError> {
         let slots = (words as usize).next_power_of_two();
         let rows = slots.div_ceil(ROW_WORDS).max(slots.min(ROWS_PREFERRED));
+        let orders = match join {
+            Join::Never => 1,
+            Join::Buddies => WORD_ORDER + 1,
+        };
         Ok(Self {
             rows: zeroed::table(rows)?,
             rows_log2: rows.ilog2(),
             words,
-            roomy: Summary::new(words)?,
-            homes: Summary::new(words)?,
+            join,
+            number,
+            with: (0..orders).map(|_| Summary::new(words)).collect::<Result<_, _>>()?,
         })
     }
 
     pub(crate) fn words(&self) -> u32 {
         self.words
+    }
+
+    pub(crate) fn join(&self) -> Join {
+        self.join
     }
 
     #[inline]
@@ -92,72 +108,104 @@ impl Level {
         self.rows[row].word(index as usize >> self.rows_log2)
     }
 
-    /// Claims the lowest free block of `order` in one word and returns its first unit, counted in
-    /// units of this level.
+    /// Claims a block of `order` at home, if that is as good as what a search would find: an exact
+    /// fit, or such a block as the last search has found for the same order.
     #[inline]
-    pub(crate) fn claim_in(&self, index: u32, order: Order) -> Option<u32> {
-        match word::claim(self.word(index), order) {
-            Claimed::At(bit) => Some(index * WORD_UNITS + bit),
-            Claimed::NoneAmong(_) => None,
+    pub(crate) fn claim_at_home(&self, home: Home, order: u32) -> Option<u32> {
+        let is_as_good = |fit| fit == order || fit == home.cut && home.order == order;
+        let word = self.word(home.word);
+        match word::claim_expected(word, order, is_as_good, self.join) {
+            Claimed::At(bit, cut) => {
+                self.mark_rest(home.word, order, cut);
+                Some(home.word * WORD_UNITS + bit)
+            }
+            Claimed::Other(_) | Claimed::Lost => None,
         }
     }
 
-    /// Claims a free block of `order` in some word that may have one.
-    ///
-    /// Those around `near` come first. Homes are passed over if `which` says so.
-    pub(crate) fn search(
-        &self,
-        near: Option<u32>,
-        order: Order,
-        which: Which,
-        tally: Tally<'_>,
-    ) -> Option<u32> {
-        let mut tries = which.tries();
-        for group in self.roomy.groups_from(near.unwrap_or(0)) {
-            let mut candidates = self.roomy.group(group);
-            if which.passes_over_homes() {
-                candidates &= !self.homes.group(group);
+    /// Claims a block of `order` from the best fit. Returns its first unit, counted in units of
+    /// this level, and where that is.
+    pub(crate) fn claim(&self, order: u32, tally: Tally<'_>) -> Option<(u32, Home)> {
+        loop {
+            let mut must_repeat = false;
+            for (fit, summary) in (0..).zip(&self.with).skip(order as usize) {
+                let mut from = 0;
+                while let Some(index) = summary.first_from(from) {
+                    match word::claim_expected(
+                        self.word(index),
+                        order,
+                        |found| found == fit,
+                        self.join,
+                    ) {
+                        Claimed::At(bit, cut) => {
+                            self.mark_rest(index, order, cut);
+                            let home = Home { word: index, order, cut };
+                            return Some((index * WORD_UNITS + bit, home));
+                        }
+                        // Others work here: the next word keeps out of their way.
+                        Claimed::Lost => must_repeat = true,
+                        Claimed::Other(other) => {
+                            self.correct(index, tally);
+                            // It may be in a summary that was passed already.
+                            must_repeat |= other.is_some();
+                        }
+                    }
+                    from = index + 1;
+                }
             }
-            for index in Summary::members(group, candidates) {
-                match word::claim(self.word(index), order) {
-                    Claimed::At(bit) => return Some(index * WORD_UNITS + bit),
-                    Claimed::NoneAmong(0) => self.clear_roomy(index, tally),
-                    Claimed::NoneAmong(_) => {}
-                }
-                tries -= 1;
-                if tries == 0 {
-                    return None;
-                }
+            if !must_repeat {
+                return None;
             }
         }
-        None
     }
 
-    /// Whether some word may have a free unit.
-    pub(crate) fn may_be_roomy(&self) -> bool {
-        (0..self.roomy.groups()).any(|group| self.roomy.group(group) != 0)
-    }
-
-    /// Gives units of one word back. True if the word is now wholly free and should be closed.
+    /// Gives units of one word back. Returns whether the word is wholly free now.
     #[inline]
     pub(crate) fn release(&self, index: u32, units: u64) -> bool {
         let before = word::release(self.word(index), units);
         between_write_and_read();
-        // Also if some units were free before: whoever freed those may not have come to this line
-        // yet.
-        self.mark_roomy(index);
-        before | units == ALL_FREE && !self.homes.contains(index)
+        let free = before | units;
+        // Also if the word had such a block before: whoever freed that may not have come to this
+        // line yet.
+        if self.join == Join::Never {
+            self.with[0].insert(index);
+            return false;
+        }
+        let mark = |block| {
+            let whole = word::containing(free, block, self.join);
+            self.with[whole.order as usize].insert(index);
+        };
+        match word::one_block(units) {
+            Some(block) => mark(block),
+            None => word::blocks(units, self.join).for_each(mark),
+        }
+        free == ALL_FREE
     }
 
-    /// Whether a word has no free unit.
-    pub(crate) fn is_full(&self, index: u32) -> bool {
+    /// Gives one block back, unless that would complete a block of `wanted` or more: then the
+    /// caller gets the whole of that instead, and is told before.
+    pub(crate) fn release_or_complete(
+        &self,
+        index: u32,
+        block: Block,
+        wanted: u32,
+        before_completing: impl FnMut(),
+    ) -> Given {
+        let given = word::release_or_complete(self.word(index), block, wanted, before_completing);
+        if let Given::Free(whole) = given {
+            between_write_and_read();
+            self.with[whole.order as usize].insert(index);
+        }
+        given
+    }
+
+    /// Claims every free unit of one word that is among `part`.
+    pub(crate) fn take_free(&self, index: u32, part: u64) -> u64 {
         // Acquire: as for a claim that finds nothing.
-        self.word(index).load(Acquire) == 0
-    }
-
-    /// Claims every free unit of one word.
-    pub(crate) fn take_free(&self, index: u32) -> u64 {
-        if self.is_full(index) { 0 } else { word::take_free(self.word(index)) }
+        if self.word(index).load(Acquire) & part == 0 {
+            return 0;
+        }
+        word::take_free(self.word(index), part)
     }
 
     /// Takes a wholly free word out of this level.
@@ -165,124 +213,50 @@ impl Level {
         word::take_all(self.word(index))
     }
 
-    /// Whether some thread claims here first.
-    pub(crate) fn is_home(&self, index: u32) -> bool {
-        self.homes.contains(index)
+    /// Whether no word can have a free block of `order` or more.
+    pub(crate) fn has_none(&self, order: u32) -> bool {
+        self.with.iter().skip(order as usize).all(|summary| summary.first_from(0).is_none())
     }
 
-    /// Says that a thread claims here first.
-    pub(crate) fn enter_home(&self, index: u32) {
-        if !self.homes.contains(index) {
-            self.homes.insert(index);
-        }
+    fn may_be_left_open(&self, index: u32) -> bool {
+        self.with.get(WORD_ORDER as usize).is_some_and(|summary| summary.contains(index))
     }
 
-    /// Says that it does not any more. True if the word is wholly free and should be closed.
-    pub(crate) fn leave_home(&self, index: u32) -> bool {
-        self.homes.remove(index);
-        between_write_and_read();
-        self.word(index).load(SeqCst) == ALL_FREE
+    /// The lowest word from `from` on that may be wholly free.
+    pub(crate) fn first_left_open(&self, from: u32) -> Option<u32> {
+        self.with.get(WORD_ORDER as usize)?.first_from(from)
     }
 
-    /// The words that may have been left open although they are wholly free.
-    pub(crate) fn left_open(&self) -> impl Iterator<Item = u32> {
-        (0..self.homes.groups())
-            .flat_map(|group| Summary::members(group, self.homes.group(group)))
-            .filter(|&index| self.word(index).load(SeqCst) == ALL_FREE)
-    }
-
-    #[inline]
-    fn mark_roomy(&self, index: u32) {
-        if !self.roomy.contains(index) {
-            self.roomy.insert(index);
-        }
-    }
-
+    /// Brings the summaries of a word up to date.
     #[cold]
-    fn clear_roomy(&self, index: u32, tally: Tally<'_>) {
-        tally.begin_move();
-        self.roomy.remove(index);
-        between_write_and_read();
-        if self.word(index).load(SeqCst) != 0 {
-            self.roomy.insert(index);
-        }
-        tally.end_move();
-    }
-}
-
-/// Which words a search looks at.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Which {
-    /// A few that are nobody's home. Beyond them, a fresh word is cheaper than going on.
-    FewForeign,
-    /// All of them: what is not found is not there.
-    All,
-}
-
-impl Which {
-    fn passes_over_homes(self) -> bool {
-        self == Self::FewForeign
-    }
-
-    fn tries(self) -> u32 {
-        match self {
-            Self::FewForeign => 8,
-            Self::All => u32::MAX,
-        }
-    }
-}
-
-/// A set of words, one bit each. All accesses are `SeqCst`: see the module's diagram.
-#[derive(Debug)]
-struct Summary(Box<[AtomicU64]>);
-
-impl Summary {
-    fn new(words: u32) -> Result<Self, BuildError> {
-        zeroed::table(words.div_ceil(u64::BITS) as usize).map(Self)
-    }
-
-    fn groups(&self) -> u32 {
-        u32::try_from(self.0.len()).expect("fewer than words")
-    }
-
-    /// All groups, the one of word `near` first.
-    fn groups_from(&self, near: u32) -> impl Iterator<Item = u32> + use<> {
-        let groups = self.groups();
-        let first = near / u64::BITS;
-        (first..groups).chain(0..first)
-    }
-
-    fn group(&self, group: u32) -> u64 {
-        self.0[group as usize].load(SeqCst)
-    }
-
-    /// The words of one group that are set in `bits`, lowest first.
-    fn members(group: u32, mut bits: u64) -> impl Iterator<Item = u32> {
-        std::iter::from_fn(move || {
-            if bits == 0 {
-                return None;
+    pub(crate) fn correct(&self, index: u32, tally: Tally<'_>) {
+        // A word left open serves larger requests as well.
+        let hides = if self.may_be_left_open(index) { tally.top_level() } else { self.number };
+        tally.begin_move(hides);
+        let orders = word::orders(self.word(index).load(Acquire), self.join);
+        for (order, summary) in self.with.iter().enumerate() {
+            if orders >> order & 1 == 0 && summary.contains(index) {
+                summary.remove(index);
             }
-            let bit = bits.trailing_zeros();
-            bits &= bits - 1;
-            Some(group * u64::BITS + bit)
-        })
+        }
+        between_write_and_read();
+        let orders = word::orders(self.word(index).load(SeqCst), self.join);
+        for (order, summary) in self.with.iter().enumerate() {
+            if orders >> order & 1 == 1 {
+                summary.insert(index);
+            }
+        }
+        tally.end_move(hides);
     }
 
+    /// Adds the word to the summaries of what is left of a block of order `cut`.
     #[inline]
-    fn contains(&self, word: u32) -> bool {
-        self.0[(word / u64::BITS) as usize].load(SeqCst) & Self::bit(word) != 0
-    }
-
-    fn insert(&self, word: u32) {
-        self.0[(word / u64::BITS) as usize].fetch_or(Self::bit(word), SeqCst);
-    }
-
-    fn remove(&self, word: u32) {
-        self.0[(word / u64::BITS) as usize].fetch_and(!Self::bit(word), SeqCst);
-    }
-
-    #[inline]
-    fn bit(word: u32) -> u64 {
-        1 << (word % u64::BITS)
+    fn mark_rest(&self, index: u32, order: u32, cut: u32) {
+        if cut > order {
+            between_write_and_read();
+            for summary in &self.with[order as usize..cut as usize] {
+                summary.insert(index);
+            }
+        }
     }
 }

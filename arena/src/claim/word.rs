@@ -3,23 +3,23 @@
 //! A block of order `k` is `2^k` neighbouring bits, aligned to `2^k`. Claiming clears them in one
 //! exchange, so either the whole block is yours or nothing changed. There is nothing to roll back.
 //!
+//! A *free block* is a block of set bits that is not part of a larger one. A claim takes the
+//! smallest free block that suffices, the lowest among equals, and leaves the rest of it free.
+//!
 //! | Operation                 | Ordering  | Pairs with       | Carries                                        |
 //! |---------------------------|-----------|------------------|------------------------------------------------|
-//! | `claim`, exchange wins    | `AcqRel`  | `release`, scans | the last owner is done; what we published      |
-//! | `claim`, finds no run     | `Acquire` | `claim`          | what the winners published before they won     |
-//! | `release`                 | `SeqCst`  | `claim`          | we are done with the bytes                     |
+//! | `claim`, exchange wins    | `SeqCst`  | `release`, scans | the last owner is done; what we published      |
+//! | `claim`, finds no block   | `Acquire` | `claim`          | what the winners published before they won     |
+//! | `release`, `complete`     | `SeqCst`  | `claim`          | we are done with the bytes                     |
 //! |                           |           | `touch`          | our release has begun; the arena is orphaned   |
-//! |                           |           | the summaries    | one side of Dekker's pattern, see `level`      |
+//! |                           |           | summaries, line  | one side of Dekker's pattern, see `level`      |
 //!
 //! Every write here is a read-modify-write. So a claim or release of *other* bits in between keeps
 //! the chain: it continues the release sequence.
 
-use crate::{
-    geometry::Order,
-    sync::{
-        AtomicU64,
-        Ordering::{AcqRel, Acquire, SeqCst},
-    },
+use crate::sync::{
+    AtomicU64,
+    Ordering::{AcqRel, Acquire, SeqCst},
 };
 
 /// Units in one word.
@@ -42,35 +42,71 @@ const ALIGNED: [u64; WORD_ORDER as usize + 1] = [
     1,
 ];
 
-/// What a search for a run in one word came to.
-pub(crate) enum Claimed {
-    /// The run that starts at this bit is ours.
-    At(u32),
-    /// No run is long enough; these bits are free.
-    NoneAmong(u64),
+/// A block inside a word.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Block {
+    /// Its first bit.
+    pub(crate) first: u32,
+    pub(crate) order: u32,
 }
 
-/// Claims the lowest free block of `order`.
-#[inline]
-pub(crate) fn claim(word: &AtomicU64, order: Order) -> Claimed {
-    // Acquire: if nothing fits, the caller may go on to refuse, and must then see what the threads
-    // that took these bits had published before.
-    let mut free = word.load(Acquire);
-    loop {
-        let Some(first) = lowest_free_run(free, order) else {
-            return Claimed::NoneAmong(free);
-        };
-        let rest = free & !run(first, order.units());
-        // Acquire: pairs with `release`; what the last owner did to these bytes happens before what
-        // we do. Release: whoever sees these bits taken also sees what we published before.
-        match word.compare_exchange_weak(free, rest, AcqRel, Acquire) {
-            Ok(_) => return Claimed::At(first),
-            Err(now) => free = now,
-        }
+impl Block {
+    pub(crate) fn bits(self) -> u64 {
+        run(self.first, 1 << self.order)
     }
 }
 
-/// Gives back the units in `units` and returns the bits that were free before.
+/// How the units of an arena may be joined.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Join {
+    /// Slots: each free unit is a block of its own.
+    Never,
+    /// Buddies: two free halves are one block.
+    Buddies,
+}
+
+/// What became of a try to claim.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Claimed {
+    /// The claimed block starts at this bit. It was cut from a free block of the order given.
+    At(u32, u32),
+    /// The smallest free block that suffices has another order than expected, or there is none.
+    Other(Option<Block>),
+    /// Another thread changed the word first.
+    Lost,
+}
+
+/// Claims a block of `order` if the best fit is a free block whose order `is_expected`.
+#[inline]
+pub(crate) fn claim_expected(
+    word: &AtomicU64,
+    order: u32,
+    is_expected: impl Fn(u32) -> bool,
+    join: Join,
+) -> Claimed {
+    // Acquire: if nothing fits, the caller may go on to refuse, and must then see what the threads
+    // that took these bits had published before.
+    let free = word.load(Acquire);
+    match best_fit(free, order, join) {
+        Some(block) if is_expected(block.order) => {
+            match take(word, free, run(block.first, 1 << order)) {
+                Ok(()) => Claimed::At(block.first, block.order),
+                Err(_) => Claimed::Lost,
+            }
+        }
+        other => Claimed::Other(other),
+    }
+}
+
+/// Clears `units`, which are among `free`, if the word is still `free`.
+fn take(word: &AtomicU64, free: u64, units: u64) -> Result<(), u64> {
+    // Acquire: pairs with `release`; what the last owner did to these bytes happens before what we
+    // do. Release: whoever sees these bits taken also sees what we published before. SeqCst: the
+    // rest of the block is to be marked, one side of Dekker's pattern.
+    word.compare_exchange(free, free & !units, SeqCst, Acquire).map(|_| ())
+}
+
+/// Sets the bits of `units` and returns those that were set before.
 ///
 /// # Panics
 ///
@@ -85,16 +121,52 @@ pub(crate) fn release(word: &AtomicU64, units: u64) -> u64 {
     before
 }
 
+/// What became of a block that [`release_or_complete`] was given.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Given {
+    /// Its bits are set; it is a part of this free block.
+    Free(Block),
+    /// With its neighbours it makes up this block, which is the caller's now.
+    Completed(Block),
+}
+
+/// Releases a block, unless that would complete a free block of `wanted` or more: then the caller
+/// gets the whole of that instead, and is told before.
+pub(crate) fn release_or_complete(
+    word: &AtomicU64,
+    block: Block,
+    wanted: u32,
+    mut before_completing: impl FnMut(),
+) -> Given {
+    let ours = block.bits();
+    let mut free = word.load(Acquire);
+    loop {
+        assert_eq!(free & ours, 0, "units released twice");
+        let whole = containing(free | ours, block, Join::Buddies);
+        let (given, rest) = if whole.order >= wanted {
+            before_completing();
+            (Given::Completed(whole), free & !whole.bits())
+        } else {
+            (Given::Free(whole), free | ours)
+        };
+        // SeqCst: as `release` and `take`.
+        match word.compare_exchange(free, rest, SeqCst, Acquire) {
+            Ok(_) => return given,
+            Err(now) => free = now,
+        }
+    }
+}
+
 /// Claims the word as a whole if every unit in it is free.
 pub(crate) fn take_all(word: &AtomicU64) -> bool {
-    // Acquire and Release as in `claim`. A miss needs nothing: the word is simply not closed now.
+    // Acquire and Release as in `take`. A miss needs nothing: the word is simply not closed now.
     word.compare_exchange(ALL_FREE, 0, AcqRel, Acquire).is_ok()
 }
 
-/// Claims every unit that is free.
-pub(crate) fn take_free(word: &AtomicU64) -> u64 {
-    // Acquire and Release as in `claim`.
-    word.swap(0, AcqRel)
+/// Claims every free unit among `part`.
+pub(crate) fn take_free(word: &AtomicU64, part: u64) -> u64 {
+    // Acquire and Release as in `take`.
+    word.fetch_and(!part, AcqRel) & part
 }
 
 /// Changes nothing, and forms an edge with every release of this word: one that came before is seen
@@ -110,22 +182,90 @@ pub(crate) const fn run(first: u32, units: u32) -> u64 {
     (ALL_FREE >> (WORD_UNITS - units)) << first
 }
 
-/// The order of the largest aligned run of set bits.
-pub(crate) fn largest_free_order(free: u64) -> Option<Order> {
-    (0..=WORD_ORDER).rev().map(Order::new).find(|&order| lowest_free_run(free, order).is_some())
+/// The smallest free block of at least `order`, the lowest among equals.
+#[inline]
+pub(crate) fn best_fit(free: u64, order: u32, join: Join) -> Option<Block> {
+    debug_assert!(order <= WORD_ORDER);
+    if join == Join::Never {
+        return (free != 0).then(|| Block { first: free.trailing_zeros(), order: 0 });
+    }
+    if free == ALL_FREE {
+        return Some(Block { first: 0, order: WORD_ORDER });
+    }
+    let mut starts = starts(free, order);
+    for order in order..WORD_ORDER {
+        let pairs = starts & starts >> (1 << order) & ALIGNED[order as usize + 1];
+        let single = starts & !(pairs | pairs << (1 << order));
+        if single != 0 {
+            return Some(Block { first: single.trailing_zeros(), order });
+        }
+        starts = pairs;
+    }
+    None
 }
 
-/// The first bit of the lowest aligned run of `2^order` set bits.
+/// The free block around `block`, whose bits are set.
 #[inline]
-pub(crate) fn lowest_free_run(free: u64, order: Order) -> Option<u32> {
-    debug_assert!(order.get() <= WORD_ORDER);
+pub(crate) fn containing(free: u64, block: Block, join: Join) -> Block {
+    let Block { mut first, mut order } = block;
+    while join == Join::Buddies && order < WORD_ORDER {
+        let buddy = run(first ^ 1 << order, 1 << order);
+        if free & buddy != buddy {
+            break;
+        }
+        first &= !(1 << order);
+        order += 1;
+    }
+    Block { first, order }
+}
+
+/// The orders of all free blocks, a bit each.
+pub(crate) fn orders(free: u64, join: Join) -> u32 {
+    if join == Join::Never {
+        return u32::from(free != 0);
+    }
+    let (mut starts, mut orders) = (free, 0);
+    for order in 0..WORD_ORDER {
+        let pairs = starts & starts >> (1 << order) & ALIGNED[order as usize + 1];
+        if starts & !(pairs | pairs << (1 << order)) != 0 {
+            orders |= 1 << order;
+        }
+        starts = pairs;
+    }
+    if starts != 0 { orders | 1 << WORD_ORDER } else { orders }
+}
+
+/// The block that a set of units is, if it is one.
+#[inline]
+pub(crate) fn one_block(units: u64) -> Option<Block> {
+    let (first, count) = (units.trailing_zeros(), units.count_ones());
+    let is_one =
+        count.is_power_of_two() && first.is_multiple_of(count) && units == run(first, count);
+    is_one.then(|| Block { first, order: count.ilog2() })
+}
+
+/// The blocks that a set of units consists of.
+pub(crate) fn blocks(mut units: u64, join: Join) -> impl Iterator<Item = Block> {
+    std::iter::from_fn(move || {
+        if units == 0 {
+            return None;
+        }
+        let unit = Block { first: units.trailing_zeros(), order: 0 };
+        let block = containing(units, unit, join);
+        units &= !block.bits();
+        Some(block)
+    })
+}
+
+/// The first bits of all aligned runs of `2^order` set bits.
+#[inline]
+fn starts(free: u64, order: u32) -> u64 {
     let mut starts = free;
     // After step k a bit is set if it and the 2^(k+1) - 1 bits above it are free.
-    for step in 0..order.get() {
+    for step in 0..order {
         starts &= starts >> (1 << step);
     }
-    starts &= ALIGNED[order.get() as usize];
-    if starts == 0 { None } else { Some(starts.trailing_zeros()) }
+    starts & ALIGNED[order as usize]
 }
 
 #[cfg(all(test, not(arena_loom)))]
@@ -134,35 +274,74 @@ mod tests {
 
     use super::*;
 
-    /// The definition, bit by bit.
-    fn lowest_free_run_by_trial(free: u64, order: Order) -> Option<u32> {
-        (0..WORD_UNITS)
-            .step_by(order.units() as usize)
-            .find(|&first| (first..first + order.units()).all(|bit| free >> bit & 1 == 1))
+    /// The free blocks by the definition, bit by bit.
+    fn blocks_by_trial(free: u64) -> Vec<Block> {
+        let is_free = |block: Block| free & block.bits() == block.bits();
+        let mut blocks = Vec::new();
+        for order in (0..=WORD_ORDER).rev() {
+            for first in (0..WORD_UNITS).step_by(1 << order) {
+                let block = Block { first, order };
+                let parent = Block { first: first & !(1 << order), order: order + 1 };
+                if is_free(block) && (order == WORD_ORDER || !is_free(parent)) {
+                    blocks.push(block);
+                }
+            }
+        }
+        blocks
+    }
+
+    fn best_fit_by_trial(free: u64, order: u32) -> Option<Block> {
+        let fits = blocks_by_trial(free).into_iter().filter(|block| block.order >= order);
+        fits.min_by_key(|block| (block.order, block.first))
+    }
+
+    fn assert_all_right(free: u64) {
+        for order in 0..=WORD_ORDER {
+            let expected = best_fit_by_trial(free, order);
+            assert_eq!(best_fit(free, order, Join::Buddies), expected, "{free:#x} {order}");
+        }
+        let mut expected = blocks_by_trial(free);
+        let of_orders = expected.iter().fold(0, |orders, block| orders | 1 << block.order);
+        assert_eq!(orders(free, Join::Buddies), of_orders, "{free:#x}");
+        expected.sort_by_key(|block| block.first);
+        let found: Vec<_> = blocks(free, Join::Buddies).collect();
+        assert_eq!(found, expected, "{free:#x}");
+        let is_one = expected.len() == 1;
+        assert_eq!(one_block(free), is_one.then(|| expected[0]), "{free:#x}");
     }
 
     #[test]
     fn every_pattern_of_sixteen_units_is_searched_right() {
         for pattern in 0..=u64::from(u16::MAX) {
-            for order in (0..=WORD_ORDER).map(Order::new) {
-                for free in [pattern, pattern << 48, pattern << 48 | 0x0000_7fff_ffff_0000] {
-                    assert_eq!(
-                        lowest_free_run(free, order),
-                        lowest_free_run_by_trial(free, order),
-                        "{free:#x} {order:?}"
-                    );
-                }
+            for free in [pattern, pattern << 48, pattern << 48 | 0x0000_7fff_ffff_0000] {
+                assert_all_right(free);
             }
         }
     }
 
     proptest! {
         #[test]
-        fn every_word_is_searched_right(free: u64, holes: u64, order in 0..=WORD_ORDER) {
-            let order = Order::new(order);
+        fn every_word_is_searched_right(free: u64, holes: u64) {
             for free in [free, free | holes, free & holes, !0, !(1 << (holes % 64))] {
-                let expected = lowest_free_run_by_trial(free, order);
-                prop_assert_eq!(lowest_free_run(free, order), expected);
+                assert_all_right(free);
+            }
+        }
+
+        #[test]
+        fn a_block_is_completed_if_it_is_wanted(free: u64, pick: usize, wanted in 0..=6u32) {
+            let used: Vec<_> = blocks(!free, Join::Buddies).collect();
+            prop_assume!(!used.is_empty());
+            let block = used[pick % used.len()];
+            let word = AtomicU64::new(free);
+            let whole = containing(free | block.bits(), block, Join::Buddies);
+            let given = release_or_complete(&word, block, wanted, || {});
+            let now = word.load(Acquire);
+            if whole.order >= wanted {
+                prop_assert_eq!(given, Given::Completed(whole));
+                prop_assert_eq!(now, free & !whole.bits());
+            } else {
+                prop_assert_eq!(given, Given::Free(whole));
+                prop_assert_eq!(now, free | block.bits());
             }
         }
     }

@@ -98,3 +98,151 @@ fn a_cache_that_moves_hides_nothing() {
         assert!(rival.join().unwrap(), "a slot is free at every moment");
     });
 }
+
+/// A1: the owner fetches units into its cache while another closes it - they end up in a cache that
+/// is open, or in the map.
+#[test]
+fn a_cache_that_was_closed_is_not_filled() {
+    model_bounded(2, || {
+        let arena = Arena::of_blocks(64);
+        let owner = owned_seat(0);
+        let mine = arena.claim(HALF, owner).unwrap();
+        let _held = arena.claim(HALF, shared_seat()).unwrap();
+        arena.release(mine, shared_seat());
+        let rival = thread::spawn({
+            let arena = arena.clone();
+            move || assert!(arena.claim(WORD, owned_seat(1)).is_none())
+        });
+        let again = arena.claim(HALF, owner).unwrap();
+        assert!(again.first() < 64, "a span out of bounds");
+        rival.join().unwrap();
+    });
+}
+
+/// Rule 1: units on their way from a cache to the map are a part of a larger block - a request for
+/// that is not refused meanwhile.
+#[test]
+fn a_recall_hides_no_word_from_a_large_request() {
+    model_bounded(2, || {
+        let arena = Arena::of_blocks(128);
+        let owner = owned_seat(0);
+        let half = arena.claim(HALF, owner).unwrap();
+        let _held = arena.claim(WORD, shared_seat()).unwrap();
+        arena.release(half, owner);
+        let rival = thread::spawn({
+            let arena = arena.clone();
+            move || assert!(arena.claim(Order::new(7), owned_seat(1)).is_none())
+        });
+        assert!(arena.claim(WORD, owned_seat(2)).is_some(), "a word is free all the time");
+        rival.join().unwrap();
+    });
+}
+
+/// Rule 1: the owner fetches what others have freed of its part. There is a slot for each.
+#[test]
+fn a_refill_hides_nothing() {
+    model(|| {
+        let arena = Arena::of_slots(4);
+        let owner = owned_seat(0);
+        let slots = [0, 1, 2, 3].map(|_| arena.claim(Order::UNIT, owner).unwrap());
+        arena.release(slots[0], shared_seat());
+        arena.release(slots[1], shared_seat());
+        let rival = thread::spawn({
+            let arena = arena.clone();
+            move || arena.claim(Order::UNIT, owned_seat(1)).is_some()
+        });
+        assert!(arena.claim(Order::UNIT, owner).is_some(), "two slots are free");
+        assert!(rival.join().unwrap(), "a slot is free at every moment");
+    });
+}
+
+/// Rule 1: somebody who needs more empties the cache that holds the only free block.
+#[test]
+fn a_recall_hides_nothing() {
+    model(|| {
+        let arena = Arena::of_blocks(64);
+        let halves = [0, 1].map(|_| arena.claim(HALF, owned_seat(0)).unwrap());
+        arena.release(halves[1], owned_seat(0));
+        let rival = thread::spawn({
+            let arena = arena.clone();
+            move || arena.claim(WORD, owned_seat(2)).is_some()
+        });
+        assert!(arena.claim(HALF, owned_seat(1)).is_some(), "a half is free at every moment");
+        assert!(!rival.join().unwrap(), "the other half is in use");
+    });
+}
+
+/// A cache that was recalled opens again, with as many units as before.
+#[test]
+fn a_recalled_cache_opens_again() {
+    model(|| {
+        let arena = Arena::of_slots(1);
+        let owner = owned_seat(0);
+        for _ in 0..2 {
+            for _ in 0..3 {
+                let slot = arena.claim(Order::UNIT, owner).unwrap();
+                arena.release(slot, owner);
+            }
+            let cached = arena.0.claim_cached(Order::UNIT, owner);
+            arena.release(cached.expect("its cache is open"), owner);
+            let recalled = arena.claim(Order::UNIT, owned_seat(1)).expect("it is recalled");
+            arena.release(recalled, shared_seat());
+        }
+    });
+}
+
+/// A snapshot that is taken while a cache moves shows no unit as free that is in use.
+#[test]
+fn a_snapshot_of_a_cache_that_moves_shows_nothing_that_is_in_use() {
+    model(|| {
+        let arena = Arena::of_blocks(128);
+        let owner = owned_seat(0);
+        let _held = [0, 1].map(|_| arena.claim(HALF, owner).unwrap());
+        let rival = thread::spawn({
+            let arena = arena.clone();
+            move || arena.claim(HALF, owner).is_some()
+        });
+        assert_eq!(arena.0.map.free_units(&arena.0.stripes)[0], 0, "the first word is in use");
+        assert!(rival.join().unwrap());
+    });
+}
+
+/// Rule 1: a cache moves to another word and leaves a quarter behind, which is free all the time.
+#[test]
+fn a_cache_that_moves_leaves_its_units_behind() {
+    model(|| {
+        let arena = Arena::of_blocks(128);
+        let owner = owned_seat(0);
+        let _held = [HALF, QUARTER].map(|order| arena.claim(order, owner).unwrap());
+        let rival = thread::spawn({
+            let arena = arena.clone();
+            move || arena.claim(HALF, owner).is_some()
+        });
+        assert!(arena.claim(QUARTER, owned_seat(1)).is_some(), "a quarter is free at every moment");
+        assert!(rival.join().unwrap(), "half a word is free at every moment");
+    });
+}
+
+/// What caches may keep is shared out and given back: once, whoever closes them, and also if a
+/// cache is shut while it opens.
+#[test]
+fn caches_give_their_share_back_once() {
+    model_bounded(2, || {
+        let arena = Arena::of_slots(2);
+        let rivals = [0, 1].map(|_| {
+            let arena = arena.clone();
+            thread::spawn(move || {
+                let _ = arena.claim(Order::UNIT, shared_seat());
+            })
+        });
+        let mine = arena.claim(Order::UNIT, owned_seat(0));
+        if let Some(mine) = mine {
+            arena.release(mine, owned_seat(0));
+        }
+        for rival in rivals {
+            rival.join().unwrap();
+        }
+        let (spare, cached) = arena.0.map.shares(&arena.0.stripes);
+        assert_eq!(spare + cached, 2);
+    });
+}

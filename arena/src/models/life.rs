@@ -3,7 +3,6 @@
 use loom::{cell::UnsafeCell, thread};
 
 use super::*;
-use crate::barrier;
 
 /// A core that is freed for real, and beside it a cell that stands for the memory: a release reads
 /// it before, and freeing writes it, so loom sees a release that comes too late.
@@ -22,36 +21,40 @@ impl Clone for Doomed {
 }
 
 impl Doomed {
-    fn new(map: Map) -> Self {
-        let stripes = Stripes::new(map.words_of_ground());
-        let core = Box::leak(Box::new(Core::new(map, stripes)));
+    fn of_slots(units: u32) -> Self {
+        Self::new(core_of_slots(units))
+    }
+
+    fn of_blocks(units: u32) -> Self {
+        Self::new(core_of_blocks(units))
+    }
+
+    fn new(core: Core) -> Self {
+        let core = Box::leak(Box::new(core));
         Self { core: NonNull::from(core), memory: Arc::new(UnsafeCell::new(0)) }
     }
 
     fn claim(&self, order: Order, seat: Seat) -> Span {
         // SAFETY: called while the handle exists.
         let core = unsafe { self.core.as_ref() };
-        core.claim_cached(order, seat)
-            .or_else(|| core.claim_beyond_cache(order, seat, Effort::Certain))
-            .unwrap()
+        claim(core, order, seat).unwrap()
     }
 
     fn release(&self, span: Span, seat: Seat) -> bool {
         // SAFETY: a read that nothing writes meanwhile, or loom says so.
         self.memory.with(|memory| unsafe { assert_eq!(*memory, 0) });
         // SAFETY: the span was claimed, and is released once.
-        let fate = unsafe { Core::release(self.core, span, seat) };
+        let fate = unsafe { release(self.core, span, seat) };
         self.end(fate)
     }
 
     fn drop_handle(&self) -> bool {
         // SAFETY: there is one handle, and it is dropped once.
-        let fate = unsafe { Core::drop_handle(self.core) };
+        let fate = unsafe { Core::drop_handle(self.core, || ()) };
         self.end(fate)
     }
 
     fn end(&self, fate: Fate) -> bool {
-        assert_ne!(fate, Fate::MustAttend, "nobody waits or looks");
         if fate == Fate::Over {
             // SAFETY: nobody else reads or writes it any more, or loom says so.
             self.memory.with_mut(|memory| unsafe { *memory += 1 });
@@ -66,7 +69,7 @@ impl Doomed {
 #[test]
 fn the_last_release_and_the_last_handle_free_once() {
     model(|| {
-        let arena = Doomed::new(Map::of_slots(1).unwrap());
+        let arena = Doomed::of_slots(1);
         let slot = arena.claim(Order::UNIT, owned_seat(0));
         let rival = thread::spawn({
             let arena = arena.clone();
@@ -81,7 +84,7 @@ fn the_last_release_and_the_last_handle_free_once() {
 #[test]
 fn the_last_release_at_a_shared_seat_and_the_last_handle_free_once() {
     model(|| {
-        let arena = Doomed::new(Map::of_slots(1).unwrap());
+        let arena = Doomed::of_slots(1);
         let slot = arena.claim(Order::UNIT, shared_seat());
         let rival = thread::spawn({
             let arena = arena.clone();
@@ -96,7 +99,7 @@ fn the_last_release_at_a_shared_seat_and_the_last_handle_free_once() {
 #[test]
 fn a_release_by_another_thread_and_the_last_handle_free_once() {
     model(|| {
-        let arena = Doomed::new(Map::of_slots(65).unwrap());
+        let arena = Doomed::of_slots(65);
         let slot = arena.claim(Order::UNIT, owned_seat(0));
         let rival = thread::spawn({
             let arena = arena.clone();
@@ -113,7 +116,7 @@ fn without_a_barrier_the_arena_is_freed_once_as_well() {
     for seat in [owned_seat(0), shared_seat()] {
         barrier::models::without(|| {
             model(move || {
-                let arena = Doomed::new(Map::of_slots(1).unwrap());
+                let arena = Doomed::of_slots(1);
                 let slot = arena.claim(Order::UNIT, seat);
                 let rival = thread::spawn({
                     let arena = arena.clone();
@@ -130,7 +133,7 @@ fn without_a_barrier_the_arena_is_freed_once_as_well() {
 #[test]
 fn two_releases_and_the_last_handle_free_once() {
     model(|| {
-        let arena = Doomed::new(Map::of_slots(2).unwrap());
+        let arena = Doomed::of_slots(2);
         let (left, right) =
             (arena.claim(Order::UNIT, owned_seat(0)), arena.claim(Order::UNIT, owned_seat(0)));
         let rivals = [(left, owned_seat(0)), (right, shared_seat())].map(|(slot, seat)| {
@@ -149,7 +152,7 @@ fn two_releases_and_the_last_handle_free_once() {
 #[test]
 fn a_release_that_closes_a_word_is_waited_for() {
     model(|| {
-        let arena = Doomed::new(Map::of_blocks(128, 128).unwrap());
+        let arena = Doomed::of_blocks(128);
         let half = arena.claim(HALF, owned_seat(0));
         // The thread's home moves on, so that its first word is closed when it is whole again.
         let rest = arena.claim(HALF, owned_seat(0));
@@ -169,7 +172,7 @@ fn a_release_that_closes_a_word_is_waited_for() {
 #[test]
 fn the_last_of_two_handles_frees() {
     model(|| {
-        let arena = Doomed::new(Map::of_slots(1).unwrap());
+        let arena = Doomed::of_slots(1);
         // SAFETY: the handle exists.
         unsafe { arena.core.as_ref() }.add_handle();
         let rival = thread::spawn({
@@ -179,4 +182,48 @@ fn the_last_of_two_handles_frees() {
         let mine = arena.drop_handle();
         assert_ne!(mine, rival.join().unwrap(), "freed exactly once");
     });
+}
+
+/// A2: a release serves whoever stands in the line, and then ends, while the last handle goes.
+#[test]
+fn a_release_that_serves_and_the_last_handle_free_once() {
+    for claimer in [owned_seat(1), shared_seat()] {
+        let race = move || {
+            let arena = Doomed::of_slots(1);
+            let slot = arena.claim(Order::UNIT, owned_seat(0));
+            let rival = thread::spawn({
+                let arena = arena.clone();
+                move || arena.release(slot, owned_seat(0))
+            });
+            // SAFETY: the handle exists.
+            if let Some(slot) = claim(unsafe { arena.core.as_ref() }, Order::UNIT, claimer) {
+                assert!(!arena.release(slot, claimer), "the model has a handle");
+            }
+            let by_handle = arena.drop_handle();
+            assert_ne!(by_handle, rival.join().unwrap(), "freed exactly once");
+        };
+        model_both(race);
+    }
+}
+
+/// A2: a lease gives its tail back and then ends, while the last handle goes.
+#[test]
+fn a_tail_and_the_last_handle_free_once() {
+    for seat in [owned_seat(0), shared_seat()] {
+        model_both(move || {
+            let arena = Doomed::of_blocks(128);
+            let whole = arena.claim(WORD, seat);
+            let rival = thread::spawn({
+                let arena = arena.clone();
+                move || {
+                    let [head, tail] = [0, 32].map(|at| Span::new(whole.first() + at, 32));
+                    // SAFETY: the head keeps it alive.
+                    assert!(unsafe { arena.core.as_ref() }.release_alive(tail, seat).is_none());
+                    arena.release(head, seat)
+                }
+            });
+            let by_handle = arena.drop_handle();
+            assert_ne!(by_handle, rival.join().unwrap(), "freed exactly once");
+        });
+    }
 }

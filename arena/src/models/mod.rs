@@ -16,13 +16,15 @@ use std::ptr::NonNull;
 use loom::sync::Arc;
 
 use crate::{
-    claim::{Effort, Map},
+    barrier,
+    claim::{Duty, FRONT, Map},
     geometry::{Order, Span},
-    life::{Core, Fate},
-    stripe::Stripes,
+    life::{Core, Effort, Fate},
     thread::{SHARED_SEATS, Seat},
 };
 
+/// A quarter of a word.
+const QUARTER: Order = Order::new(4);
 /// Half a word.
 const HALF: Order = Order::new(5);
 /// A word: on two levels, one unit of the upper.
@@ -33,41 +35,75 @@ struct Arena(Core);
 
 impl Arena {
     fn of_slots(units: u32) -> Arc<Self> {
-        Self::new(Map::of_slots(units).unwrap())
+        Arc::new(Self(core_of_slots(units)))
     }
 
     fn of_blocks(units: u32) -> Arc<Self> {
-        Self::new(Map::of_blocks(units, units).unwrap())
-    }
-
-    fn new(map: Map) -> Arc<Self> {
-        let stripes = Stripes::new(map.words_of_ground());
-        Arc::new(Self(Core::new(map, stripes)))
+        Arc::new(Self(core_of_blocks(units)))
     }
 
     fn claim(&self, order: Order, seat: Seat) -> Option<Span> {
-        let claim = || self.0.claim_beyond_cache(order, seat, Effort::Certain);
-        self.0.claim_cached(order, seat).or_else(claim)
+        claim(&self.0, order, seat)
     }
 
     fn release(&self, span: Span, seat: Seat) {
         // SAFETY: the core lives as long as the model, and the span is released once.
-        match unsafe { Core::release(NonNull::from(&self.0), span, seat) } {
-            Fate::Lives => {}
-            Fate::MustAttend => {
-                self.0.await_last_look();
-                // SAFETY: a handle was got, and the model's own remains.
-                let fate = unsafe { Core::drop_handle(NonNull::from(&self.0)) };
-                assert_eq!(fate, Fate::Lives);
-            }
-            Fate::Over => panic!("the model has a handle"),
-        }
+        let fate = unsafe { release(NonNull::from(&self.0), span, seat) };
+        assert_eq!(fate, Fate::Lives, "the model has a handle");
     }
 
     fn is_one_block(&self, units: u32) -> bool {
         let largest = self.0.map.largest_free_order(&self.0.stripes);
         largest.map(Order::units) == Some(units)
     }
+}
+
+fn core_of_slots(units: u32) -> Core {
+    let has_caches = barrier::is_available();
+    let map = Map::of_slots(units, has_caches).unwrap();
+    Core::new(map, has_caches).unwrap()
+}
+
+fn core_of_blocks(units: u32) -> Core {
+    let has_caches = barrier::is_available();
+    let map = Map::of_blocks(units, units, has_caches).unwrap();
+    Core::new(map, has_caches).unwrap()
+}
+
+/// Claims as `shared` does.
+fn claim(core: &Core, order: Order, seat: Seat) -> Option<Span> {
+    let Some(span) = core.claim_cached(order, seat) else {
+        return core.claim_beyond_cache(order, seat, Effort::Certain);
+    };
+    if core.must_leave_cache() {
+        serve(core, seat);
+    }
+    Some(span)
+}
+
+/// Releases as `shared` does.
+///
+/// # Safety
+///
+/// As for [`Core::release`].
+unsafe fn release(core: NonNull<Core>, span: Span, seat: Seat) -> Fate {
+    // SAFETY: the caller's promise.
+    match unsafe { Core::release(core, span, seat) } {
+        Fate::MustServe(duty) => {
+            assert_eq!(duty, Duty::Search, "there is no queue");
+            // SAFETY: the units are outstanding, so the core is alive.
+            serve(unsafe { core.as_ref() }, seat);
+            // SAFETY: the caller's promise.
+            unsafe { Core::finish_release(core, span.units(), seat) }
+        }
+        fate => fate,
+    }
+}
+
+fn serve(core: &Core, seat: Seat) {
+    let tally = core.stripes.at(seat);
+    core.map.leave_cache_if_shut(tally);
+    core.map.serve_line(tally);
 }
 
 fn owned_seat(thread: usize) -> Seat {
@@ -90,4 +126,10 @@ fn model_bounded(most: usize, f: impl Fn() + Sync + Send + 'static) {
     builder.preemption_bound = Some(builder.preemption_bound.unwrap_or(3).min(most));
     builder.max_branches = 100_000;
     builder.check(f);
+}
+
+/// Runs a model with the kernel's barrier and without.
+fn model_both(f: impl Fn() + Sync + Send + Copy + 'static) {
+    model(f);
+    barrier::models::without(|| model(f));
 }

@@ -3,7 +3,7 @@
 use loom::{cell::UnsafeCell, thread};
 
 use super::*;
-use crate::share::Counts;
+use crate::share::{self, Counts};
 
 /// A5: two references go at once - one of them is the last, and sees the other's reads done.
 #[test]
@@ -15,7 +15,7 @@ fn one_of_two_references_is_the_last() {
         let leave = |counts: &Counts, bytes: &UnsafeCell<i32>| {
             // SAFETY: read through a reference; loom says if somebody writes.
             bytes.with(|bytes| unsafe { assert_eq!(*bytes, 7) });
-            let is_last = counts.leave(0);
+            let is_last = share::leave(counts.of(0));
             if is_last {
                 // SAFETY: the last reference owns the bytes; loom says if somebody still reads.
                 bytes.with_mut(|bytes| unsafe { *bytes = 0 });
@@ -28,7 +28,7 @@ fn one_of_two_references_is_the_last() {
         });
         let mine = leave(&counts, &bytes);
         assert_ne!(mine, rival.join().unwrap(), "exactly one is the last");
-        assert!(counts.is_alone(0), "the next lease starts with a count of zero");
+        assert!(share::is_alone(counts.of(0)), "the next lease starts with a count of zero");
     });
 }
 
@@ -44,10 +44,10 @@ fn a_sole_reference_sees_the_others_done() {
             move || {
                 // SAFETY: read through a reference; loom says if somebody writes.
                 bytes.with(|bytes| unsafe { assert_eq!(*bytes, 7) });
-                counts.leave(0)
+                share::leave(counts.of(0))
             }
         });
-        if counts.is_alone(0) {
+        if share::is_alone(counts.of(0)) {
             // SAFETY: a sole reference may write; loom says if somebody still reads.
             bytes.with_mut(|bytes| unsafe { *bytes = 0 });
         }

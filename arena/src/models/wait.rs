@@ -11,7 +11,6 @@ use loom::{sync::Notify, thread};
 
 use super::*;
 use crate::{
-    barrier,
     geometry::Geometry,
     lease::Lease,
     shared::{Handle, Kind, Options},
@@ -62,12 +61,6 @@ fn blocks(units: usize) -> Handle {
 
 fn claim(handle: &Handle, order: Order) -> Lease {
     handle.claim(order).expect("there is a block")
-}
-
-/// Runs a model with the kernel's barrier and without.
-fn model_both(f: impl Fn() + Sync + Send + Copy + 'static) {
-    model(f);
-    barrier::models::without(|| model(f));
 }
 
 /// A release while somebody joins the queue: he is served.
@@ -201,5 +194,220 @@ fn a_claim_that_opens_a_word_serves_whoever_missed_the_rest() {
         sit(owned_seat(1));
         drop(block_on(pin!(claim_or_wait(&handle, HALF))));
         assert!(opener.join().unwrap(), "there is a half for each");
+    });
+}
+
+/// The owner is inside its cache when a waiter recalls it, and then releases past it: on its way it
+/// empties the cache.
+#[test]
+fn an_owner_that_releases_past_its_cache_leaves_nothing_in_it() {
+    model_bounded(2, || {
+        sit(owned_seat(0));
+        let handle = blocks(64);
+        let low = claim(&handle, HALF);
+        let high = claim(&handle, HALF);
+        drop(low);
+        let waiter = thread::spawn({
+            let handle = handle.clone();
+            move || {
+                sit(owned_seat(1));
+                drop(block_on(pin!(claim_or_wait(&handle, WORD))));
+            }
+        });
+        drop(high);
+        waiter.join().unwrap();
+    });
+}
+
+/// The owner claims from a cache that it has just filled when a waiter recalls it: it empties what
+/// is left.
+#[test]
+fn an_owner_that_has_filled_its_cache_leaves_nothing_in_it() {
+    model_bounded(2, || {
+        sit(owned_seat(0));
+        let handle = slots(4);
+        let mine = [claim(&handle, Order::UNIT), claim(&handle, Order::UNIT)];
+        sit(shared_seat());
+        let _others = [claim(&handle, Order::UNIT), claim(&handle, Order::UNIT)];
+        drop(mine);
+        sit(owned_seat(0));
+        let waiter = thread::spawn({
+            let handle = handle.clone();
+            move || {
+                sit(owned_seat(1));
+                drop(block_on(pin!(claim_or_wait(&handle, Order::UNIT))));
+            }
+        });
+        let _again = claim(&handle, Order::UNIT);
+        waiter.join().unwrap();
+    });
+}
+
+/// Another request recalls the cache at the moment at which the waiter joins: what it brings back
+/// serves the waiter.
+#[test]
+fn what_somebody_else_recalls_serves_the_queue() {
+    model_bounded(2, || {
+        sit(owned_seat(0));
+        let handle = slots(4);
+        let mine = [claim(&handle, Order::UNIT), claim(&handle, Order::UNIT)];
+        sit(shared_seat());
+        let _others = [claim(&handle, Order::UNIT), claim(&handle, Order::UNIT)];
+        sit(owned_seat(0));
+        drop(mine);
+        sit(owned_seat(1));
+        let waiter = thread::spawn({
+            let handle = handle.clone();
+            move || {
+                sit(owned_seat(2));
+                drop(block_on(pin!(claim_or_wait(&handle, Order::UNIT))));
+            }
+        });
+        let _again = claim(&handle, Order::UNIT);
+        waiter.join().unwrap();
+    });
+}
+
+/// A release while somebody has the lock of the queue: the front is served without it, and whoever
+/// has the lock tells the waiter.
+#[test]
+fn a_release_beside_a_locked_queue_is_delivered() {
+    model_bounded(2, || {
+        let handle = slots(1);
+        let lease = claim(&handle, Order::UNIT);
+        let waiter = thread::spawn({
+            let handle = handle.clone();
+            move || {
+                sit(owned_seat(1));
+                drop(block_on(pin!(claim_or_wait(&handle, Order::UNIT))));
+            }
+        });
+        let releaser = thread::spawn(move || drop(lease));
+        let _ = handle.wait_metrics();
+        waiter.join().unwrap();
+        releaser.join().unwrap();
+    });
+}
+
+/// Two waiters and one slot: the second is served by what the first gives back.
+#[test]
+fn a_served_waiter_passes_its_slot_on() {
+    model_bounded(2, || {
+        let handle = slots(1);
+        let lease = claim(&handle, Order::UNIT);
+        let waiter = thread::spawn({
+            let handle = handle.clone();
+            move || {
+                sit(owned_seat(1));
+                drop(block_on(pin!(claim_or_wait(&handle, Order::UNIT))));
+            }
+        });
+        drop(lease);
+        drop(block_on(pin!(claim_or_wait(&handle, Order::UNIT))));
+        waiter.join().unwrap();
+    });
+}
+
+/// A block of two words is handed over by whoever completes it.
+#[test]
+fn two_words_released_at_once_serve_who_waits_for_both() {
+    model_bounded(2, || {
+        let handle = blocks(128);
+        let words = [claim(&handle, WORD), claim(&handle, WORD)];
+        let rivals = words.map(|word| thread::spawn(move || drop(word)));
+        sit(owned_seat(0));
+        drop(block_on(pin!(claim_or_wait(&handle, Order::new(7)))));
+        for rival in rivals {
+            rival.join().unwrap();
+        }
+    });
+}
+
+/// The first in the queue was served: what is free besides serves the next at once, and nobody else
+/// has to free anything.
+#[test]
+fn a_release_serves_as_many_as_it_suffices_for() {
+    model_bounded(2, || {
+        let handle = blocks(64);
+        let whole = claim(&handle, WORD);
+        let waiters = [owned_seat(0), owned_seat(1)].map(|seat| {
+            let handle = handle.clone();
+            thread::spawn(move || {
+                sit(seat);
+                // Kept, so that it serves nobody.
+                std::mem::forget(block_on(pin!(claim_or_wait(&handle, HALF))));
+            })
+        });
+        drop(whole);
+        for waiter in waiters {
+            waiter.join().unwrap();
+        }
+    });
+}
+
+/// When nobody waits any more, caches open again and a request need not queue.
+#[test]
+fn an_empty_queue_leaves_nothing_behind() {
+    model(|| {
+        sit(owned_seat(0));
+        let handle = slots(1);
+        let lease = claim(&handle, Order::UNIT);
+        let mut waiter = Box::pin(claim_or_wait(&handle, Order::UNIT));
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(waiter.as_mut().poll(&mut context).is_pending());
+        drop(lease);
+        let served = waiter.as_mut().poll(&mut context);
+        assert!(served.is_ready());
+        drop((waiter, served));
+        let shared = handle.shared();
+        assert!(!shared.is_waited_for());
+        assert!(!shared.core.must_leave_cache());
+        // A cancelled one, too.
+        let lease = claim(&handle, Order::UNIT);
+        let mut waiter = Box::pin(claim_or_wait(&handle, Order::UNIT));
+        assert!(waiter.as_mut().poll(&mut context).is_pending());
+        drop(waiter);
+        assert!(!shared.is_waited_for());
+        assert!(!shared.core.must_leave_cache());
+        drop(lease);
+    });
+}
+
+/// A tail that is given back while somebody waits serves him.
+#[test]
+fn a_tail_given_back_serves_who_waits() {
+    model(|| {
+        let handle = blocks(64);
+        let mut lease = claim(&handle, WORD);
+        let waiter = thread::spawn({
+            let handle = handle.clone();
+            move || {
+                sit(owned_seat(1));
+                drop(block_on(pin!(claim_or_wait(&handle, HALF))));
+            }
+        });
+        let tail = lease.split_behind(32).expect("half of it is not needed");
+        lease.give_back(tail);
+        waiter.join().unwrap();
+    });
+}
+
+/// A release serves the line, in which somebody stands already, while somebody else comes to wait:
+/// he is served.
+#[test]
+fn a_release_beside_a_refuser_serves_who_comes_to_wait() {
+    model(|| {
+        let handle = blocks(64);
+        let [_held, half] = [HALF; 2].map(|half| claim(&handle, half));
+        handle.shared().core.map.line.join(WORD.get()).unwrap();
+        let waiter = thread::spawn({
+            let handle = handle.clone();
+            move || {
+                sit(owned_seat(1));
+                drop(block_on(pin!(claim_or_wait(&handle, HALF))));
+            }
+        });
+        drop(half);
+        waiter.join().unwrap();
     });
 }

@@ -2,37 +2,40 @@
 //!
 //! # Hand-off
 //!
-//! Waiters stand in one queue, first come, first served. Whoever makes memory free while somebody
-//! waits *serves* the queue: it claims a block for the first waiter and hands it over, as long as
-//! there is memory. So nothing happens between a wake-up and a retry, because there is no retry. A
-//! large request at the head keeps its place: what is freed meanwhile is not given to smaller ones
-//! behind it.
+//! Waiters stand in one queue, first come, first served. What the first of them asks for is the
+//! *front* of the arena's line (see `claim::line`): whoever frees a block that suffices puts it
+//! there by one exchange, instead of into the map. So it is not free for anybody else in between,
+//! and a request that does not wait cannot overtake. A large request at the head keeps its place:
+//! what is freed meanwhile is not given to smaller ones behind it.
+//!
+//! Then the front is *delivered*: under the queue's lock, the block goes to the first waiter, and
+//! what the next one asks for becomes the front. Who finds the lock taken leaves that to its
+//! holder, which looks again after it has let go of the lock. So no drop waits for the lock.
 //!
 //! # Why no wake-up is lost
 //!
 //! ```text
 //! waiter                                   whoever makes memory free
-//! 1  joins the queue, marks it waited for  a  sets the free bits, in the map or in its cache
-//! 2  barrier::heavy                        b  barrier::light
-//! 3  serves the queue                      c  if the queue is waited for, serves it
+//! 1  joins the queue, sets the front,      a  sets the free bits, in the map or in its cache
+//!    shuts the caches                      b  barrier::light
+//! 2  barrier::heavy                        c  if the line is in use: empties its cache, searches
+//! 3  empties the caches, searches             for those in the line
 //! ```
 //!
-//! This is Dekker's pattern: c sees 1, or 3 sees a. Serving searches under the queue's lock, once.
-//! It may miss what is published meanwhile, or what is out of sight during a move; but whoever
-//! publishes or moves comes to c afterwards, and whoever comes to c last sees all of it. Memory is
-//! published by releases, by tails that are given back and by claims that had to go beyond their
-//! thread's cache, since those move units; each of them ends with c.
-//!
-//! Without the kernel's barrier, a is a `SeqCst` read-modify-write and the others are `SeqCst` as
-//! well, with a fence at 2.
+//! This is Dekker's pattern: c sees 1, or 3 sees a. A search may miss what is published meanwhile,
+//! or what is out of sight during a move; but whoever publishes or moves comes to c afterwards, and
+//! whoever comes to c last sees all of it. Caches stay shut while somebody waits, so later releases
+//! go to the map, where a is a `SeqCst` read-modify-write; so when the next waiter becomes the
+//! front, no barrier is needed.
 //!
 //! Models: `models::wait`.
 //!
 //! # What it costs
 //!
-//! With no waiters, a release pays the one load that it needs anyway (see `life`). With waiters,
-//! releases take a short lock. Waiting allocates nothing: the nodes of the queue lie in the
-//! futures. Wakers are woken and dropped outside the lock, so they may do what they like.
+//! With no waiters, a release pays the one load that it needs anyway (see `life`). A release that
+//! does not serve the front costs what it costs in the map, whatever the size of the arena. Waiting
+//! allocates nothing: the nodes of the queue lie in the futures. Wakers are cloned, woken and
+//! dropped outside the lock, so they may do what they like.
 
 mod future;
 mod queue;
@@ -41,6 +44,6 @@ mod wakers;
 pub use self::queue::WaitMetrics;
 pub(crate) use self::{
     future::{Claim, Waiter},
-    queue::{Node, Queue, Standing},
+    queue::{List, Node, Queue, Standing},
     wakers::Wakers,
 };

@@ -4,6 +4,7 @@ use std::{
     marker::PhantomPinned,
     pin::Pin,
     ptr::NonNull,
+    sync::TryLockError,
     task::Waker,
     time::{Duration, Instant},
 };
@@ -27,6 +28,8 @@ pub(crate) struct List {
     head: Option<NonNull<Node>>,
     tail: Option<NonNull<Node>>,
     figures: Figures,
+    /// While somebody waits, the caches are shut. Whether that keeps their owners out.
+    caches_shut: Option<bool>,
 }
 
 // SAFETY: the nodes are `Sync`, and are reached through the lock; a node is taken off the list
@@ -37,6 +40,7 @@ unsafe impl Send for List {}
 struct Figures {
     waiters: usize,
     waits: u64,
+    uncollected: usize,
     buckets: [u64; WAIT_BUCKETS],
     wait_time: Duration,
     exhausted_time: Duration,
@@ -49,6 +53,7 @@ impl Default for Figures {
         Self {
             waiters: 0,
             waits: 0,
+            uncollected: 0,
             buckets: [0; WAIT_BUCKETS],
             wait_time: Duration::ZERO,
             exhausted_time: Duration::ZERO,
@@ -65,6 +70,9 @@ pub struct WaitMetrics {
     pub waiters: usize,
     /// Requests that had to wait and were served. Cancelled ones are not counted.
     pub waits: u64,
+    /// Blocks that were handed over to futures that nobody has polled since. They are in use: a
+    /// future that was served keeps its block until it is polled or dropped.
+    pub uncollected: usize,
     /// How long those waited, all together.
     pub wait_time: Duration,
     /// How long there was somebody who waited: the time for which the arena was exhausted.
@@ -130,6 +138,15 @@ impl Queue {
         Self(Mutex::new(List::default()))
     }
 
+    /// The list, unless another thread has it.
+    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, List>> {
+        match self.0.try_lock() {
+            Ok(list) => Some(list),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
     pub(crate) fn lock(&self) -> MutexGuard<'_, List> {
         // A panic under the lock is a bug in this module; the list is whole after every statement
         // that can panic.
@@ -140,6 +157,25 @@ impl Queue {
 impl List {
     pub(crate) fn is_empty(&self) -> bool {
         self.head.is_none()
+    }
+
+    /// Whether a node is the first.
+    pub(crate) fn is_first(&self, node: Pin<&Node>) -> bool {
+        self.head == Some(NonNull::from(node.get_ref()))
+    }
+
+    /// Notes that the caches were shut for those who wait, and whether that keeps owners out.
+    pub(crate) fn note_caches(&mut self, is_safe: bool) {
+        self.caches_shut = Some(is_safe);
+    }
+
+    pub(crate) fn are_caches_safe(&self) -> bool {
+        self.caches_shut == Some(true)
+    }
+
+    /// Ends what [`note_caches`](Self::note_caches) has begun.
+    pub(crate) fn take_caches(&mut self) -> Option<bool> {
+        self.caches_shut.take()
     }
 
     /// What the first waiter asks for.
@@ -171,9 +207,9 @@ impl List {
     }
 
     /// Looks at a node and takes what it was served. If it waits, exchanges its waker for `waker`.
-    pub(crate) fn check(&mut self, node: Pin<&Node>, waker: Option<&mut Waker>) -> Standing {
+    pub(crate) fn check(&mut self, node: Pin<&Node>, waker: &mut Option<Waker>) -> Standing {
         let node = NonNull::from(node.get_ref());
-        self.with(node, |seat| match &mut seat.state {
+        let standing = self.with(node, |seat| match &mut seat.state {
             State::Idle => Standing::Idle,
             State::Waiting { waker: current, .. } => {
                 if let Some(waker) = waker {
@@ -185,7 +221,11 @@ impl List {
                 seat.state = State::Idle;
                 Standing::Served(span)
             }
-        })
+        });
+        if matches!(standing, Standing::Served(_)) {
+            self.figures.uncollected -= 1;
+        }
+        standing
     }
 
     /// Hands a claim to the first waiter and takes him off the list. Returns his waker.
@@ -194,12 +234,13 @@ impl List {
         let now = Instant::now();
         let (waker, since) = self.unlink(head, State::Served(span), now)?;
         self.figures.count_wait(now - since);
+        self.figures.uncollected += 1;
         Some(waker)
     }
 
     /// Takes a node off the list, wherever it is. What it was served, if it was; else its waker.
     pub(crate) fn leave(&mut self, node: Pin<&Node>) -> (Option<Span>, Option<Waker>) {
-        match self.check(node, None) {
+        match self.check(node, &mut None) {
             Standing::Idle => (None, None),
             Standing::Served(span) => (Some(span), None),
             Standing::Waiting => {
@@ -216,6 +257,7 @@ impl List {
         WaitMetrics {
             waiters: figures.waiters,
             waits: figures.waits,
+            uncollected: figures.uncollected,
             wait_time: figures.wait_time,
             exhausted_time: figures.exhausted_time + running,
             wait_time_buckets: figures.buckets.to_vec(),
