@@ -1,5 +1,6 @@
 //! The arena seen from outside: one binary, a module for each subject.
 
+mod numbers;
 mod support;
 
 mod auto_traits;
@@ -8,6 +9,7 @@ mod errors;
 mod exhaustion;
 mod lifecycle;
 mod metrics;
+mod placement;
 mod properties;
 mod reserve;
 mod stress;
