@@ -36,8 +36,9 @@
 //! * A request that was due and could not be sent until the end is *unsent*; one that was sent and
 //!   not answered is *unanswered*. Both are counted with their age.
 //! * All replies that one read brings share one look at the clock.
-//! * How long connections take to be made is recorded in two parts, `connect` and the TLS handshake,
-//!   and the handshake in two kinds, full and resumed. The generator's own work is part of them.
+//! * How long connections take to be made is recorded in two parts, `connect` and the TLS
+//!   handshake, and the handshake in two kinds, full and resumed. The generator's own work is part
+//!   of them.
 //!   Connections that are begun before measuring are kept apart.
 //! * Before anything starts, the machine itself is measured for a moment: the *noise floor*. Send
 //!   lag that it explains is not held against the generator, and a latency near it is said to be

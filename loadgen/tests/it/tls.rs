@@ -1,5 +1,5 @@
-//! Encrypted connections: every echo is verified, handshakes are measured, and who is refused is told
-//! why.
+//! Encrypted connections: every echo is verified, handshakes are measured, and who is refused is
+//! told why.
 
 use std::{
     fs,
