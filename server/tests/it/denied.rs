@@ -108,8 +108,8 @@ fn without_a_thread_to_have_the_map_is_not_drawn_and_everything_else_goes_on() {
     });
 }
 
-/// What the C library says when it ends the program, because there is no memory for its own tables.
-const OF_THE_C_LIBRARY: &str = "Fatal glibc error";
+/// Not even a few bytes were left, and the C library or the allocator has ended the program.
+const OUT_OF_MEMORY: &str = "out of memory";
 
 /// Starts the program, and stops it if it serves. If it does not, it must have said why in one
 /// line, and that is returned.
@@ -127,8 +127,8 @@ async fn serves_or_why(mut child: Child) -> Option<String> {
     }
     let output = child.wait_with_output().await.expect("a process that was started");
     let log = String::from_utf8(output.stderr).expect("text");
-    if log.contains(OF_THE_C_LIBRARY) {
-        return Some(OF_THE_C_LIBRARY.to_owned());
+    if ["Fatal glibc error", "memory allocation of"].iter().any(|text| log.contains(text)) {
+        return Some(OUT_OF_MEMORY.to_owned());
     }
     let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).expect(line));
     let mut errors = lines.filter(|line| line["level"] == "ERROR");
@@ -166,11 +166,11 @@ fn with_too_little_memory_or_descriptors_for_its_threads_the_program_says_so() {
     run(async {
         let flags = "--threads 64 --mode fixed --capacity 1MiB --listen 127.0.0.1:0";
         let limited_by = |limit: &str| User::new().program_after(&format!("ulimit {limit}"));
-        // The stacks of 64 threads alone are 128 MiB. Where the last one leaves next to nothing, the
-        // C library is first to miss memory: so the limits are parts of a stack apart.
-        let mut why = OF_THE_C_LIBRARY.to_owned();
-        for kib in [100_000, 100_700, 101_400] {
-            if why == OF_THE_C_LIBRARY {
+        // The stacks of 64 threads alone are 128 MiB. Where the last one leaves next to nothing,
+        // others miss memory first: so the limits are a quarter of a stack apart.
+        let mut why = OUT_OF_MEMORY.to_owned();
+        for kib in [100_000, 100_500, 101_000, 101_500] {
+            if why == OUT_OF_MEMORY {
                 let limit = limited_by(&format!("-v {kib}"));
                 why = attempt(limit, flags).await.expect("it does not serve");
             }
