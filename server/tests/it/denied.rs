@@ -169,7 +169,7 @@ fn with_too_little_memory_or_descriptors_for_its_threads_the_program_says_so() {
         // The stacks of 64 threads alone are 128 MiB. Where the last one leaves next to nothing,
         // others miss memory first: so the limits are a quarter of a stack apart.
         let mut why = OUT_OF_MEMORY.to_owned();
-        for kib in [100_000, 100_500, 101_000, 101_500] {
+        for kib in [100_700, 101_200, 101_700, 102_200] {
             if why == OUT_OF_MEMORY {
                 let limit = limited_by(&format!("-v {kib}"));
                 why = attempt(limit, flags).await.expect("it does not serve");
