@@ -22,6 +22,8 @@ mod output;
 mod ready;
 mod watch;
 
+#[cfg(feature = "tls")]
+pub(crate) use self::ready::poll_read_now;
 pub use self::{
     error::FrameError,
     framed::{ArenaFramed, FrameReader, FrameWriter, FramedBuilder},
@@ -32,6 +34,6 @@ pub(crate) use self::{
     halves::{Half, Halves},
     input::{Batch, Filled, Input, Place},
     output::Output,
-    ready::{Duplex, is_readable, poll_read_now},
+    ready::{Duplex, is_readable},
     watch::{Patience, Wait, Watch},
 };
