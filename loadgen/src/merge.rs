@@ -4,7 +4,8 @@
 //! fit together are refused, with the reason: a sum of unlike runs would describe none of them.
 //!
 //! The server's cost is that of the whole server for the requests of all runs: see [`server`].
-//! Conditions that all runs had are judged again, by what all of them reached together.
+//! Conditions that all runs had are judged again, by what all of them reached together. Of
+//! timetables that were kept and answered that is the sum of their rates.
 //!
 //! The times of all runs are taken from the clocks of their machines, which should agree to much
 //! less than an interval.
@@ -22,6 +23,7 @@ use crate::{
     address::Address,
     latency::Latency,
     metrics_probe::Sample,
+    rate::Rate,
     report::{
         encoded::Encoded,
         json::{
@@ -32,7 +34,7 @@ use crate::{
         output::Output,
         text,
     },
-    slo::{Reached, Slo},
+    slo::{self, Reached, Slo, Throughput},
     verdict::Verdict,
 };
 
@@ -514,7 +516,7 @@ fn conditions(runs: &[Named], merged: &Document, latency: &Latency) -> Vec<Condi
             mismatches: merged.mismatches,
             unanswered: merged.unanswered,
             unsent: merged.unsent,
-            rate: merged.rate,
+            throughput: throughput(runs, merged),
         };
         return slo.judge_figures(&reached).iter().map(Condition::of).collect();
     }
@@ -526,6 +528,25 @@ fn conditions(runs: &[Named], merged: &Document, latency: &Latency) -> Vec<Condi
         run.slo.iter().map(named).collect::<Vec<_>>()
     };
     runs.iter().flat_map(of_run).collect()
+}
+
+/// What decides which rate all runs together have reached.
+fn throughput(runs: &[Named], merged: &Document) -> Throughput {
+    let from = merged.measured().next().map_or(0.0, |interval| interval.start_s);
+    let until = merged.intervals.last().map_or(0.0, SavedInterval::end_s);
+    Throughput {
+        measured: merged.rate,
+        with_drain: slo::per_second(merged.requests, until - from),
+        asked: runs.iter().map(|named| asked(&named.run.config)).sum(),
+        is_overloaded: runs.iter().any(|named| named.run.verdict == Verdict::Overloaded),
+        is_whole: !merged.stopped,
+    }
+}
+
+/// How many requests per second were due. Nothing in closed loop.
+fn asked(config: &Config) -> Option<f64> {
+    let rate: Rate = config.text(RATE).parse().ok()?;
+    (rate != Rate::Max).then(|| rate.mean())
 }
 
 fn adversaries<'a>(all: impl Iterator<Item = &'a Document>) -> SavedAdversaries {
@@ -761,6 +782,52 @@ mod tests {
         // Neither run has that rate, and one of them that median.
         assert_eq!(merged.slo.iter().map(|slo| slo.met).collect::<Vec<_>>(), [true, false]);
         assert_eq!(merged.slo[0].condition, "rate>=3500");
+    }
+
+    /// Two runs that kept 1,000 and 3,000 requests/s, of which there are fewer in the time of both.
+    fn timetables() -> [Named; 2] {
+        let [mut one, mut other] = pair();
+        for (named, rate) in [(&mut one, "1000"), (&mut other, "2000:4000")] {
+            named.run.slo = vec![condition("rate>=4000")];
+            named.run.config.set(RATE, rate.into());
+        }
+        [one, other]
+    }
+
+    #[track_caller]
+    fn reaches(runs: &[Named], rate: f64) {
+        let merged = merge(runs).unwrap();
+        let slo = &merged.slo[0];
+        assert_eq!((slo.reached.unwrap().round(), slo.met), (rate, rate >= 4_000.0), "{slo:?}");
+    }
+
+    #[test]
+    fn timetables_that_were_kept_and_answered_have_the_rate_of_their_sum() {
+        reaches(&timetables(), 4_000.0);
+    }
+
+    #[test]
+    fn timetables_that_were_not_kept_have_the_rate_of_their_answers() {
+        let answered = 20_000.0 / 5.1_f64;
+        for spoil in [
+            (|run| run.unsent = 1) as fn(&mut Document),
+            |run| run.unanswered = 1,
+            |run| run.errors_by_kind.timeouts = 1,
+            |run| run.mismatches = 1,
+            |run| run.stopped = true,
+        ] {
+            let mut runs = timetables();
+            spoil(&mut runs[1].run);
+            reaches(&runs, answered.round());
+        }
+        let mut runs = timetables();
+        runs[0].run.verdict = Verdict::Overloaded;
+        // The other verdict is the worse one.
+        runs[1].run.verdict = Verdict::ClientLimited;
+        let drain = SavedInterval { start_s: 6.0, requests: 0, ..runs[0].run.intervals[1].clone() };
+        runs.iter_mut().for_each(|named| named.run.intervals.push(drain.clone()));
+        let until = merge(&runs).unwrap().intervals.last().unwrap().end_s();
+        reaches(&runs, (20_000.0 / (until - 1.0)).round());
     }
 
     #[test]

@@ -97,7 +97,22 @@ pub(crate) struct Reached<'a> {
     pub(crate) mismatches: u64,
     pub(crate) unanswered: u64,
     pub(crate) unsent: u64,
-    pub(crate) rate: f64,
+    pub(crate) throughput: Throughput,
+}
+
+/// What decides which rate the server has reached.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Throughput {
+    /// Answered requests per second of the measured time.
+    pub(crate) measured: f64,
+    /// The same, if the time counts in which the last replies were awaited.
+    pub(crate) with_drain: f64,
+    /// The rate of the timetable. Nothing in closed loop.
+    pub(crate) asked: Option<f64>,
+    /// Whether the server fell behind the timetable.
+    pub(crate) is_overloaded: bool,
+    /// Whether nobody ended the load before its time.
+    pub(crate) is_whole: bool,
 }
 
 impl<'a> Reached<'a> {
@@ -110,7 +125,35 @@ impl<'a> Reached<'a> {
             mismatches: counts.mismatches.total(),
             unanswered: counts.unanswered,
             unsent: counts.unsent,
-            rate: rate_reached(report),
+            throughput: Throughput::of(report),
+        }
+    }
+
+    /// How many requests per second the server has answered.
+    ///
+    /// Where it has kept up with a timetable and answered everything, that is the rate of the
+    /// timetable: neither chance, as with random arrivals, nor the time that the last reply took
+    /// makes it less. Where it has not kept up, what came after the load counts with its time.
+    fn rate(&self) -> f64 {
+        let Throughput { measured, with_drain, asked, is_overloaded, is_whole } = self.throughput;
+        let wrong = self.unsent + self.unanswered + self.timeouts + self.mismatches;
+        match asked {
+            Some(_) if is_overloaded => with_drain,
+            Some(asked) if is_whole && wrong == 0 => measured.max(asked),
+            _ => measured,
+        }
+    }
+}
+
+impl Throughput {
+    fn of(report: &Report) -> Self {
+        let time = report.duration + report.drain;
+        Self {
+            measured: report.rate(),
+            with_drain: per_second(report.counts.requests, time.as_secs_f64()),
+            asked: (report.plan.rate != Rate::Max).then(|| report.plan.rate.mean()),
+            is_overloaded: report.verdict == Verdict::Overloaded,
+            is_whole: !report.was_stopped,
         }
     }
 }
@@ -143,7 +186,7 @@ impl Condition {
             Figure::Mismatches => figures.mismatches as f64,
             Figure::Unanswered => figures.unanswered as f64,
             Figure::Unsent => figures.unsent as f64,
-            Figure::Rate => figures.rate,
+            Figure::Rate => figures.rate(),
         };
         let is_met = match self.comparison {
             Comparison::Less => reached < self.limit,
@@ -206,25 +249,9 @@ impl FromStr for Condition {
     }
 }
 
-/// How many requests per second the server has answered, for conditions.
-///
-/// Where it has kept up with a timetable and answered everything, that is the rate of the
-/// timetable: neither chance, as with random arrivals, nor the time that the last reply took makes
-/// it less. Where it has not kept up, what came after the load counts with its time.
-fn rate_reached(report: &Report) -> f64 {
-    let counts = &report.counts;
-    let missing = counts.unsent + counts.unanswered + counts.errors.timeouts;
-    match report.plan.rate {
-        Rate::Max => report.rate(),
-        _ if report.verdict == Verdict::Overloaded => {
-            let time = (report.duration + report.drain).as_secs_f64();
-            if time > 0.0 { counts.requests as f64 / time } else { 0.0 }
-        }
-        rate if missing == 0 && counts.mismatches.total() == 0 && !report.was_stopped => {
-            report.rate().max(rate.mean())
-        }
-        _ => report.rate(),
-    }
+/// So many in so much time. Nothing at all has no rate.
+pub(crate) fn per_second(requests: u64, seconds: f64) -> f64 {
+    if seconds > 0.0 { requests as f64 / seconds } else { 0.0 }
 }
 
 /// The latency at a quantile of all requests, where `lost` of them took longer than any other.
@@ -264,7 +291,15 @@ mod tests {
         histogram.record(1_000_000).unwrap();
         let latency = &Latency::from(&histogram);
         let (errors, timeouts, mismatches, unanswered, unsent) = (0, 0, 0, 0, 0);
-        let reached = Reached { latency, errors, timeouts, mismatches, unanswered, unsent, rate };
+        let throughput = Throughput {
+            measured: rate,
+            with_drain: rate,
+            asked: None,
+            is_overloaded: false,
+            is_whole: true,
+        };
+        let reached =
+            Reached { latency, errors, timeouts, mismatches, unanswered, unsent, throughput };
         let slo: Slo = slo.parse().unwrap();
         let outcomes = slo.judge_figures(&reached);
         (slo, outcomes)

@@ -122,7 +122,7 @@ fn handshakes(client: &Arc<ClientConfig>, server: &Arc<ServerConfig>) -> io::Res
 }
 
 /// A server with a certificate of its own, and a client that trusts the authority of that.
-fn sides() -> io::Result<(Arc<ServerConfig>, ClientConfig)> {
+pub(super) fn sides() -> io::Result<(Arc<ServerConfig>, ClientConfig)> {
     let provider = Arc::new(ring::default_provider());
     let mut authority = CertificateParams::default();
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

@@ -292,3 +292,75 @@ impl Write for Encrypting<'_> {
 fn too_long_a_message() -> rustls::Error {
     rustls::Error::General("a message of the server is too long".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::net::UnixListener, sync::mpsc, thread, time::Duration};
+
+    use mio::{Events, Poll, Token};
+    use rustls::ServerConnection;
+
+    use super::*;
+    use crate::{
+        address::Address,
+        stream::Endpoint,
+        tls::{Channel, Prepared, Tls, TlsOptions, price},
+    };
+
+    /// Shakes hands with a client, says so, and reads nothing until the channel closes.
+    fn serve_without_reading(listener: &UnixListener, read: &mpsc::Receiver<()>) -> usize {
+        let (mut socket, _) = listener.accept().unwrap();
+        let (config, _) = price::sides().unwrap();
+        let mut session = ServerConnection::new(config).unwrap();
+        session.complete_io(&mut socket).unwrap();
+        read.recv().unwrap_err();
+        let mut stream = rustls::StreamOwned::new(session, socket);
+        io::copy(&mut stream, &mut io::sink()).unwrap().try_into().unwrap()
+    }
+
+    #[test]
+    fn what_the_socket_does_not_take_is_left_to_the_caller() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        let (go, read) = mpsc::channel();
+        let server = thread::spawn(move || serve_without_reading(&listener, &read));
+        let (name, accepts_any_certificate) = (Some("localhost".to_owned()), true);
+        let options = TlsOptions { name, accepts_any_certificate, ..TlsOptions::default() };
+        let tls = Tls::new(options).unwrap();
+        let mut sessions = Sessions::new(Some(&tls), &Address::Unix { path: path.clone() });
+        let mut poll = Poll::new().unwrap();
+        let wait = |poll: &mut Poll| {
+            poll.poll(&mut Events::with_capacity(4), Some(Duration::from_millis(10))).unwrap();
+        };
+        let socket = Stream::connect(&Endpoint::Unix(path), poll.registry(), Token(0)).unwrap();
+        let mut channel = sessions.begin(socket, 0).unwrap();
+        while matches!(channel.prepare(&mut sessions).unwrap(), Prepared::NotYet) {
+            wait(&mut poll);
+        }
+        let Channel::Secure(mut secure) = channel else {
+            unreachable!("there is TLS");
+        };
+        // More than a socket of this kind takes.
+        let bytes = vec![7; 16 << 20];
+        let mut taken = 0;
+        let blocked = loop {
+            match secure.encrypting(&mut sessions).write(&bytes[taken..]) {
+                Ok(len) => {
+                    assert!((1..=UNSENT_BYTES_MAX).contains(&len), "{len} bytes at once");
+                    taken += len;
+                }
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(blocked.kind(), ErrorKind::WouldBlock);
+        assert!(taken < bytes.len() && secure.has_unsent());
+        drop(go);
+        // Nothing of what was taken is lost.
+        while !secure.flush().unwrap() {
+            wait(&mut poll);
+        }
+        drop(secure);
+        assert_eq!(server.join().unwrap(), taken);
+    }
+}
