@@ -66,6 +66,14 @@ impl Span {
         (self.0 >> 32) as u32
     }
 
+    /// The order of the block that these units are, if they are one.
+    #[inline]
+    pub(crate) fn as_block(self) -> Option<u32> {
+        let units = self.units();
+        let is_block = units.is_power_of_two() && self.first().is_multiple_of(units);
+        is_block.then(|| units.trailing_zeros())
+    }
+
     /// The first `units` units, and the others if there are any.
     pub(crate) fn split_at(self, units: u32) -> (Self, Option<Self>) {
         if units >= self.units() {

@@ -330,7 +330,9 @@ impl Handle {
         let span = shared.core.claim_beyond_cache(order, thread::seat_to_claim(), effort);
         let lease = span.map(|span| self.lease(span));
         // The search may have served the front of the queue.
-        resume(shared.deliver());
+        if shared.is_waited_for() {
+            resume(shared.deliver());
+        }
         lease
     }
 

@@ -383,6 +383,12 @@ impl<'a> Tally<'a> {
     /// Free units of `level` are about to be out of sight for a moment.
     pub(crate) fn begin_move(self, level: usize) {
         self.bump(&self.stripe.moves_begun[level], 1, Relaxed);
+        let moves = &self.cache().moves;
+        if self.is_owned() {
+            moves.store(moves.load(Relaxed).wrapping_add(1), Relaxed);
+        } else {
+            moves.fetch_add(1, Relaxed);
+        }
     }
 
     /// They are visible again.
@@ -395,9 +401,10 @@ impl<'a> Tally<'a> {
         self.levels - 1
     }
 
-    /// How many moves have begun at this seat.
-    pub(crate) fn moves(self) -> u64 {
-        total(&self.stripe.moves_begun[..self.levels])
+    /// How many moves have begun at this seat, at any level.
+    #[inline]
+    pub(crate) fn moves(self) -> u32 {
+        self.cache().moves.load(Relaxed)
     }
 
     #[inline]

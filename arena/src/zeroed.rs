@@ -24,6 +24,18 @@ impl Row {
     }
 }
 
+/// Words of one cache line.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub(crate) struct Line([AtomicU64; 8]);
+
+impl Line {
+    #[inline]
+    pub(crate) fn word(&self, index: usize) -> &AtomicU64 {
+        &self.0[index]
+    }
+}
+
 /// A type for which zero bytes are the value that [`Default`] gives.
 ///
 /// # Safety
@@ -39,6 +51,9 @@ unsafe impl Zeroed for AtomicU64 {}
 
 // SAFETY: an array of atomic integers, as above. Padding may be anything.
 unsafe impl Zeroed for Row {}
+
+// SAFETY: as above.
+unsafe impl Zeroed for Line {}
 
 /// Makes a table of `len` zero entries.
 ///

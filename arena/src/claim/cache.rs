@@ -79,7 +79,8 @@ pub(crate) struct Cache {
     part: AtomicU64,
     /// Claims until a cache that was recalled opens again. A hint.
     rest: AtomicU32,
-    _padding: AtomicU32,
+    /// How many moves have begun at this seat (see `stripe`). It lies where there is room for it.
+    pub(crate) moves: AtomicU32,
 }
 
 impl Cache {
@@ -198,6 +199,11 @@ impl Cache {
         self.home.store(home + 1, Release);
         self.units.store(units, Release);
         old
+    }
+
+    /// The units that lie here. The caller is the owner.
+    pub(crate) fn units(&self) -> u64 {
+        self.units.load(Relaxed)
     }
 
     /// The units of the home word that may lie here.

@@ -22,7 +22,7 @@
 //!
 //! A summary has every word with a free block of its order, and others besides: who sets bits, in a
 //! release or as what is left of a block that was cut, adds the word; a claim removes nothing. Who
-//! is led to a word that has no such block *corrects* the summaries.
+//! is led to a word that has no such block *corrects* that one summary.
 //!
 //! # Why no block is out of sight
 //!
@@ -45,7 +45,7 @@
 
 use crate::{
     claim::{
-        summary::Summary,
+        summary::Summaries,
         word::{self, ALL_FREE, Block, Claimed, Given, Join, WORD_ORDER, WORD_UNITS},
     },
     error::BuildError,
@@ -71,7 +71,9 @@ pub(crate) struct Level {
     /// Where it stands in the map.
     number: usize,
     /// For each order, the words that may have a free block of exactly that order.
-    with: Box<[Summary]>,
+    with: Summaries,
+    /// The largest order of a block of this level.
+    max_order: u32,
 }
 
 impl Level {
@@ -79,17 +81,14 @@ impl Level {
     pub(crate) fn new(number: usize, words: u32, join: Join) -> Result<Self, BuildError> {
         let slots = (words as usize).next_power_of_two();
         let rows = slots.div_ceil(ROW_WORDS).max(slots.min(ROWS_PREFERRED));
-        let orders = match join {
-            Join::Never => 1,
-            Join::Buddies => WORD_ORDER + 1,
-        };
         Ok(Self {
             rows: zeroed::table(rows)?,
             rows_log2: rows.ilog2(),
             words,
             join,
             number,
-            with: (0..orders).map(|_| Summary::new(words)).collect::<Result<_, _>>()?,
+            with: Summaries::new(words)?,
+            max_order: if join == Join::Never { 0 } else { WORD_ORDER },
         })
     }
 
@@ -128,9 +127,9 @@ impl Level {
     pub(crate) fn claim(&self, order: u32, tally: Tally<'_>) -> Option<(u32, Home)> {
         loop {
             let mut must_repeat = false;
-            for (fit, summary) in (0..).zip(&self.with).skip(order as usize) {
+            for fit in order..=self.max_order {
                 let mut from = 0;
-                while let Some(index) = summary.first_from(from) {
+                while let Some(index) = self.with.first_from(fit, from) {
                     match word::claim_expected(
                         self.word(index),
                         order,
@@ -145,7 +144,7 @@ impl Level {
                         // Others work here: the next word keeps out of their way.
                         Claimed::Lost => must_repeat = true,
                         Claimed::Other(other) => {
-                            self.correct(index, tally);
+                            self.correct(fit, index, tally);
                             // It may be in a summary that was passed already.
                             must_repeat |= other.is_some();
                         }
@@ -159,27 +158,30 @@ impl Level {
         }
     }
 
-    /// Gives units of one word back. Returns whether the word is wholly free now.
+    /// Gives a block of one word back. Returns whether the word is wholly free now.
     #[inline]
-    pub(crate) fn release(&self, index: u32, units: u64) -> bool {
-        let before = word::release(self.word(index), units);
-        between_write_and_read();
-        let free = before | units;
+    pub(crate) fn release(&self, index: u32, block: Block) -> bool {
+        let free = self.set(index, block.bits());
         // Also if the word had such a block before: whoever freed that may not have come to this
         // line yet.
-        if self.join == Join::Never {
-            self.with[0].insert(index);
-            return false;
-        }
-        let mark = |block| {
-            let whole = word::containing(free, block, self.join);
-            self.with[whole.order as usize].insert(index);
-        };
-        match word::one_block(units) {
-            Some(block) => mark(block),
-            None => word::blocks(units, self.join).for_each(mark),
-        }
+        self.with.insert(word::containing(free, block, self.join).order, index);
         free == ALL_FREE
+    }
+
+    /// Gives units of one word back that may be several blocks. Returns whether the word is wholly
+    /// free now.
+    pub(crate) fn release_units(&self, index: u32, units: u64) -> bool {
+        let free = self.set(index, units);
+        self.with.insert_all(word::orders(free, self.join), index);
+        free == ALL_FREE
+    }
+
+    /// Sets bits of one word and returns all that are set now.
+    #[inline]
+    fn set(&self, index: u32, units: u64) -> u64 {
+        let before = word::release(self.word(index), units);
+        between_write_and_read();
+        before | units
     }
 
     /// Gives one block back, unless that would complete a block of `wanted` or more: then the
@@ -194,7 +196,7 @@ impl Level {
         let given = word::release_or_complete(self.word(index), block, wanted, before_completing);
         if let Given::Free(whole) = given {
             between_write_and_read();
-            self.with[whole.order as usize].insert(index);
+            self.with.insert(whole.order, index);
         }
         given
     }
@@ -215,37 +217,24 @@ impl Level {
 
     /// Whether no word can have a free block of `order` or more.
     pub(crate) fn has_none(&self, order: u32) -> bool {
-        self.with.iter().skip(order as usize).all(|summary| summary.first_from(0).is_none())
+        (order..=self.max_order).all(|order| self.with.first_from(order, 0).is_none())
     }
 
-    fn may_be_left_open(&self, index: u32) -> bool {
-        self.with.get(WORD_ORDER as usize).is_some_and(|summary| summary.contains(index))
-    }
-
-    /// The lowest word from `from` on that may be wholly free.
+    /// The lowest word from `from` on that may be wholly free, if such words are closed.
     pub(crate) fn first_left_open(&self, from: u32) -> Option<u32> {
-        self.with.get(WORD_ORDER as usize)?.first_from(from)
+        (self.join == Join::Buddies).then(|| self.with.first_from(WORD_ORDER, from)).flatten()
     }
 
-    /// Brings the summaries of a word up to date.
+    /// Brings the summaries of a word up to date: it is in that of `order`, and has no such block.
     #[cold]
-    pub(crate) fn correct(&self, index: u32, tally: Tally<'_>) {
+    pub(crate) fn correct(&self, order: u32, index: u32, tally: Tally<'_>) {
         // A word left open serves larger requests as well.
-        let hides = if self.may_be_left_open(index) { tally.top_level() } else { self.number };
+        let hides = if order == WORD_ORDER { tally.top_level() } else { self.number };
         tally.begin_move(hides);
-        let orders = word::orders(self.word(index).load(Acquire), self.join);
-        for (order, summary) in self.with.iter().enumerate() {
-            if orders >> order & 1 == 0 && summary.contains(index) {
-                summary.remove(index);
-            }
-        }
+        self.with.remove(order, index);
         between_write_and_read();
-        let orders = word::orders(self.word(index).load(SeqCst), self.join);
-        for (order, summary) in self.with.iter().enumerate() {
-            if orders >> order & 1 == 1 {
-                summary.insert(index);
-            }
-        }
+        let free = self.word(index).load(SeqCst);
+        self.with.insert_all(word::orders(free, self.join), index);
         tally.end_move(hides);
     }
 
@@ -254,8 +243,8 @@ impl Level {
     fn mark_rest(&self, index: u32, order: u32, cut: u32) {
         if cut > order {
             between_write_and_read();
-            for summary in &self.with[order as usize..cut as usize] {
-                summary.insert(index);
+            for order in order..cut {
+                self.with.insert(order, index);
             }
         }
     }

@@ -114,7 +114,7 @@ impl Map {
         let map = Self::new(units, vec![Level::new(0, words, Join::Never)?], has_caches)?;
         for index in 0..words {
             let here = (units - index * WORD_UNITS).min(WORD_UNITS);
-            map.ground.release(index, word::run(0, here));
+            map.ground.release_units(index, word::run(0, here));
         }
         Ok(map)
     }
@@ -136,7 +136,7 @@ impl Map {
         let mut first = 0;
         for order in (0..u32::BITS).rev().filter(|order| free >> order & 1 == 1) {
             let (level, index, block) = map.place(first, order);
-            map.level(level).release(index, block.bits());
+            map.level(level).release(index, block);
             first += 1 << order;
         }
         Ok(map)
@@ -206,11 +206,12 @@ impl Map {
             self.give(span, tally);
             return true;
         }
-        let bit = span.first() % WORD_UNITS;
-        if span.units() < WORD_UNITS && bit + span.units() <= WORD_UNITS {
-            self.put(0, span.first() / WORD_UNITS, word::run(bit, span.units()), tally);
-        } else {
-            self.put_run(0, span, tally);
+        match span.as_block() {
+            Some(order) => {
+                let (level, index, block) = self.place(span.first(), order);
+                self.put(level, index, block, tally);
+            }
+            None => self.put_run(0, span, tally),
         }
         false
     }
@@ -462,6 +463,15 @@ impl Map {
         if !cache.has_rested() || self.line.is_shut() || cache.home() == Some(word) {
             return;
         }
+        // An open cache stays where it has more than it would find there.
+        if cache.home().is_some() {
+            let size = cache.part().count_ones();
+            let part = word::run(bit & !(size - 1), size);
+            let free = self.ground.word(word).load(Relaxed) & part;
+            if free.count_ones() <= cache.units().count_ones() {
+                return;
+            }
+        }
         // An open cache keeps its size.
         let spare = if cache.home().is_none() { self.take_spare_units() } else { 0 };
         let (mut is_spare_used, mut left) = (false, None);
@@ -541,7 +551,7 @@ impl Map {
             row.claim(0, tally).or_else(|| self.open(above, 0, tally)).map(|(index, _)| {
                 let rest = ALL_FREE & !word::run(0, 1 << order);
                 if rest != 0 {
-                    let is_whole = self.level(level).release(index, rest);
+                    let is_whole = self.level(level).release_units(index, rest);
                     debug_assert!(!is_whole, "a part of the word is ours");
                 }
                 tally.count_split();
@@ -564,7 +574,8 @@ impl Map {
         let was_free = self.level(level).take_all(index);
         if was_free {
             tally.count_coalesce();
-            self.put(level + 1, index / WORD_UNITS, word::run(index % WORD_UNITS, 1), tally);
+            let unit = Block { first: index % WORD_UNITS, order: 0 };
+            self.put(level + 1, index / WORD_UNITS, unit, tally);
         }
         was_free
     }
@@ -580,7 +591,7 @@ impl Map {
                 tally.begin_move(tally.top_level());
                 closed_any |= self.close(below, index, tally);
                 tally.end_move(tally.top_level());
-                self.level(below).correct(index, tally);
+                self.level(below).correct(WORD_ORDER, index, tally);
                 from = index + 1;
             }
         }
@@ -597,13 +608,23 @@ impl Map {
         (0..level).all(|below| self.level(below).first_left_open(0).is_none())
     }
 
-    /// Sets bits of one word, and closes it if that makes it wholly free.
+    /// Gives a block back, and closes its word if that is wholly free now.
     #[inline]
-    fn put(&self, level: usize, index: u32, units: u64, tally: Tally<'_>) {
-        if self.level(level).release(index, units)
-            && level < self.last_level()
-            && !self.may_stay_open(level, index, tally)
-        {
+    fn put(&self, level: usize, index: u32, block: Block, tally: Tally<'_>) {
+        if self.level(level).release(index, block) {
+            self.close_unless_home(level, index, tally);
+        }
+    }
+
+    /// As [`put`](Self::put), for units that may be several blocks.
+    fn put_units(&self, level: usize, index: u32, units: u64, tally: Tally<'_>) {
+        if self.level(level).release_units(index, units) {
+            self.close_unless_home(level, index, tally);
+        }
+    }
+
+    fn close_unless_home(&self, level: usize, index: u32, tally: Tally<'_>) {
+        if level < self.last_level() && !self.may_stay_open(level, index, tally) {
             tally.begin_move(level);
             self.close(level, index, tally);
             tally.end_move(level);
@@ -631,7 +652,7 @@ impl Map {
                 first += words * WORD_UNITS;
                 units -= words * WORD_UNITS;
             } else {
-                self.put(level, first / WORD_UNITS, word::run(bit, here), tally);
+                self.put_units(level, first / WORD_UNITS, word::run(bit, here), tally);
                 first += here;
                 units -= here;
             }
@@ -647,7 +668,7 @@ impl Map {
             return;
         }
         if !self.line.is_in_use() {
-            self.put(0, index, units, tally);
+            self.put_units(0, index, units, tally);
             if self.line.is_in_use() {
                 self.serve_line(tally);
             }
@@ -687,7 +708,7 @@ impl Map {
             let row = self.level(level);
             let scale = WORD_ORDER * level_u32(level);
             let given = if self.join == Join::Never {
-                row.release(index, block.bits());
+                row.release(index, block);
                 Given::Free(block)
             } else {
                 // A whole word is always completed: it belongs one level up.
@@ -735,7 +756,7 @@ impl Map {
                 }
                 // What is claimed is out of sight until somebody has it.
                 tally.begin_move(tally.top_level());
-                moves += 1;
+                moves = moves.wrapping_add(1);
                 if let Some(first) = self.claim_at(level, in_word, tally) {
                     let first = first << (WORD_ORDER * level_u32(level));
                     if !self.line.serve(entry, first, order) {

@@ -1,7 +1,8 @@
-//! A set of words, one bit each, that is searched from the lowest on.
+//! For each order, the set of words that may have a free block of it, searched from the lowest on.
 //!
-//! Where the set is large, a second row of bits says which groups of 64 words have a member. A
-//! clear bit there is a promise, kept by Dekker's pattern (see `sync`):
+//! Words come in groups of 64, and what is known of a group lies on one cache line: a bit for each
+//! word, a set for each order. Where there are more groups, a second row of such lines says which
+//! groups have a member. A clear bit there is a promise, kept by Dekker's pattern (see `sync`):
 //!
 //! ```text
 //! insert                              remove
@@ -16,22 +17,22 @@
 use crate::{
     error::BuildError,
     sync::{AtomicU64, Ordering::SeqCst, between_write_and_read},
-    zeroed,
+    zeroed::{self, Line},
 };
 
-/// Words in a group, and groups under one word of marks.
+/// Words in a group, and groups under one line of marks.
 const GROUP: u32 = u64::BITS;
 
-/// The set. All accesses are `SeqCst`: see above and `level`.
+/// The sets of one level. All accesses are `SeqCst`: see above and `level`.
 #[derive(Debug)]
-pub(crate) struct Summary {
-    groups: Box<[AtomicU64]>,
-    /// A bit for each group that may have a member. Empty if there is one group.
-    marks: Box<[AtomicU64]>,
+pub(crate) struct Summaries {
+    groups: Box<[Line]>,
+    /// The groups that may have a member. Empty if there is one group.
+    marks: Box<[Line]>,
 }
 
-impl Summary {
-    /// An empty set of up to `words` words.
+impl Summaries {
+    /// Empty sets of up to `words` words.
     pub(crate) fn new(words: u32) -> Result<Self, BuildError> {
         let groups = words.div_ceil(GROUP);
         let marks = if groups == 1 { 0 } else { groups.div_ceil(GROUP) };
@@ -39,78 +40,88 @@ impl Summary {
     }
 
     #[inline]
-    pub(crate) fn contains(&self, word: u32) -> bool {
-        self.group(word / GROUP).load(SeqCst) & bit(word) != 0
+    pub(crate) fn contains(&self, order: u32, word: u32) -> bool {
+        self.members(order, word / GROUP).load(SeqCst) & bit(word) != 0
     }
 
-    /// Adds a word. Writes nothing if it is a member that a search finds.
+    /// Adds a word to the set of `order`. Writes nothing if it is a member that a search finds.
     #[inline]
-    pub(crate) fn insert(&self, word: u32) {
-        if !self.contains(word) {
-            self.add(word);
+    pub(crate) fn insert(&self, order: u32, word: u32) {
+        if !self.contains(order, word) {
+            self.add(order, word);
         }
         // Also if it was a member: whoever has added it may not have come to this line yet.
-        self.mark(word / GROUP);
+        self.mark(order, word / GROUP);
+    }
+
+    /// Adds a word to the sets of all `orders`, a bit each.
+    #[inline]
+    pub(crate) fn insert_all(&self, mut orders: u32, word: u32) {
+        while orders != 0 {
+            self.insert(orders.trailing_zeros(), word);
+            orders &= orders - 1;
+        }
     }
 
     #[cold]
-    fn add(&self, word: u32) {
-        self.group(word / GROUP).fetch_or(bit(word), SeqCst);
+    fn add(&self, order: u32, word: u32) {
+        self.members(order, word / GROUP).fetch_or(bit(word), SeqCst);
         between_write_and_read();
     }
 
-    /// Takes a word out. The caller has begun a move.
-    pub(crate) fn remove(&self, word: u32) {
+    /// Takes a word out of the set of `order`. The caller has begun a move.
+    pub(crate) fn remove(&self, order: u32, word: u32) {
         let group = word / GROUP;
-        let before = self.group(group).fetch_and(!bit(word), SeqCst);
+        let members = self.members(order, group);
+        let before = members.fetch_and(!bit(word), SeqCst);
         if before & !bit(word) != 0 || self.marks.is_empty() {
             return;
         }
-        self.marks[(group / GROUP) as usize].fetch_and(!bit(group), SeqCst);
+        self.marks[(group / GROUP) as usize].word(order as usize).fetch_and(!bit(group), SeqCst);
         between_write_and_read();
-        if self.group(group).load(SeqCst) != 0 {
-            self.mark(group);
+        if members.load(SeqCst) != 0 {
+            self.mark(order, group);
         }
     }
 
-    /// The lowest member that is not below `from`.
+    /// The lowest member of the set of `order` that is not below `from`.
     #[inline]
-    pub(crate) fn first_from(&self, from: u32) -> Option<u32> {
+    pub(crate) fn first_from(&self, order: u32, from: u32) -> Option<u32> {
         let mut group = from / GROUP;
-        if group as usize >= self.groups.len() {
-            return None;
-        }
-        let mut members = self.group(group).load(SeqCst) & (!0 << (from % GROUP));
+        let sets = self.groups.get(group as usize)?;
+        let mut members = sets.word(order as usize).load(SeqCst) & (!0 << (from % GROUP));
         while members == 0 {
-            group = self.next_marked(group + 1)?;
-            members = self.group(group).load(SeqCst);
+            group = self.next_marked(order, group + 1)?;
+            members = self.members(order, group).load(SeqCst);
         }
         Some(group * GROUP + members.trailing_zeros())
     }
 
     /// The lowest marked group that is not below `from`.
-    fn next_marked(&self, from: u32) -> Option<u32> {
+    fn next_marked(&self, order: u32, from: u32) -> Option<u32> {
         let mut row = from / GROUP;
-        let mut marked = self.marks.get(row as usize)?.load(SeqCst) & (!0 << (from % GROUP));
+        let of_row =
+            |row: u32| Some(self.marks.get(row as usize)?.word(order as usize).load(SeqCst));
+        let mut marked = of_row(row)? & (!0 << (from % GROUP));
         while marked == 0 {
             row += 1;
-            marked = self.marks.get(row as usize)?.load(SeqCst);
+            marked = of_row(row)?;
         }
         Some(row * GROUP + marked.trailing_zeros())
     }
 
     #[inline]
-    fn mark(&self, group: u32) {
+    fn mark(&self, order: u32, group: u32) {
         if let Some(marks) = self.marks.get((group / GROUP) as usize)
-            && marks.load(SeqCst) & bit(group) == 0
+            && marks.word(order as usize).load(SeqCst) & bit(group) == 0
         {
-            marks.fetch_or(bit(group), SeqCst);
+            marks.word(order as usize).fetch_or(bit(group), SeqCst);
         }
     }
 
     #[inline]
-    fn group(&self, group: u32) -> &AtomicU64 {
-        &self.groups[group as usize]
+    fn members(&self, order: u32, group: u32) -> &AtomicU64 {
+        self.groups[group as usize].word(order as usize)
     }
 }
 
@@ -126,31 +137,38 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::claim::word::WORD_ORDER;
 
     proptest! {
         #[test]
         fn it_is_searched_as_an_ordered_set(
             words in prop_oneof![1..200u32, 4000..10_000u32],
+            order in 0..=WORD_ORDER,
             changes in prop::collection::vec((any::<u32>(), any::<bool>()), 0..200),
             from: u32,
         ) {
-            let (summary, mut expected) = (Summary::new(words).unwrap(), BTreeSet::new());
+            let (summary, mut expected) = (Summaries::new(words).unwrap(), BTreeSet::new());
             for (word, is_in) in changes {
                 // Close together, so that groups become empty again.
                 let word = word % 300 * 37 % words;
                 if is_in {
-                    summary.insert(word);
+                    summary.insert(order, word);
                     expected.insert(word);
                 } else {
-                    summary.remove(word);
+                    summary.remove(order, word);
                     expected.remove(&word);
                 }
-                prop_assert_eq!(summary.contains(word), is_in);
+                prop_assert_eq!(summary.contains(order, word), is_in);
+            }
+            // The sets of other orders are sets of their own.
+            for other in (0..=WORD_ORDER).filter(|&other| other != order) {
+                prop_assert_eq!(summary.first_from(other, 0), None);
             }
             for from in [0, from % words, words - 1] {
-                prop_assert_eq!(summary.first_from(from), expected.range(from..).next().copied());
+                let next = expected.range(from..).next().copied();
+                prop_assert_eq!(summary.first_from(order, from), next);
             }
-            prop_assert_eq!(summary.first_from(words), None);
+            prop_assert_eq!(summary.first_from(order, words), None);
         }
     }
 }
@@ -159,14 +177,16 @@ mod tests {
 mod models {
     use super::*;
 
+    const ORDER: u32 = 0;
+
     /// A word is found by whoever has added it, also if another is in the middle of adding it.
     #[test]
     fn a_word_that_two_add_is_found_by_both() {
         loom::model(|| {
-            let summary = loom::sync::Arc::new(Summary::new(2 * GROUP + 1).unwrap());
-            let add = |summary: &Summary| {
-                summary.insert(GROUP);
-                summary.first_from(0)
+            let summary = loom::sync::Arc::new(Summaries::new(2 * GROUP + 1).unwrap());
+            let add = |summary: &Summaries| {
+                summary.insert(ORDER, GROUP);
+                summary.first_from(ORDER, 0)
             };
             let rival = loom::thread::spawn({
                 let summary = summary.clone();
@@ -181,15 +201,15 @@ mod models {
     #[test]
     fn a_member_of_a_group_that_was_empty_is_found() {
         loom::model(|| {
-            let summary = loom::sync::Arc::new(Summary::new(2 * GROUP).unwrap());
-            summary.insert(GROUP);
+            let summary = loom::sync::Arc::new(Summaries::new(2 * GROUP).unwrap());
+            summary.insert(ORDER, GROUP);
             let remover = loom::thread::spawn({
                 let summary = summary.clone();
-                move || summary.remove(GROUP)
+                move || summary.remove(ORDER, GROUP)
             });
-            summary.insert(GROUP + 1);
+            summary.insert(ORDER, GROUP + 1);
             remover.join().unwrap();
-            assert_eq!(summary.first_from(0), Some(GROUP + 1));
+            assert_eq!(summary.first_from(ORDER, 0), Some(GROUP + 1));
         });
     }
 }

@@ -193,13 +193,16 @@ pub(crate) fn best_fit(free: u64, order: u32, join: Join) -> Option<Block> {
         return Some(Block { first: 0, order: WORD_ORDER });
     }
     let mut starts = starts(free, order);
-    for order in order..WORD_ORDER {
-        let pairs = starts & starts >> (1 << order) & ALIGNED[order as usize + 1];
-        let single = starts & !(pairs | pairs << (1 << order));
-        if single != 0 {
-            return Some(Block { first: single.trailing_zeros(), order });
+    let mut size = 1u32 << order;
+    for aligned in &ALIGNED[order as usize + 1..] {
+        // A pair is a larger block. What is in none is a block of this size.
+        let pairs = starts & starts >> size & aligned;
+        let singles = starts ^ (pairs | pairs << size);
+        if singles != 0 {
+            return Some(Block { first: singles.trailing_zeros(), order: size.trailing_zeros() });
         }
         starts = pairs;
+        size *= 2;
     }
     None
 }
@@ -208,40 +211,43 @@ pub(crate) fn best_fit(free: u64, order: u32, join: Join) -> Option<Block> {
 #[inline]
 pub(crate) fn containing(free: u64, block: Block, join: Join) -> Block {
     let Block { mut first, mut order } = block;
-    while join == Join::Buddies && order < WORD_ORDER {
-        let buddy = run(first ^ 1 << order, 1 << order);
+    if join == Join::Never {
+        return block;
+    }
+    if free == ALL_FREE {
+        return Block { first: 0, order: WORD_ORDER };
+    }
+    let mut bits = block.bits();
+    loop {
+        let size = 1 << order;
+        let buddy = if first & size == 0 { bits << size } else { bits >> size };
+        // A whole word has no buddy here, but then all would be free.
         if free & buddy != buddy {
-            break;
+            return Block { first, order };
         }
-        first &= !(1 << order);
+        bits |= buddy;
+        first &= !size;
         order += 1;
     }
-    Block { first, order }
 }
 
 /// The orders of all free blocks, a bit each.
+#[inline]
 pub(crate) fn orders(free: u64, join: Join) -> u32 {
+    if free == 0 {
+        return 0;
+    }
     if join == Join::Never {
-        return u32::from(free != 0);
+        return 1;
     }
     let (mut starts, mut orders) = (free, 0);
     for order in 0..WORD_ORDER {
         let pairs = starts & starts >> (1 << order) & ALIGNED[order as usize + 1];
-        if starts & !(pairs | pairs << (1 << order)) != 0 {
-            orders |= 1 << order;
-        }
+        let singles = starts ^ (pairs | pairs << (1 << order));
+        orders |= u32::from(singles != 0) << order;
         starts = pairs;
     }
-    if starts != 0 { orders | 1 << WORD_ORDER } else { orders }
-}
-
-/// The block that a set of units is, if it is one.
-#[inline]
-pub(crate) fn one_block(units: u64) -> Option<Block> {
-    let (first, count) = (units.trailing_zeros(), units.count_ones());
-    let is_one =
-        count.is_power_of_two() && first.is_multiple_of(count) && units == run(first, count);
-    is_one.then(|| Block { first, order: count.ilog2() })
+    orders | u32::from(starts != 0) << WORD_ORDER
 }
 
 /// The blocks that a set of units consists of.
@@ -261,9 +267,11 @@ pub(crate) fn blocks(mut units: u64, join: Join) -> impl Iterator<Item = Block> 
 #[inline]
 fn starts(free: u64, order: u32) -> u64 {
     let mut starts = free;
-    // After step k a bit is set if it and the 2^(k+1) - 1 bits above it are free.
-    for step in 0..order {
-        starts &= starts >> (1 << step);
+    // After each step a bit is set if it and as many bits above it as the step is long are free.
+    let mut size = 1u32;
+    while size < 1 << order {
+        starts &= starts >> size;
+        size *= 2;
     }
     starts & ALIGNED[order as usize]
 }
@@ -306,8 +314,6 @@ mod tests {
         expected.sort_by_key(|block| block.first);
         let found: Vec<_> = blocks(free, Join::Buddies).collect();
         assert_eq!(found, expected, "{free:#x}");
-        let is_one = expected.len() == 1;
-        assert_eq!(one_block(free), is_one.then(|| expected[0]), "{free:#x}");
     }
 
     #[test]
