@@ -231,6 +231,8 @@ impl Connection {
         self.batches.drain(..)
     }
 
+    // A call of its own, which long frames hardly notice: what writes a template stays short.
+    #[inline(never)]
     fn write_in_place(
         &self,
         payloads: &Payloads,

@@ -25,7 +25,7 @@ use crate::{
     schedule::{Admission, Phase, Schedule},
     stream::Stream,
     tally::{Connects, Counted, Tally},
-    tls::{Channel, Handshake, Input, Prepared, Sessions},
+    tls::{Channel, Handshake, Input, Prepared, Secure, Sessions},
     units,
 };
 
@@ -700,27 +700,18 @@ impl Link {
         let Socket::Open { channel } = &mut self.socket else {
             return Ok(());
         };
-        if let Channel::Secure(secure) = channel {
-            secure.flush()?;
-        }
-        while self.connection.has_unwritten() {
-            let written = match channel {
-                Channel::Plain(stream) => self.connection.write(&mut desk.source, &mut &*stream),
-                Channel::Secure(secure) => {
-                    let socket = &mut secure.encrypting(&mut desk.sessions);
-                    // The socket has taken all, though less than was offered: there is no event.
-                    self.connection.write(&mut desk.source, socket).map(|_| true)
+        match channel {
+            Channel::Plain(stream) => {
+                while self.connection.has_unwritten()
+                    && takes_more(self.connection.write(&mut desk.source, &mut &*stream))?
+                {
                 }
-            };
-            match written {
-                Ok(true) => {}
-                Ok(false) => break,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+                Ok(())
+            }
+            Channel::Secure(secure) => {
+                write_encrypted(&mut self.connection, secure, &mut desk.source, &mut desk.sessions)
             }
         }
-        Ok(())
     }
 
     /// Drops the socket, counts why and what that costs, and plans the next attempt.
@@ -825,6 +816,33 @@ impl Pace {
     #[inline]
     fn next_due(&self) -> u64 {
         self.begins_at.saturating_add(self.arrivals.next_due())
+    }
+}
+
+// A call of its own: what plain connections pass by stays short.
+#[inline(never)]
+fn write_encrypted(
+    connection: &mut Connection,
+    secure: &mut Secure,
+    source: &mut Source<'_>,
+    sessions: &mut Sessions,
+) -> io::Result<()> {
+    secure.flush()?;
+    let socket = &mut secure.encrypting(sessions);
+    // What takes less than was offered may take more: no event tells of it.
+    while connection.has_unwritten() && takes_more(connection.write(source, socket).map(|_| true))?
+    {
+    }
+    Ok(())
+}
+
+/// Whether to offer more after a write, which tells whether all was taken that was offered.
+#[inline]
+fn takes_more(written: io::Result<bool>) -> io::Result<bool> {
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(true),
+        written => written,
     }
 }
 

@@ -415,6 +415,8 @@ impl<'run> Worker<'run> {
 
     /// One pass over what is due. Whatever becomes due meanwhile, or is left, waits for the next,
     /// so that replies are read in between, however high the rate.
+    // A call of its own: what closed loops pass by stays short.
+    #[inline(never)]
     fn keep_the_agenda(&mut self) {
         self.desk.look_at_the_clock();
         let now = self.desk.now;

@@ -42,7 +42,7 @@ pub(crate) use self::{
     channel::{Channel, Input, Prepared},
     cost::Cost,
     price::Price,
-    secure::Handshake,
+    secure::{Handshake, Secure},
     sessions::{PLAIN_BYTES_MAX, Sessions},
 };
 

@@ -72,6 +72,11 @@ fn of_certificate(error: &CertificateError, sessions: &Sessions) -> String {
             "the certificate of the server is valid from {} on; check the clocks of both machines",
             date(*not_before)
         ),
+        // What has a time with it is above: this is an end before the beginning.
+        CertificateError::Expired => format!(
+            "the certificate of the server expires before it begins to be valid; make another one \
+             ({anyhow})"
+        ),
         // Another authority of the same name makes a bad signature.
         CertificateError::UnknownIssuer | CertificateError::BadSignature => format!(
             "the certificate of the server is from an authority that is not trusted here; name its \

@@ -124,6 +124,8 @@ impl Secure {
     }
 
     /// Reads what there is. `bytes` has room for [`PLAIN_BYTES_MAX`](super::PLAIN_BYTES_MAX).
+    // A call of its own: what plain connections pass by stays short.
+    #[inline(never)]
     pub(crate) fn read(&mut self, bytes: &mut [u8], sessions: &mut Sessions) -> io::Result<Input> {
         self.read_some(bytes, usize::MAX, sessions)
     }

@@ -231,6 +231,7 @@ fn a_certificate_that_is_not_valid_now_is_refused() {
     for (years, words) in [
         ([1975, 2001], "expired on 2001-05-17 00:00:00 UTC; renew it"),
         ([4000, 4096], "is valid from 4000-05-17 00:00:00 UTC on; check the clocks"),
+        ([2001, 1975], "expires before it begins to be valid; make another one"),
     ] {
         authority.vouch_for("odd", ["127.0.0.1"], years);
         let server = start(authority.server("odd"), |_, stream| echo(stream));
