@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Stops threads of the arena wherever they can be stopped, for longer than a build has time for.
+# Stops threads of the arena wherever they can be stopped, for longer than ci/check.sh does.
 #
 # Arguments: seconds for each test that could go on for ever [20], then filters of test names.
 # Needs the right to use SCHED_FIFO and to install seccomp filters (root has both), and fails

@@ -119,11 +119,24 @@ pub(crate) mod models {
         static IS_AVAILABLE: Cell<bool> = const { Cell::new(true) };
     }
 
+    loom::thread_local! {
+        static IS_DENIED: Cell<bool> = Cell::new(false);
+    }
+
     /// Runs models as on a system that has no such barrier.
     pub(crate) fn without(run: impl FnOnce()) {
         IS_AVAILABLE.set(false);
         run();
         IS_AVAILABLE.set(true);
+    }
+
+    /// Runs a part of a model as on a system that refuses the barriers that this part asks for.
+    /// Other threads of the model are not refused.
+    pub(crate) fn denied<R>(run: impl FnOnce() -> R) -> R {
+        IS_DENIED.with(|is_denied| is_denied.set(true));
+        let done = run();
+        IS_DENIED.with(|is_denied| is_denied.set(false));
+        done
     }
 
     pub(crate) fn is_available() -> bool {
@@ -137,6 +150,9 @@ pub(crate) mod models {
     }
 
     pub(crate) fn heavy() -> bool {
+        if IS_DENIED.with(Cell::get) {
+            return false;
+        }
         if is_available() {
             fence(SeqCst);
         }

@@ -15,11 +15,11 @@ use std::{
 
 use crate::{
     barrier,
-    claim::{Duty, Map, WORD_UNITS},
+    claim::{Duty, Map},
     error::{AllocError, BuildError},
     geometry::{Geometry, Order, Span},
     lease::Lease,
-    life::{Core, Effort, Fate, Progress},
+    life::{Core, Effort, Fate},
     region::Region,
     share::Counts,
     stripe::{Tally, Totals},
@@ -149,30 +149,8 @@ impl Shared {
     pub(crate) unsafe fn release(shared: NonNull<Self>, span: Span) {
         // SAFETY: the caller has the units, so the arena is alive (A2).
         let core = unsafe { Self::core(shared) };
-        let progress = match thread::owned_seat() {
-            // SAFETY: the caller's promise.
-            Some(seat) if span.units() < WORD_UNITS => unsafe {
-                Core::release_cached(core, span, seat)
-            },
-            _ => Progress::Nothing,
-        };
-        if progress != Progress::Ended {
-            // SAFETY: the caller's promise.
-            unsafe { Self::release_beyond_cache(shared, span, progress) };
-        }
-    }
-
-    /// Goes on with a release. Not inlined: so the usual case saves no registers.
-    ///
-    /// # Safety
-    ///
-    /// As for [`release`](Self::release), which has come so far.
-    #[inline(never)]
-    unsafe fn release_beyond_cache(shared: NonNull<Self>, span: Span, progress: Progress) {
-        // SAFETY: the caller has the units, so the arena is alive (A2).
-        let core = unsafe { Self::core(shared) };
         // SAFETY: the caller's promise.
-        let fate = unsafe { Core::release(core, span, thread::seat(), progress) };
+        let fate = unsafe { Core::release(core, span, thread::seat()) };
         match fate {
             Fate::Lives => {}
             // SAFETY: `Over` says that nobody else has a part in it (A2).

@@ -24,13 +24,13 @@ pub(crate) use loom::{
 pub(crate) use std::sync::Mutex;
 
 #[cfg(all(test, arena_loom))]
-pub(crate) use loom::sync::Mutex;
+pub(crate) use self::lock::Mutex;
 
 #[cfg(all(feature = "async-alloc", not(all(test, arena_loom))))]
 pub(crate) use {self::cell::UnsafeCell, std::sync::MutexGuard};
 
 #[cfg(all(feature = "async-alloc", test, arena_loom))]
-pub(crate) use loom::{cell::UnsafeCell, sync::MutexGuard};
+pub(crate) use {self::lock::MutexGuard, loom::cell::UnsafeCell};
 
 #[cfg(all(feature = "async-alloc", not(all(test, arena_loom))))]
 mod cell {
@@ -45,6 +45,69 @@ mod cell {
 
         pub(crate) fn with_mut<R>(&self, touch: impl FnOnce(*mut T) -> R) -> R {
             touch(self.0.get())
+        }
+    }
+}
+
+/// Loom's lock. It switches threads at atomics alone, so that there must be one for others to find
+/// the lock taken.
+#[cfg(all(feature = "async-alloc", test, arena_loom))]
+mod lock {
+    use std::{
+        ops::{Deref, DerefMut},
+        sync::{PoisonError, TryLockError},
+    };
+
+    use super::{AtomicU32, Ordering::Relaxed};
+
+    #[derive(Debug)]
+    pub(crate) struct Mutex<T> {
+        inner: loom::sync::Mutex<T>,
+        switch: AtomicU32,
+    }
+
+    pub(crate) struct MutexGuard<'a, T> {
+        inner: loom::sync::MutexGuard<'a, T>,
+        switch: &'a AtomicU32,
+    }
+
+    impl<T> Mutex<T> {
+        pub(crate) fn new(value: T) -> Self {
+            Self { inner: loom::sync::Mutex::new(value), switch: AtomicU32::new(0) }
+        }
+
+        pub(crate) fn lock(&self) -> Result<MutexGuard<'_, T>, PoisonError<MutexGuard<'_, T>>> {
+            let inner = self.inner.lock().expect("a panic ends the model");
+            Ok(MutexGuard { inner, switch: &self.switch })
+        }
+
+        pub(crate) fn try_lock(
+            &self,
+        ) -> Result<MutexGuard<'_, T>, TryLockError<MutexGuard<'_, T>>> {
+            match self.inner.try_lock() {
+                Ok(inner) => Ok(MutexGuard { inner, switch: &self.switch }),
+                Err(_) => Err(TryLockError::WouldBlock),
+            }
+        }
+    }
+
+    impl<T> Deref for MutexGuard<'_, T> {
+        type Target = T;
+
+        fn deref(&self) -> &T {
+            &self.inner
+        }
+    }
+
+    impl<T> DerefMut for MutexGuard<'_, T> {
+        fn deref_mut(&mut self) -> &mut T {
+            &mut self.inner
+        }
+    }
+
+    impl<T> Drop for MutexGuard<'_, T> {
+        fn drop(&mut self) {
+            self.switch.load(Relaxed);
         }
     }
 }

@@ -159,7 +159,7 @@ impl Level {
     }
 
     /// Gives a block of one word back. Returns whether the word is wholly free now.
-    #[inline(always)]
+    #[inline]
     pub(crate) fn release(&self, index: u32, block: Block) -> bool {
         let free = self.set(index, block.bits());
         // Also if the word had such a block before: whoever freed that may not have come to this
@@ -239,7 +239,7 @@ impl Level {
     }
 
     /// Adds the word to the summaries of what is left of a block of order `cut`.
-    #[inline(always)]
+    #[inline]
     fn mark_rest(&self, index: u32, order: u32, cut: u32) {
         if cut > order {
             between_write_and_read();

@@ -207,19 +207,50 @@ fn a_snapshot_of_a_cache_that_moves_shows_nothing_that_is_in_use() {
     });
 }
 
-/// Rule 1: a cache moves to another word and leaves a quarter behind, which is free all the time.
+/// Rule 1: a cache moves to another word, where it finds more units in smaller pieces. What it
+/// leaves behind is free all the time.
 #[test]
 fn a_cache_that_moves_leaves_its_units_behind() {
     model(|| {
         let arena = Arena::of_blocks(128);
-        let owner = owned_seat(0);
-        let _held = [HALF, QUARTER].map(|order| arena.claim(order, owner).unwrap());
+        let (owner, filler) = (owned_seat(0), shared_seat());
+        let [_, high, low, other] = [HALF; 4].map(|half| arena.claim(half, filler).unwrap());
+        arena.release(other, filler);
+        let pieces = [0; 8].map(|_| arena.claim(SIXTEENTH, filler).unwrap());
+        for piece in pieces.into_iter().step_by(2) {
+            arena.release(piece, filler);
+        }
+        arena.release(low, filler);
+        arena.release(high, filler);
+        // The other eighth of its word is in its cache then.
+        let _held = [QUARTER, EIGHTH].map(|order| arena.claim(order, owner).unwrap());
         let rival = thread::spawn({
             let arena = arena.clone();
-            move || arena.claim(HALF, owner).is_some()
+            move || arena.claim(HALF, owner)
         });
-        assert!(arena.claim(QUARTER, owned_seat(1)).is_some(), "a quarter is free at every moment");
-        assert!(rival.join().unwrap(), "half a word is free at every moment");
+        assert!(arena.claim(EIGHTH, owned_seat(1)).is_some(), "an eighth is free at every moment");
+        rival.join().unwrap();
+    });
+}
+
+/// A snapshot that is taken while a cache moves shows what it leaves behind in no other word.
+#[test]
+fn a_snapshot_of_a_cache_that_moves_shows_its_units_where_they_are() {
+    model(|| {
+        let arena = Arena::of_blocks(128);
+        let (owner, filler) = (owned_seat(0), shared_seat());
+        let [low, _, _, other] = [HALF; 4].map(|half| arena.claim(half, filler).unwrap());
+        arena.release(low, filler);
+        // The other eighth of this half is in its cache then.
+        let _held = [QUARTER, EIGHTH].map(|order| arena.claim(order, owner).unwrap());
+        arena.release(other, filler);
+        let rival = thread::spawn({
+            let arena = arena.clone();
+            move || arena.claim(QUARTER, owner).is_some()
+        });
+        let free = arena.0.map.free_units(&arena.0.stripes)[1];
+        assert_eq!(free & 0xffff_ffff, 0, "the first half of the other word is in use");
+        assert!(rival.join().unwrap());
     });
 }
 
@@ -229,20 +260,49 @@ fn a_cache_that_moves_leaves_its_units_behind() {
 fn caches_give_their_share_back_once() {
     model_bounded(2, || {
         let arena = Arena::of_slots(2);
-        let rivals = [0, 1].map(|_| {
+        let rival = thread::spawn({
             let arena = arena.clone();
-            thread::spawn(move || {
-                let _ = arena.claim(Order::UNIT, shared_seat());
-            })
+            move || [0; 2].map(|_| arena.claim(Order::UNIT, shared_seat()))
         });
-        let mine = arena.claim(Order::UNIT, owned_seat(0));
-        if let Some(mine) = mine {
+        if let Some(mine) = arena.claim(Order::UNIT, owned_seat(0)) {
             arena.release(mine, owned_seat(0));
         }
-        for rival in rivals {
-            rival.join().unwrap();
-        }
+        rival.join().unwrap();
         let (spare, cached) = arena.0.map.shares(&arena.0.stripes);
         assert_eq!(spare + cached, 2);
+    });
+}
+
+/// A1: an owner releases a slot twice into its cache.
+#[test]
+#[should_panic(expected = "released twice")]
+fn a_slot_that_is_released_twice_into_a_cache_is_caught() {
+    model(|| {
+        let arena = Arena::of_slots(1);
+        let slot = arena.claim(Order::UNIT, owned_seat(0)).unwrap();
+        arena.release(slot, owned_seat(0));
+        arena.release(slot, owned_seat(0));
+    });
+}
+
+/// A1: the kernel refuses a barrier. Nobody knows whether an owner is in its cache, and so caches
+/// stay shut and nobody touches what lies in them but their owners.
+#[test]
+fn a_recall_without_a_barrier_takes_nothing() {
+    model(|| {
+        let arena = Arena::of_slots(1);
+        let owner = owned_seat(0);
+        let slot = arena.claim(Order::UNIT, owner).unwrap();
+        arena.release(slot, owner);
+        let rival = thread::spawn({
+            let arena = arena.clone();
+            move || barrier::models::denied(|| arena.claim(Order::UNIT, owned_seat(1)).is_some())
+        });
+        let mine = arena.claim(Order::UNIT, owner).is_some();
+        let other = rival.join().unwrap();
+        assert!(!(mine && other), "one slot has one owner");
+        assert!(arena.0.must_leave_cache(), "the caches stay shut");
+        let after = arena.claim(Order::UNIT, owner).is_some();
+        assert!(mine || other || after, "it is not lost");
     });
 }

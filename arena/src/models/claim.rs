@@ -566,6 +566,94 @@ fn an_owner_that_fills_its_cache_sees_the_last_owners_done() {
     });
 }
 
+/// Rule 1: a word was left open, wholly free. Somebody who needs more closes it, in vain.
+#[test]
+fn closing_for_a_request_that_is_refused_hides_nothing() {
+    for order in [HALF, WORD] {
+        model(move || {
+            let arena = Arena::of_blocks(128);
+            let half = arena.claim(HALF, shared_seat()).unwrap();
+            let _held = arena.claim(WORD, shared_seat()).unwrap();
+            arena.release(half, shared_seat());
+            let rival = thread::spawn({
+                let arena = arena.clone();
+                move || assert!(arena.claim(Order::new(7), shared_seat()).is_none())
+            });
+            assert!(arena.claim(order, owned_seat(1)).is_some(), "a word is free at every moment");
+            rival.join().unwrap();
+        });
+    }
+}
+
+/// Rule 1: the word becomes wholly free, and is left open, while somebody corrects its summaries.
+#[test]
+fn a_correction_hides_no_word_that_was_left_open() {
+    model_bounded(2, || {
+        let arena = Arena::of_blocks(128);
+        let half = arena.claim(HALF, shared_seat()).unwrap();
+        let _held = arena.claim(WORD, shared_seat()).unwrap();
+        // Now its summary has the word, and keeps it.
+        arena.release(half, shared_seat());
+        let half = arena.claim(HALF, shared_seat()).unwrap();
+        let corrector = thread::spawn({
+            let arena = arena.clone();
+            move || assert!(arena.claim(Order::new(7), owned_seat(1)).is_none())
+        });
+        let releaser = thread::spawn({
+            let arena = arena.clone();
+            move || arena.release(half, shared_seat())
+        });
+        releaser.join().unwrap();
+        assert!(arena.claim(WORD, owned_seat(2)).is_some(), "a word is free since then");
+        corrector.join().unwrap();
+    });
+}
+
+/// Rule 1: somebody searches for an entry of the line, and corrects the summaries of a word, while
+/// a part of it becomes free and somebody comes to wait for that.
+#[test]
+fn a_correction_for_the_line_hides_nothing_from_the_front() {
+    model_bounded(2, || {
+        let arena = Arena::of_blocks(64);
+        let [low, _high] = [0; 2].map(|_| arena.claim(HALF, shared_seat()).unwrap());
+        arena.0.map.line.join(WORD.get()).unwrap();
+        let releaser = thread::spawn({
+            let arena = arena.clone();
+            move || arena.release(low, shared_seat())
+        });
+        let server = thread::spawn({
+            let arena = arena.clone();
+            move || serve(&arena.0, owned_seat(1))
+        });
+        arena.0.map.line.set_front(HALF.get());
+        assert!(arena.0.map.shut_caches());
+        serve(&arena.0, owned_seat(0));
+        releaser.join().unwrap();
+        server.join().unwrap();
+        assert!(arena.0.map.line.is_served(FRONT), "half of it is free");
+    });
+}
+
+/// Rule 1: somebody claims a block for an entry of the line that is given up meanwhile.
+#[test]
+fn a_block_that_is_claimed_for_the_line_hides_nothing() {
+    model_both(|| {
+        let arena = Arena::of_blocks(64);
+        let _held = arena.claim(HALF, shared_seat()).unwrap();
+        let entry = arena.0.map.line.join(HALF.get()).unwrap();
+        let server = thread::spawn({
+            let arena = arena.clone();
+            move || serve(&arena.0, owned_seat(1))
+        });
+        let served = arena.0.map.line.leave(entry).is_some();
+        assert!(
+            served || arena.claim(HALF, owned_seat(0)).is_some(),
+            "a half is free at every moment",
+        );
+        server.join().unwrap();
+    });
+}
+
 /// Claims `units` slots and returns the last one alone.
 fn fill(arena: &Arena, units: u32) -> Span {
     let tally = shared_seat();

@@ -227,3 +227,96 @@ fn a_tail_and_the_last_handle_free_once() {
         });
     }
 }
+
+/// A2: two releases at one seat. One of them begins after the last handle has looked, and ends
+/// before the other.
+#[test]
+fn two_releases_at_a_shared_seat_and_the_last_handle_free_once() {
+    barrier::models::without(|| {
+        model_bounded(2, || {
+            let arena = Doomed::of_slots(2);
+            let slots = [0, 1].map(|_| arena.claim(Order::UNIT, shared_seat()));
+            let releasers = slots.map(|slot| {
+                let arena = arena.clone();
+                thread::spawn(move || arena.release(slot, shared_seat()))
+            });
+            let last = thread::spawn({
+                let arena = arena.clone();
+                move || arena.drop_handle()
+            });
+            let ends = releasers.into_iter().chain([last]).map(|thread| thread.join().unwrap());
+            assert_eq!(ends.filter(|&freed| freed).count(), 1);
+        });
+    });
+}
+
+/// A2: a release that has served ends, while the last handle goes.
+#[test]
+fn a_release_that_has_served_and_the_last_handle_free_once() {
+    for seat in [owned_seat(0), shared_seat()] {
+        model_both(move || {
+            let arena = Doomed::of_slots(1);
+            let slot = arena.claim(Order::UNIT, seat);
+            // SAFETY: the handle exists.
+            let map = &unsafe { arena.core.as_ref() }.map;
+            let is_safe = map.shut_caches();
+            map.line.set_front(0);
+            // SAFETY: the slot is released once.
+            let fate = unsafe { Core::release(arena.core, slot, seat) };
+            assert_eq!(fate, Fate::MustServe(Duty::Deliver));
+            map.line.withdraw(FRONT).expect("it was handed over");
+            map.line.end_front();
+            map.open_caches_if(is_safe);
+            let rival = thread::spawn({
+                let arena = arena.clone();
+                move || {
+                    // SAFETY: as it has to end.
+                    let fate = unsafe { Core::finish_release(arena.core, 1, seat) };
+                    arena.end(fate)
+                }
+            });
+            let by_handle = arena.drop_handle();
+            assert_ne!(by_handle, rival.join().unwrap(), "freed exactly once");
+        });
+    }
+}
+
+/// A2: a claim is made through a handle that goes: the last handle knows of it.
+#[test]
+fn a_claim_through_another_handle_is_outstanding() {
+    model_both(|| {
+        let arena = Doomed::of_slots(1);
+        // SAFETY: the handle exists.
+        unsafe { arena.core.as_ref() }.add_handle();
+        let rival = thread::spawn({
+            let arena = arena.clone();
+            move || {
+                let slot = arena.claim(Order::UNIT, shared_seat());
+                assert!(!arena.drop_handle(), "its slot is in use");
+                slot
+            }
+        });
+        assert!(!arena.drop_handle(), "a slot is in use, or about to be");
+        let slot = rival.join().unwrap();
+        assert!(arena.release(slot, shared_seat()), "it was the last");
+    });
+}
+
+/// A2: the kernel refuses a barrier that it had granted. The end cannot be decided then, and the
+/// memory stays.
+#[test]
+fn an_end_without_a_barrier_frees_nothing() {
+    model(|| {
+        let arena = Doomed::of_slots(1);
+        let slot = arena.claim(Order::UNIT, owned_seat(0));
+        let rival = thread::spawn({
+            let arena = arena.clone();
+            move || arena.release(slot, owned_seat(0))
+        });
+        let by_handle = barrier::models::denied(|| arena.drop_handle());
+        let by_rival = rival.join().unwrap();
+        assert!(!by_handle && !by_rival);
+        // SAFETY: `new` made it from a box, and nobody else has it any more.
+        drop(unsafe { Box::from_raw(arena.core.as_ptr()) });
+    });
+}

@@ -19,10 +19,14 @@ use crate::{
     barrier,
     claim::{Duty, FRONT, Map},
     geometry::{Order, Span},
-    life::{Core, Effort, Fate, Progress},
+    life::{Core, Effort, Fate},
     thread::{SHARED_SEATS, Seat},
 };
 
+/// A sixteenth of a word.
+const SIXTEENTH: Order = Order::new(2);
+/// An eighth of a word.
+const EIGHTH: Order = Order::new(3);
 /// A quarter of a word.
 const QUARTER: Order = Order::new(4);
 /// Half a word.
@@ -87,21 +91,14 @@ fn claim(core: &Core, order: Order, seat: Seat) -> Option<Span> {
 ///
 /// As for [`Core::release`].
 unsafe fn release(core: NonNull<Core>, span: Span, seat: Seat) -> Fate {
-    let progress = if seat.is_owned() {
-        // SAFETY: the caller's promise.
-        unsafe { Core::release_cached(core, span, seat) }
-    } else {
-        Progress::Nothing
-    };
-    if progress == Progress::Ended {
-        return Fate::Lives;
-    }
     // SAFETY: the caller's promise.
-    match unsafe { Core::release(core, span, seat, progress) } {
+    match unsafe { Core::release(core, span, seat) } {
         Fate::MustServe(duty) => {
-            assert_eq!(duty, Duty::Search, "there is no queue");
-            // SAFETY: the units are outstanding, so the core is alive.
-            serve(unsafe { core.as_ref() }, seat);
+            // There is no queue to deliver to: a model looks at the front itself.
+            if duty == Duty::Search {
+                // SAFETY: the units are outstanding, so the core is alive.
+                serve(unsafe { core.as_ref() }, seat);
+            }
             // SAFETY: the caller's promise.
             unsafe { Core::finish_release(core, span.units(), seat) }
         }

@@ -28,8 +28,11 @@ impl Wake for Bell {
 }
 
 /// Claims as `allocate_async` does.
-fn claim_or_wait(handle: &Handle, order: Order) -> Claim<'_, Lease> {
-    Claim::new(handle, Some(order))
+async fn claim_or_wait(handle: &Handle, order: Order) -> Lease {
+    match handle.claim_unless_waited_for(order) {
+        Some(lease) => lease,
+        None => Claim::new(handle, order).await,
+    }
 }
 
 /// Polls until the future is ready; loom reports a deadlock if it is never woken.
@@ -41,6 +44,40 @@ fn block_on<F: Future>(mut future: Pin<&mut F>) -> F::Output {
             Poll::Ready(output) => return output,
             Poll::Pending => bell.0.wait(),
         }
+    }
+}
+
+/// Notes that it was called. Read when the threads of the model have ended.
+#[derive(Default)]
+struct Note(std::sync::atomic::AtomicBool);
+
+impl Wake for Note {
+    fn wake(self: std::sync::Arc<Self>) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+/// Somebody in the queue who is looked at in the end.
+struct Waiting<'a> {
+    claim: Pin<Box<dyn Future<Output = Lease> + 'a>>,
+    note: std::sync::Arc<Note>,
+}
+
+impl<'a> Waiting<'a> {
+    fn join(handle: &'a Handle, order: Order) -> Self {
+        let claim = Box::pin(claim_or_wait(handle, order));
+        let mut waiting = Self { claim, note: std::sync::Arc::default() };
+        assert!(waiting.poll().is_pending(), "there is no memory for it");
+        waiting
+    }
+
+    fn poll(&mut self) -> Poll<Lease> {
+        let waker = Waker::from(self.note.clone());
+        self.claim.as_mut().poll(&mut Context::from_waker(&waker))
+    }
+
+    fn is_woken(&self) -> bool {
+        self.note.0.load(std::sync::atomic::Ordering::Relaxed)
     }
 }
 
@@ -405,6 +442,84 @@ fn a_release_beside_a_refuser_serves_who_comes_to_wait() {
             }
         });
         drop(half);
+        waiter.join().unwrap();
+    });
+}
+
+/// Two releases serve two waiters: one of the two threads may find the other at the queue.
+#[test]
+fn two_releases_wake_two_waiters() {
+    model(|| {
+        let handle = slots(2);
+        let [left, right] = [0, 1].map(|_| claim(&handle, Order::UNIT));
+        let waiters = [0, 1].map(|_| Waiting::join(&handle, Order::UNIT));
+        let rival = thread::spawn(move || drop(left));
+        drop(right);
+        rival.join().unwrap();
+        assert!(waiters.iter().all(Waiting::is_woken), "there is a slot for each");
+    });
+}
+
+/// The first in the queue gives up while he is served: his slot is not lost.
+#[test]
+fn what_serves_a_waiter_that_gives_up_is_not_lost() {
+    model(|| {
+        let handle = slots(1);
+        let lease = claim(&handle, Order::UNIT);
+        let waiting = Waiting::join(&handle, Order::UNIT);
+        let rival = thread::spawn(move || drop(lease));
+        drop(waiting);
+        rival.join().unwrap();
+        assert!(handle.claim(Order::UNIT).is_ok());
+    });
+}
+
+/// Whoever has the lock of the queue while a release serves its front tells the first: somebody
+/// who gives up, who asks again, or who takes a snapshot.
+#[test]
+fn whoever_lets_go_of_the_queue_delivers() {
+    let give_up: fn(&Handle, Waiting<'_>) = |_, second| drop(second);
+    let ask_again: fn(&Handle, Waiting<'_>) = |_, mut second| {
+        assert!(second.poll().is_pending());
+        std::mem::forget(second);
+    };
+    let take_a_snapshot: fn(&Handle, Waiting<'_>) = |handle, second| {
+        let _ = handle.wait_metrics();
+        std::mem::forget(second);
+    };
+    for touch in [give_up, ask_again, take_a_snapshot] {
+        model(move || {
+            let handle = slots(1);
+            let lease = claim(&handle, Order::UNIT);
+            let [first, second] = [0, 1].map(|_| Waiting::join(&handle, Order::UNIT));
+            let rival = thread::spawn(move || drop(lease));
+            touch(&handle, second);
+            rival.join().unwrap();
+            assert!(first.is_woken(), "a slot became free");
+            std::mem::forget(first);
+        });
+    }
+}
+
+/// The owner claims from its cache when a waiter recalls it: it empties what is left.
+#[test]
+fn an_owner_that_claims_from_its_cache_leaves_nothing_in_it() {
+    model_bounded(2, || {
+        sit(owned_seat(0));
+        let handle = slots(4);
+        let mine = [0, 1].map(|_| claim(&handle, Order::UNIT));
+        sit(shared_seat());
+        std::mem::forget([0, 1].map(|_| claim(&handle, Order::UNIT)));
+        sit(owned_seat(0));
+        drop(mine);
+        let waiter = thread::spawn({
+            let handle = handle.clone();
+            move || {
+                sit(owned_seat(1));
+                std::mem::forget(block_on(pin!(claim_or_wait(&handle, Order::UNIT))));
+            }
+        });
+        std::mem::forget(claim(&handle, Order::UNIT));
         waiter.join().unwrap();
     });
 }

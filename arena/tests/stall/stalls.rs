@@ -91,7 +91,7 @@ fn assert_nobody_stalls<V: FnMut(), B: FnMut(&mut Meter)>(
             });
         }
         scope.spawn(|| gaps.watch(&is_over));
-        stops = stop_at_random(VICTIMS, duration(), STOPS, WITHIN, &is_over);
+        stops = stop_at_random(VICTIMS, 2 * duration(), STOPS, WITHIN, &is_over);
     });
     let times = Times::of(&meters.into_inner().unwrap(), &gaps, LIMIT);
     eprint!("{stops} stops\n{times}");
