@@ -30,6 +30,10 @@ use crate::support::{client::Client, run, traffic::frame};
 const PIPE_BYTES: usize = 64;
 const LIMIT: Duration = Duration::from_secs(1);
 
+/// Receive buffer of a slow client. With a much smaller one TCP itself crawls: windows are shorter
+/// than a segment then, and only a timer of the sender fills them.
+const CLIENT_ROOM_BYTES: u32 = 64 << 10;
+
 type Framed = ArenaFramed<Probe<DuplexStream>>;
 
 fn framed(memory: &Memory, timeouts: Timeouts) -> (DuplexStream, Framed) {
@@ -196,7 +200,7 @@ fn a_client_that_is_slow_at_first_gets_all_that_two_tasks_write() {
         let memory = Memory::buddy(1 << 20, 256, 64 << 10).expect("memory");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
-        let mut client = Client::connect_with_little_room(address).await;
+        let mut client = Client::connect_with_room(address, CLIENT_ROOM_BYTES).await;
         let (accepted, _) = listener.accept().await.expect("a client");
         SockRef::from(&accepted).set_send_buffer_size(1).expect("a socket");
         let framed = ArenaFramed::builder().new_framed(accepted, &memory);

@@ -22,8 +22,13 @@ impl Client {
     /// Connects with as little room for what arrives as a socket can have: what this side does not
     /// read stays with the server.
     pub(crate) async fn connect_with_little_room(address: SocketAddr) -> Self {
+        Self::connect_with_room(address, 1).await
+    }
+
+    /// Connects with room for so many bytes that arrive, and never more.
+    pub(crate) async fn connect_with_room(address: SocketAddr, bytes: u32) -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
-        socket.set_recv_buffer_size(1).expect("a socket");
+        socket.set_recv_buffer_size(bytes).expect("a socket");
         let stream = socket.connect(address).await.expect("the server listens");
         Self { stream }
     }
