@@ -132,6 +132,8 @@ impl Drop for Stops<'_> {
 impl Moment {
     /// When its clock was made.
     pub(crate) const FIRST: Self = Self(0);
+    /// Later than any other.
+    pub(crate) const NEVER: Self = Self(NEVER);
 
     /// Returns how much later it is than `other`, if it is.
     pub(crate) fn since(self, other: Self) -> Duration {

@@ -8,11 +8,14 @@
 use std::{
     future::Future,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
-use tokio::time::{Sleep, sleep_until};
+use tokio::{
+    task::coop,
+    time::{Sleep, sleep_until},
+};
 
 use super::FrameError;
 use crate::{
@@ -76,6 +79,8 @@ pub(crate) struct Watch {
     timer: Option<Pin<Box<Sleep>>>,
     /// What the timer is set to, less the pauses since then.
     timer_due: Moment,
+    /// The task that the timer wakes, once it was set.
+    timer_wakes: Option<Waker>,
 }
 
 /// What a wait has come to.
@@ -98,6 +103,7 @@ impl Watch {
             grace_ends: None,
             timer: None,
             timer_due: Moment::FIRST,
+            timer_wakes: None,
         }
     }
 
@@ -158,23 +164,29 @@ impl Watch {
             Wait::Memory | Wait::Write => since,
         };
         let limit = self.limit(wait);
-        let deadline = limit.map(|limit| begun + limit);
-        if let (Some(limit), Some(deadline)) = (limit, deadline)
+        let deadline = limit.map_or(Moment::NEVER, |limit| begun + limit);
+        if let Some(limit) = limit
             && deadline <= now
         {
             return self.poll_grace(context, clock, now, wait.error(limit));
         }
-        let asks_at = (wait.may_be_deaf() && !self.has_asked).then(|| since + ASK_AFTER);
-        self.has_asked |= asks_at.is_some_and(|at| at <= now);
-        let look = look.map(|look| now + look);
-        let asks_later = asks_at.filter(|_| !self.has_asked);
-        if let Some(due) = deadline.into_iter().chain(look).chain(asks_later).min() {
+        let asks_at = match wait.may_be_deaf() && !self.has_asked {
+            true => since + ASK_AFTER,
+            false => Moment::NEVER,
+        };
+        let asks = asks_at <= now;
+        self.has_asked |= asks;
+        let mut due = deadline;
+        if !asks {
+            due = due.min(asks_at);
+        }
+        if let Some(look) = look {
+            due = due.min(now + look);
+        }
+        if due < Moment::NEVER {
             self.arm(context, clock, due, now);
         }
-        match asks_at {
-            Some(at) if at <= now => Poll::Ready(Patience::Asks),
-            _ => Poll::Pending,
-        }
+        if asks { Poll::Ready(Patience::Asks) } else { Poll::Pending }
     }
 
     /// The deadline is over: lets a moment pass, in which all that has happened becomes known.
@@ -196,17 +208,29 @@ impl Watch {
     }
 
     /// Makes sure that the task is woken at `due` or before.
+    #[inline]
     fn arm(&mut self, context: &mut Context<'_>, clock: &Clock, due: Moment, now: Moment) {
+        let is_armed = now < self.timer_due
+            && self.timer_due <= due
+            && self.timer_wakes.as_ref().is_some_and(|task| task.will_wake(context.waker()))
+            && self.timer.as_ref().is_some_and(|timer| !timer.is_elapsed());
+        if !is_armed {
+            self.set_timer(context, clock, due, now);
+        }
+    }
+
+    fn set_timer(&mut self, context: &mut Context<'_>, clock: &Clock, due: Moment, now: Moment) {
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(clock.instant(due))));
         if self.timer_due > due || self.timer_due <= now {
             timer.as_mut().reset(clock.instant(due));
             self.timer_due = due;
         }
-        if timer.as_mut().poll(context).is_ready() {
+        self.timer_wakes = Some(context.waker().clone());
+        if poll_timer(timer, context).is_ready() {
             // The process has paused since it was set.
             timer.as_mut().reset(clock.instant(due));
             self.timer_due = due;
-            if timer.as_mut().poll(context).is_ready() {
+            if poll_timer(timer, context).is_ready() {
                 // It fired in this very moment, early.
                 context.waker().wake_by_ref();
             }
@@ -250,6 +274,94 @@ impl Wait {
             Self::Frame => FrameError::FrameTimeout(limit),
             Self::Memory => FrameError::MemoryTimeout(limit),
             Self::Write => FrameError::WriteTimeout(limit),
+        }
+    }
+}
+
+/// Polls a timer, which notes whom to wake however much the task has done in this turn.
+fn poll_timer(timer: &mut Pin<Box<Sleep>>, context: &mut Context<'_>) -> Poll<()> {
+    Pin::new(&mut coop::unconstrained(timer)).poll(context)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::{
+        select,
+        task::yield_now,
+        time::{advance, pause},
+    };
+    use tokio_test::{assert_pending, task::spawn};
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(1);
+    const TIMEOUTS: Timeouts =
+        Timeouts { first_byte: None, idle: None, frame: None, write: None, memory: Some(LIMIT) };
+
+    /// Lets `duration` pass as a process sees it that runs.
+    async fn run(duration: Duration) {
+        for _ in 0..duration.as_millis() / 10 {
+            advance(Duration::from_millis(10)).await;
+            yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_task_without_budget_is_woken_at_its_deadline() {
+        pause();
+        let (clock, mut watch) = (Clock::new(), Watch::new(TIMEOUTS));
+        let mut task =
+            spawn(poll_fn(|context| watch.poll_over(context, &clock, Wait::Memory, None)));
+        poll_fn(|context| {
+            while let Poll::Ready(turn) = coop::poll_proceed(context) {
+                turn.made_progress();
+            }
+            Poll::Ready(())
+        })
+        .await;
+        assert_pending!(task.poll());
+        yield_now().await;
+        assert_pending!(task.poll());
+        advance(2 * LIMIT).await;
+        assert!(task.is_woken());
+    }
+
+    #[tokio::test]
+    async fn the_task_that_polled_last_is_woken_at_the_deadline() {
+        pause();
+        let (clock, mut watch) = (Clock::new(), Watch::new(TIMEOUTS));
+        let mut poll = |context: &mut Context<'_>| {
+            watch.poll_over(context, &clock, Wait::Memory, None).map(drop)
+        };
+        let (mut first, mut last) = (spawn(()), spawn(()));
+        assert_pending!(first.enter(|context, _| poll(context)));
+        assert_pending!(last.enter(|context, _| poll(context)));
+        advance(2 * LIMIT).await;
+        assert!(last.is_woken());
+    }
+
+    #[tokio::test]
+    async fn a_timer_that_fired_in_a_pause_is_set_again() {
+        pause();
+        let (clock, mut watch) = (Clock::new(), Watch::new(TIMEOUTS));
+        let mut poll = |context: &mut Context<'_>| {
+            watch.poll_over(context, &clock, Wait::Memory, None).map(drop)
+        };
+        let mut task = spawn(());
+        let test = async {
+            run(LIMIT).await;
+            assert_pending!(task.enter(|context, _| poll(context)));
+            advance(100 * LIMIT).await;
+            assert!(task.is_woken(), "by the clock of the system it is over");
+            assert_pending!(task.enter(|context, _| poll(context)));
+            run(2 * LIMIT).await;
+            assert!(task.is_woken(), "it is over by the clock that counts");
+        };
+        select! {
+            () = clock.run() => unreachable!("it beats as long as it is polled"),
+            () = test => {}
         }
     }
 }
