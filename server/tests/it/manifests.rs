@@ -14,7 +14,7 @@ use toml::{Table, Value};
 
 use crate::support::program;
 
-/// What an idle connection takes is 3.9 KiB without timeouts (`ci/idle.sh`), and 4.4 KiB with them.
+/// An idle connection takes 4.4 KiB (`ci/idle.sh`).
 const CONNECTION_BYTES: u64 = 5 << 10;
 /// The program, its threads and the tables of the arena.
 const PROGRAM_BYTES: u64 = 16 << 20;
