@@ -16,7 +16,7 @@ use std::{
         mpsc::{self, Receiver, Sender, TryRecvError},
     },
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use ratatui::{
@@ -190,7 +190,7 @@ fn run(
             }
         }
         screen.is_stopping = stop.is_requested();
-        if terminal.draw(|frame| screen.draw(frame)).is_err() {
+        if terminal.draw(|frame| screen.draw(frame, Instant::now())).is_err() {
             // Without a terminal there is nothing to show. The run goes on.
             return;
         }

@@ -138,7 +138,7 @@ impl Screen {
         self.arena_before = self.arena_before.or(progress.arena);
     }
 
-    pub(crate) fn draw(&self, frame: &mut Frame<'_>) {
+    pub(crate) fn draw(&self, frame: &mut Frame<'_>, now: Instant) {
         let area = frame.area();
         let figures_and_frame = 5;
         let charts = match area.height.saturating_sub(figures_and_frame) / CHART_ROWS_MIN {
@@ -153,7 +153,7 @@ impl Screen {
             Constraint::Length(1),
         ])
         .areas(area);
-        self.draw_head(frame, head);
+        self.draw_head(frame, head, now);
         match charts {
             0 => {}
             1 => self.draw_latency(frame, middle),
@@ -168,8 +168,8 @@ impl Screen {
         self.draw_end(frame, end);
     }
 
-    fn draw_head(&self, frame: &mut Frame<'_>, area: Rect) {
-        let phase = self.phase();
+    fn draw_head(&self, frame: &mut Frame<'_>, area: Rect, now: Instant) {
+        let phase = self.phase(now);
         let width = u16::try_from(phase.chars().count() + 1).unwrap_or(area.width);
         let [left, right] =
             Layout::horizontal([Constraint::Fill(1), Constraint::Length(width)]).areas(area);
@@ -179,11 +179,12 @@ impl Screen {
     }
 
     /// What goes on, and how far it is.
-    fn phase(&self) -> String {
+    fn phase(&self, now: Instant) -> String {
         let Some(last) = self.points.back() else {
             return "starting".to_owned();
         };
-        let elapsed_s = last.end_s + self.came_at.elapsed().as_secs_f64();
+        let since = now.saturating_duration_since(self.came_at);
+        let elapsed_s = last.end_s + since.as_secs_f64();
         let (load_s, warm_up_s) = (self.setting.load_s, self.setting.warm_up_s);
         let phase = match elapsed_s {
             _ if self.is_stopping => "ending",
@@ -424,9 +425,10 @@ mod tests {
         Progress { elapsed: interval.end(), interval, arena: Some(arena) }
     }
 
+    /// The picture at the moment when the last interval came.
     fn drawn(screen: &Screen, width: u16, height: u16) -> String {
         let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
-        terminal.draw(|frame| screen.draw(frame)).unwrap();
+        terminal.draw(|frame| screen.draw(frame, screen.came_at)).unwrap();
         terminal.backend().to_string()
     }
 
