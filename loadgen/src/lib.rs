@@ -50,96 +50,62 @@
 //! # Modules, from the outside in
 //!
 //! ```text
-//! cli -> plan -> search -> run -> worker -> link -> connection -> template -> payload -> size
-//!   \                       |          \      |-> route, tls        \-> mismatch
-//!    \-> doctor -> noise    |           \     |    \-> stream
-//!     \         \-> tls     |            \    |-> rate
-//!                           |            \    \-> schedule, tally, latency -> shelf
-//!                           |             \-> alarm, patience
-//!                           |-> server_watch -> server_command, server_probe
-//!                           |-> adversaries, metrics_probe, noise
-//!                           \-> interval, backlog, verdict, slo, report
-//! cli -> live                       shows the intervals of a run as they end
-//! cli -> ab -> compare -> bootstrap ab runs what compare judges; both stand on resampled samples
-//! cli -> merge, report::output      make one run of several, and other forms of one
-//! cli -> completions, misspelt
+//! cli/       the commands, one file for each of the larger ones: ab, merge, doctor, completions
+//! live/      progress while a run lasts, on a terminal and in lines
+//! run/       conducts a run: probes, workers, the end; search repeats it at other rates
+//! report/    the run document, the verdict, a file for each form; what is compared
+//! load/      worker -> link -> connection, and schedule, tally, interval: the hot path
+//! plan/      what a run is asked to do: rate, conditions (slo), adversaries
+//! server/    the loaded server: its command, its process, its metrics
+//! payload/   the bytes of frames: sizes, templates, and how a wrong echo is described
+//! measure/   latencies, noise, backlog, resampled samples (bootstrap)
+//! tls/       TLS on the side of the generator, and what it costs
+//! net/       addresses, sockets, and the way to the next address
 //! ```
+//!
+//! Beside them are small things that any of them uses: `alarm`, `clock`, `console`, `shelf`,
+//! `stop`, `units`.
 //!
 //! Everything that is written or read after a run goes through one document, the saved JSON: so
 //! `report`, `compare` and `merge` can do from a file whatever a run can do at its end.
 
-mod adversaries;
 pub mod cli;
-mod doctor;
-mod plan;
-mod run;
-mod search;
-
-mod worker;
-
-mod alarm;
-mod link;
-mod stream;
-mod tls;
-
-mod connection;
-mod mismatch;
-mod payload;
-mod rate;
-mod route;
-mod schedule;
-mod shelf;
-mod size;
-mod slo;
-mod template;
-
-mod backlog;
-mod interval;
-mod latency;
-mod tally;
-mod verdict;
-
 mod live;
 mod report;
+mod run;
 
-mod ab;
-mod bootstrap;
-mod compare;
-mod merge;
+mod load;
+mod measure;
+mod payload;
+mod plan;
+mod server;
 
-mod completions;
-mod misspelt;
+mod net;
+mod tls;
 
-mod metrics_probe;
-mod noise;
-mod server_command;
-mod server_probe;
-mod server_watch;
-
-mod address;
+mod alarm;
 mod clock;
 mod console;
-mod open_files;
-mod patience;
+mod shelf;
 mod stop;
 mod units;
 
-pub use address::{Address, AddressError};
-pub use adversaries::{Adversaries, AdversaryCounts, AdversaryReport};
-pub use interval::Interval;
-pub use latency::{Latency, Percentiles};
-pub use metrics_probe::{MetricsUrl, MetricsUrlError, Sample};
-pub use mismatch::Mismatch;
-pub use noise::NoiseFloor;
+pub use load::interval::Interval;
+pub use load::tally::{Blocked, Counts, Errors, LittlesLaw, Mismatches};
+pub use measure::latency::{Latency, Percentiles};
+pub use measure::noise::NoiseFloor;
+pub use net::address::{Address, AddressError};
+pub use payload::mismatch::Mismatch;
+pub use payload::size::Sizes;
+pub use plan::adversaries::{Adversaries, AdversaryCounts, AdversaryReport};
+pub use plan::rate::{Arrival, Rate};
+pub use plan::slo::{Slo, SloOutcome};
 pub use plan::{Pin, Plan, PlanError, Problem, ReconnectEvery, Verify};
-pub use rate::{Arrival, Rate};
+pub use report::verdict::Verdict;
 pub use report::{ClientUsage, Connects, Report, ServerUsage};
+pub use run::search::{Found, Search, Step, StepOutcome};
 pub use run::{Progress, RunError, run};
-pub use search::{Found, Search, Step, StepOutcome};
-pub use server_command::ServerCommandError;
-pub use size::Sizes;
-pub use slo::{Slo, SloOutcome};
+pub use server::command::ServerCommandError;
+pub use server::metrics::{MetricsUrl, MetricsUrlError, Sample};
 pub use stop::Stop;
-pub use tally::{Blocked, Counts, Errors, LittlesLaw, Mismatches};
 pub use tls::{Tls, TlsOptions, TlsSession};
-pub use verdict::Verdict;

@@ -24,7 +24,9 @@ use ratatui::{
 };
 
 use super::held::LastLine;
-use crate::{latency::Percentiles, metrics_probe::Sample, plan::Plan, run::Progress, units};
+use crate::{
+    measure::latency::Percentiles, plan::Plan, run::Progress, server::metrics::Sample, units,
+};
 
 /// More points than any terminal has dots in a line.
 const POINTS_MAX: usize = 1024;
@@ -388,7 +390,7 @@ mod tests {
     use ratatui::{Terminal, backend::TestBackend};
 
     use super::*;
-    use crate::{interval::Interval, latency::Latency};
+    use crate::{load::interval::Interval, measure::latency::Latency};
 
     fn screen() -> Screen {
         let mut plan = Plan::for_target("server.test:9000".parse().unwrap());

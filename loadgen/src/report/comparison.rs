@@ -10,9 +10,11 @@ use super::{
     ratios,
 };
 use crate::{
-    bootstrap::CONFIDENCE_PERCENT,
-    compare::{Compared, Figure, Finding, log_ratio},
-    report::json::Config,
+    measure::bootstrap::CONFIDENCE_PERCENT,
+    report::{
+        compare::{Compared, Figure, Finding, log_ratio},
+        json::Config,
+    },
 };
 
 /// Grows when a name changes its meaning or goes away, not when one is added.

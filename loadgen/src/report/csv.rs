@@ -4,7 +4,7 @@
 //! nothing is known.
 
 use super::json::{Document, SavedInterval};
-use crate::{latency::Percentiles, metrics_probe::Sample};
+use crate::{measure::latency::Percentiles, server::metrics::Sample};
 
 pub(super) fn write(document: &Document) -> String {
     let mut text = header();
@@ -81,7 +81,7 @@ fn line(interval: &SavedInterval, sample: Option<&Sample>) -> String {
 mod tests {
     use super::*;
     use crate::{
-        latency::Latency,
+        measure::latency::Latency,
         report::json::{Histograms, samples},
     };
 

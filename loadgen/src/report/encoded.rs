@@ -13,7 +13,7 @@ use hdrhistogram::{
 };
 use serde::{Deserialize, Serialize, de};
 
-use crate::latency::Latency;
+use crate::measure::latency::Latency;
 
 /// The text of a histogram that is known to be one.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]

@@ -6,8 +6,12 @@ use serde_json::Value;
 
 use super::json::{Client, ConnectTimes, Document, SavedConnects, Server, WarmUp};
 use crate::{
-    adversaries::AdversaryCounts, latency::Percentiles, metrics_probe::Sample, rate::Rate,
-    tally::Errors, units, verdict::Verdict,
+    load::tally::Errors,
+    measure::latency::Percentiles,
+    plan::{adversaries::AdversaryCounts, rate::Rate},
+    report::verdict::Verdict,
+    server::metrics::Sample,
+    units,
 };
 
 /// What the names of figures mean that do not say it themselves.

@@ -14,7 +14,10 @@ use super::{
     hlog,
     json::{Document, SavedInterval, WarmUp},
 };
-use crate::{latency::Percentiles, metrics_probe::Sample, rate::Rate, units, verdict::Verdict};
+use crate::{
+    measure::latency::Percentiles, plan::rate::Rate, report::verdict::Verdict,
+    server::metrics::Sample, units,
+};
 
 const PAGE: &str = include_str!("page/page.html");
 const PLAIN_PAGE: &str = include_str!("page/plain.html");

@@ -15,18 +15,17 @@ use serde_json::{Map, Value, json};
 
 use super::{Connects, Report, encoded::Encoded};
 use crate::{
-    adversaries::AdversaryReport,
-    interval::Interval,
-    latency::{Latency, Percentiles},
-    metrics_probe::Sample,
-    mismatch::Mismatch,
-    plan::Plan,
-    rate::Rate,
-    slo::SloOutcome,
-    tally::{Counts, Errors, LittlesLaw, Mismatches},
+    load::{
+        interval::Interval,
+        tally::{Counts, Errors, LittlesLaw, Mismatches},
+    },
+    measure::latency::{Latency, Percentiles},
+    payload::mismatch::Mismatch,
+    plan::{Plan, adversaries::AdversaryReport, rate::Rate, slo::SloOutcome},
+    report::verdict::Verdict,
+    server::metrics::Sample,
     tls::TlsOptions,
     units,
-    verdict::Verdict,
 };
 
 /// Grows when a name changes its meaning or goes away, not when one is added.

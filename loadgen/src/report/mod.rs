@@ -2,6 +2,7 @@
 //!
 //! [`Report`] is complete: the forms below only choose and format.
 
+pub(crate) mod compare;
 pub(crate) mod comparison;
 mod csv;
 pub(crate) mod encoded;
@@ -13,21 +14,21 @@ mod markdown;
 pub(crate) mod output;
 mod ratios;
 pub(crate) mod text;
+pub(crate) mod verdict;
 
 use std::time::{Duration, SystemTime};
 
 use crate::{
-    address::Address,
-    adversaries::AdversaryReport,
-    interval::Interval,
-    latency::Latency,
-    metrics_probe::Sample,
-    noise::NoiseFloor,
-    plan::Plan,
-    slo::SloOutcome,
-    tally::{self, Blocked, Counts, LittlesLaw},
+    load::{
+        interval::Interval,
+        tally::{self, Blocked, Counts, LittlesLaw},
+    },
+    measure::{latency::Latency, noise::NoiseFloor},
+    net::address::Address,
+    plan::{Plan, adversaries::AdversaryReport, slo::SloOutcome},
+    report::verdict::Verdict,
+    server::metrics::Sample,
     tls::TlsSession,
-    verdict::Verdict,
 };
 
 /// What a run found.

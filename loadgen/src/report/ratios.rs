@@ -11,8 +11,8 @@
 use std::fmt::Write;
 
 use crate::{
-    bootstrap::{Bounds, CONFIDENCE_PERCENT},
-    compare::Finding,
+    measure::bootstrap::{Bounds, CONFIDENCE_PERCENT},
+    report::compare::Finding,
 };
 
 /// The least that the axis reaches to either side, as a logarithm.

@@ -254,7 +254,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::{interval::Interval, latency::Latency, report::json::samples};
+    use crate::{load::interval::Interval, measure::latency::Latency, report::json::samples};
 
     #[test]
     fn no_line_is_longer_than_a_narrow_terminal_but_for_long_words() {

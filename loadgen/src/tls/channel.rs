@@ -6,7 +6,7 @@ use super::{
     secure::{Handshake, Secure},
     sessions::Sessions,
 };
-use crate::stream::Stream;
+use crate::net::stream::Stream;
 
 /// What bytes go through.
 #[derive(Debug)]

@@ -33,7 +33,7 @@ use rustls::{
 };
 
 use crate::{
-    address::Address,
+    net::address::Address,
     plan::{PlanError, Problem},
 };
 

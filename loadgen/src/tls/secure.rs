@@ -20,7 +20,7 @@ use super::{
     reason::{self, Moment},
     sessions::Sessions,
 };
-use crate::stream::Stream;
+use crate::net::stream::Stream;
 
 /// What rustls keeps of the output at most: four records, which the socket takes in one call.
 const UNSENT_BYTES_MAX: usize = 64 << 10;
@@ -304,8 +304,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        address::Address,
-        stream::Endpoint,
+        net::{address::Address, stream::Endpoint},
         tls::{Channel, Prepared, Tls, TlsOptions, price},
     };
 

@@ -20,7 +20,7 @@ use super::{
     cost::{Cost, Meter},
     secure::Secure,
 };
-use crate::{address::Address, stream::Stream};
+use crate::net::{address::Address, stream::Stream};
 
 /// How many bytes one read takes from a socket.
 const INPUT_BYTES: usize = 224 << 10;

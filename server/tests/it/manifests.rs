@@ -286,7 +286,7 @@ fn the_generator_accepts_the_flags_of_its_job() {
         .iter()
         .find(|document| document["metadata"]["name"] == "loadgen" && document["kind"] == "Job");
     let arguments = &run.expect("a job")["spec"]["template"]["spec"]["containers"][0]["args"];
-    let known = text("loadgen/src/cli.rs");
+    let known = text("loadgen/src/cli/mod.rs");
     for argument in strings(arguments) {
         let Some(flag) = argument.strip_prefix("--") else { continue };
         let name = flag.split('=').next().expect("a name").replace('-', "_");

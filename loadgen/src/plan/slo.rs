@@ -11,7 +11,12 @@
 
 use std::{fmt, str::FromStr};
 
-use crate::{latency::Latency, rate::Rate, report::Report, units, verdict::Verdict};
+use crate::{
+    measure::latency::Latency,
+    plan::rate::Rate,
+    report::{Report, verdict::Verdict},
+    units,
+};
 
 /// Conditions that a run must meet, all of them.
 #[derive(Clone, Debug, PartialEq)]

@@ -18,9 +18,10 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{
-    address::{host_of, is_ipv6, reachable},
     clock::Clock,
-    console, units,
+    console,
+    net::address::{host_of, is_ipv6, reachable},
+    units,
 };
 
 /// How often the page is read, whatever the interval of progress.

@@ -9,6 +9,9 @@
 //! report
 //! ```
 
+mod open_files;
+pub(crate) mod search;
+
 use std::{
     io,
     ops::Range,
@@ -21,30 +24,39 @@ use rustix::thread::{CpuSet, sched_getaffinity};
 use thiserror::Error;
 
 use crate::{
-    address::Address,
-    adversaries::AdversaryReport,
-    backlog::{self, Backlog},
     clock::{self, Clock},
-    interval::{Assembly, Cuts, Interval},
-    metrics_probe::{MetricsProbe, MetricsUrl, Sample},
-    noise::NoiseFloor,
-    open_files::{self, TooLow},
+    load::{
+        interval::{Assembly, Cuts, Interval},
+        schedule::Bounds,
+        tally::{LittlesLaw, Tally},
+        worker::{self, Effort, Job, Lines, News, Start},
+    },
+    measure::{
+        backlog::{self, Backlog},
+        noise::NoiseFloor,
+    },
+    net::{address::Address, stream::Endpoint},
     payload::{HEADER_BYTES, Payloads},
-    plan::{Pin, Plan, PlanError, Problem},
-    rate::{Rate, Timetable},
-    report::{ClientUsage, Connects, Report, ServerUsage},
-    schedule::Bounds,
-    server_command::{ServerCommand, ServerCommandError},
-    server_probe::{MachineTime, ServerProbe},
-    server_watch::{Seen, ServerWatch},
+    plan::{
+        Pin, Plan, PlanError, Problem,
+        adversaries::AdversaryReport,
+        rate::{Rate, Timetable},
+    },
+    report::{
+        ClientUsage, Connects, Report, ServerUsage,
+        verdict::{Evidence, Verdict},
+    },
+    run::open_files::TooLow,
+    server::{
+        command::{ServerCommand, ServerCommandError},
+        metrics::{MetricsProbe, MetricsUrl, Sample},
+        probe::{MachineTime, ServerProbe},
+        watch::{Seen, ServerWatch},
+    },
     shelf::Shelf,
     stop::{Stop, Urgency},
-    stream::Endpoint,
-    tally::{LittlesLaw, Tally},
     tls::{self, Sessions},
     units,
-    verdict::{Evidence, Verdict},
-    worker::{self, Effort, Job, Lines, News, Start},
 };
 
 /// How often the orchestrating thread looks up while nothing happens.
@@ -786,7 +798,7 @@ mod tests {
     use std::net::{SocketAddr, TcpListener};
 
     use super::*;
-    use crate::{adversaries::Adversaries, tally::Errors};
+    use crate::{load::tally::Errors, plan::adversaries::Adversaries};
 
     /// The address of a server that echoes.
     fn echo() -> SocketAddr {

@@ -12,6 +12,12 @@
 
 #![allow(rustdoc::broken_intra_doc_links, reason = "the comments of flags are help texts")]
 
+mod ab;
+mod completions;
+mod doctor;
+mod merge;
+mod misspelt;
+
 use std::{
     env,
     ffi::OsString,
@@ -36,29 +42,30 @@ use signal_hook::{
 };
 
 use crate::{
-    ab::{Contest, Sides},
-    adversaries::Adversaries,
-    compare::{self, Baseline},
-    completions::{Completions, ManPage},
+    cli::{
+        ab::{Contest, Sides},
+        completions::{Completions, ManPage},
+    },
     console::{self, COULD_NOT_RUN},
-    doctor,
     live::Live,
-    merge,
-    metrics_probe::MetricsUrlError,
-    misspelt,
-    payload::CONNECTIONS_MAX,
-    plan::{DEFAULT_DURATION, DEFAULT_WARM_UP, PIPELINE_MAX, Plan, Problem, THREADS_MAX},
-    rate::Rate,
+    payload::{CONNECTIONS_MAX, size::Sizes},
+    plan::{
+        DEFAULT_DURATION, DEFAULT_WARM_UP, PIPELINE_MAX, Plan, Problem, THREADS_MAX,
+        adversaries::Adversaries, rate::Rate,
+    },
     report::{
         Report,
+        compare::{self, Baseline},
         comparison::Comparison,
         json::Document,
         output::{self, Forms, Output},
         text,
     },
-    run,
-    search::{self, Search},
-    size::Sizes,
+    run::{
+        self,
+        search::{self, Search},
+    },
+    server::metrics::MetricsUrlError,
     stop::Stop,
     tls::{Tls, TlsOptions},
     units,

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use crate::{
     clock::Clock,
-    server_command::ServerCommand,
-    server_probe::{ServerProbe, Usage},
+    server::{
+        command::ServerCommand,
+        probe::{ServerProbe, Usage},
+    },
 };
 
 /// How long between two glances. Each reads two small files per process.

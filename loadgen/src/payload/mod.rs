@@ -28,17 +28,21 @@
 //! | any other           | [`SLICED_BODIES`] requests         | it is longer than a byte or two       |
 //!
 //! Short frames stand ready in a row, and only their stamps are rewritten (see
-//! [`template`](crate::template)): there must be few bodies. Other frames are sent from where the
+//! [`template`]): there must be few bodies. Other frames are sent from where the
 //! block lies, so stamps within them would have to be copied; but there each body can be another
 //! slice. Both numbers are prime, so that memory which a server uses again after a round number of
 //! requests never holds the right body by its age.
+
+pub(crate) mod mismatch;
+pub(crate) mod size;
+pub(crate) mod template;
 
 use rand_xoshiro::{
     Xoshiro256PlusPlus,
     rand_core::{Rng, SeedableRng},
 };
 
-use crate::size::{SizeTable, Sizes};
+use crate::payload::size::{SizeTable, Sizes};
 
 /// The length in front of each payload.
 pub(crate) const HEADER_BYTES: usize = 4;

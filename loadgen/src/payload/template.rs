@@ -94,7 +94,7 @@ impl Template {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::size::Sizes;
+    use crate::payload::size::Sizes;
 
     #[test]
     fn a_batch_is_its_frames_in_a_row() {

@@ -3,18 +3,23 @@
 //! [`Plan`] is a plain struct: fill in what differs from the defaults. [`Plan::check`] finds
 //! everything that is wrong with it at once, and names each part by the flag that sets it.
 
+pub(crate) mod adversaries;
+pub(crate) mod rate;
+pub(crate) mod slo;
+
 use std::{fmt, num::NonZeroU64, str::FromStr, time::Duration};
 
 use thiserror::Error;
 
 use crate::{
-    address::Address,
-    adversaries::Adversaries,
-    metrics_probe::MetricsUrl,
-    payload::CONNECTIONS_MAX,
-    rate::{Arrival, Rate},
-    size::Sizes,
-    slo::Slo,
+    net::address::Address,
+    payload::{CONNECTIONS_MAX, size::Sizes},
+    plan::{
+        adversaries::Adversaries,
+        rate::{Arrival, Rate},
+        slo::Slo,
+    },
+    server::metrics::MetricsUrl,
     tls::{self, Tls},
     units,
 };

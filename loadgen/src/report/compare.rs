@@ -19,18 +19,20 @@ use std::{
 use clap::Args;
 
 use crate::{
-    bootstrap::{self, Bounds, CONFIDENCE_PERCENT, SAMPLES_MIN},
-    latency::Latency,
-    plan::Plan,
+    measure::{
+        bootstrap::{self, Bounds, CONFIDENCE_PERCENT, SAMPLES_MIN},
+        latency::Latency,
+    },
+    plan::{Plan, slo},
     report::{
         comparison::{self, Comparison},
         facts,
         json::{Config, Document, SEED_TEXT, SavedInterval},
         output::Output,
         text,
+        verdict::Verdict,
     },
-    slo, units,
-    verdict::Verdict,
+    units,
 };
 
 const COULD_NOT_TELL: u8 = 1;

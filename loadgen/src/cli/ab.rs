@@ -14,18 +14,18 @@ use clap::Args;
 use serde_json::Value;
 
 use crate::{
-    bootstrap::{self, CONFIDENCE_PERCENT, SAMPLES_MIN},
-    compare::{self, Compared, Figure, Finding},
+    measure::bootstrap::{self, CONFIDENCE_PERCENT, SAMPLES_MIN},
     plan::Plan,
     report::{
+        compare::{self, Compared, Figure, Finding},
         comparison::{Comparison, Round},
         facts,
         json::Document,
+        verdict::Verdict,
     },
     run::{self, RunError},
     stop::Stop,
     units,
-    verdict::Verdict,
 };
 
 /// Enough for a difference of a few percent on a machine that is not quiet.

@@ -26,9 +26,9 @@ use std::{
 };
 
 use crate::{
-    latency::Latency,
+    load::tally::{Counts, Tally},
+    measure::latency::Latency,
     shelf::Shelf,
-    tally::{Counts, Tally},
     units,
 };
 

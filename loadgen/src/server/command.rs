@@ -25,9 +25,9 @@ use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 use thiserror::Error;
 
 use crate::{
-    address::{Address, AddressError},
     console,
-    metrics_probe::MetricsUrl,
+    net::address::{Address, AddressError},
+    server::metrics::MetricsUrl,
     stop::{Stop, Urgency},
 };
 

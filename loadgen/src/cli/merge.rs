@@ -20,10 +20,12 @@ use clap::Args;
 use serde_json::Value;
 
 use crate::{
-    address::Address,
-    latency::Latency,
-    metrics_probe::Sample,
-    rate::Rate,
+    measure::latency::Latency,
+    net::address::Address,
+    plan::{
+        rate::Rate,
+        slo::{self, Reached, Slo, Throughput},
+    },
     report::{
         encoded::Encoded,
         json::{
@@ -33,9 +35,9 @@ use crate::{
         },
         output::Output,
         text,
+        verdict::Verdict,
     },
-    slo::{self, Reached, Slo, Throughput},
-    verdict::Verdict,
+    server::metrics::Sample,
 };
 
 /// Settings of one machine each, which are added up.

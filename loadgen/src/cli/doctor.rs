@@ -13,9 +13,11 @@ use rustix::thread::sched_getaffinity;
 use crate::{
     clock::Clock,
     console::{self, COULD_NOT_RUN},
-    latency::{Latency, Recorder},
-    noise::{self, WAKE_UP_PAUSE},
-    server_probe::MachineTime,
+    measure::{
+        latency::{Latency, Recorder},
+        noise::{self, WAKE_UP_PAUSE},
+    },
+    server::probe::MachineTime,
     tls::Price,
     units,
 };

@@ -7,7 +7,7 @@
 
 use std::{io, mem};
 
-use crate::stream::Endpoint;
+use crate::net::stream::Endpoint;
 
 /// The addresses of a server, as connections that share them know them.
 #[derive(Clone, Copy, Debug)]

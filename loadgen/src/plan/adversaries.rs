@@ -25,9 +25,11 @@ use mio::{Events, Poll, Registry, Token};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    net::{
+        route::{Addresses, Attempts},
+        stream::{Endpoint, Stream},
+    },
     payload::HEADER_BYTES,
-    route::{Addresses, Attempts},
-    stream::{Endpoint, Stream},
     tls::{self, Channel, Input, Prepared, Sessions},
 };
 

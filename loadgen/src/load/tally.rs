@@ -20,9 +20,9 @@ use std::{io, mem, ops::AddAssign, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    connection::Batch,
-    latency::Recorder,
-    mismatch::Mismatch,
+    load::connection::Batch,
+    measure::latency::Recorder,
+    payload::mismatch::Mismatch,
     tls::{Handshake, TlsSession},
 };
 

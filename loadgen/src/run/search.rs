@@ -20,13 +20,11 @@
 use std::{fmt, time::Duration};
 
 use crate::{
-    plan::{Plan, PlanError, Problem},
-    rate::Rate,
-    report::Report,
+    plan::{Plan, PlanError, Problem, rate::Rate},
+    report::{Report, verdict::Verdict},
     run::{self, RunError},
     stop::Stop,
     units,
-    verdict::Verdict,
 };
 
 /// No server is asked for more.

@@ -20,7 +20,7 @@ use std::{
 use rustix::net::SocketAddrUnix;
 use thiserror::Error;
 
-use crate::stream::Endpoint;
+use crate::net::stream::Endpoint;
 
 /// The address of a server.
 #[non_exhaustive]

@@ -16,7 +16,7 @@ use mio::{Events, Poll, Token};
 use crate::{
     alarm::Alarm,
     clock::Clock,
-    latency::{Latency, Percentiles, Recorder},
+    measure::latency::{Latency, Percentiles, Recorder},
 };
 
 /// A pause that each wake-up asks for.

@@ -16,15 +16,17 @@ use mio::{Registry, Token, event::Event};
 
 use crate::{
     clock::Clock,
-    connection::{Batch, Connection, Source},
-    mismatch::Mismatch,
-    payload::Payloads,
-    plan::ReconnectEvery,
-    rate::Arrivals,
-    route::{Addresses, Attempts},
-    schedule::{Admission, Phase, Schedule},
-    stream::Stream,
-    tally::{Connects, Counted, Tally},
+    load::{
+        connection::{Batch, Connection, Source},
+        schedule::{Admission, Phase, Schedule},
+        tally::{Connects, Counted, Tally},
+    },
+    net::{
+        route::{Addresses, Attempts},
+        stream::Stream,
+    },
+    payload::{Payloads, mismatch::Mismatch},
+    plan::{ReconnectEvery, rate::Arrivals},
     tls::{Channel, Handshake, Input, Prepared, Secure, Sessions},
     units,
 };

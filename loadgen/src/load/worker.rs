@@ -16,22 +16,23 @@ use mio::{Events, Poll, Token};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::{
-    address::Address,
     alarm::Alarm,
     clock::{self, Clock},
-    connection::Source,
-    interval::{Cuts, Piece},
-    link::{Agenda, Desk, Link, Turn},
-    patience::{self, Drain, Patience},
-    payload::Payloads,
-    plan::Plan,
-    rate::{Arrivals, Share, Timetable},
-    route::Addresses,
-    schedule::{Bounds, Phase, Schedule},
+    load::{
+        connection::Source,
+        interval::{Cuts, Piece},
+        link::{Agenda, Desk, Link, Turn},
+        patience::{self, Drain, Patience},
+        schedule::{Bounds, Phase, Schedule},
+        tally::{Samples, Tally},
+    },
+    net::{address::Address, route::Addresses, stream::Endpoint},
+    payload::{Payloads, template::Template},
+    plan::{
+        Plan,
+        rate::{Arrivals, Share, Timetable},
+    },
     stop::{Stop, Urgency},
-    stream::Endpoint,
-    tally::{Samples, Tally},
-    template::Template,
     tls::{self, Sessions},
 };
 

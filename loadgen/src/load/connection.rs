@@ -20,10 +20,12 @@ use std::{
 };
 
 use crate::{
-    mismatch::{Evidence, Mismatch},
-    payload::{Origin, Payloads},
+    payload::{
+        Origin, Payloads,
+        mismatch::{Evidence, Mismatch},
+        template::Template,
+    },
     plan::Verify,
-    template::Template,
 };
 
 /// How many frames one write takes that are too long for a template.
@@ -351,7 +353,7 @@ impl Position {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::size::Sizes;
+    use crate::payload::size::Sizes;
 
     /// A socket that takes a few bytes at a time.
     struct Reluctant {

@@ -5,10 +5,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    backlog::Backlog,
-    noise::NoiseFloor,
-    slo::SloOutcome,
-    tally::{Counts, LittlesLaw},
+    load::tally::{Counts, LittlesLaw},
+    measure::{backlog::Backlog, noise::NoiseFloor},
+    plan::slo::SloOutcome,
     units,
 };
 
@@ -306,7 +305,7 @@ impl Evidence {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{latency::Percentiles, mismatch::Mismatch, tally::Errors};
+    use crate::{load::tally::Errors, measure::latency::Percentiles, payload::mismatch::Mismatch};
 
     const NOTHING: Evidence = Evidence {
         client_busy: None,

@@ -209,7 +209,7 @@ impl Evidence {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::size::Sizes;
+    use crate::payload::size::Sizes;
 
     const DUE: Origin = Origin { connection: 1, sequence: 50 };
 
