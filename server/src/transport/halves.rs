@@ -91,3 +91,26 @@ impl Wake for Both {
         self.1.wake_by_ref();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio_test::{assert_pending, assert_ready, task::spawn};
+
+    use super::*;
+
+    #[test]
+    fn the_half_that_is_done_wakes_the_other() {
+        let mut halves = Halves::default();
+        for (half, other) in [(Half::Reader, Half::Writer), (Half::Writer, Half::Reader)] {
+            let (mut done, mut waiting) = (spawn(()), spawn(()));
+            assert_pending!(
+                waiting
+                    .enter(|context, _| { halves.poll(other, context, |_| Poll::<()>::Pending) })
+            );
+            assert_ready!(
+                done.enter(|context, _| { halves.poll(half, context, |_| Poll::Ready(())) })
+            );
+            assert!(waiting.is_woken(), "{other:?}");
+        }
+    }
+}

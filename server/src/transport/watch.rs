@@ -292,7 +292,7 @@ mod tests {
         task::yield_now,
         time::{advance, pause},
     };
-    use tokio_test::{assert_pending, task::spawn};
+    use tokio_test::{assert_pending, assert_ready, task::spawn};
 
     use super::*;
 
@@ -340,6 +340,24 @@ mod tests {
         assert_pending!(last.enter(|context, _| poll(context)));
         advance(2 * LIMIT).await;
         assert!(last.is_woken());
+    }
+
+    #[tokio::test]
+    async fn a_deadline_leaves_the_event_loop_a_moment() {
+        pause();
+        let (clock, mut watch) = (Clock::new(), Watch::new(TIMEOUTS));
+        let mut poll =
+            |context: &mut Context<'_>| watch.poll_over(context, &clock, Wait::Memory, None);
+        let mut task = spawn(());
+        assert_pending!(task.enter(|context, _| poll(context)));
+        advance(LIMIT).await;
+        let asks = assert_ready!(task.enter(|context, _| poll(context)));
+        assert!(matches!(asks, Patience::Asks), "{asks:?}");
+        assert_pending!(task.enter(|context, _| poll(context)));
+        advance(2 * GRACE).await;
+        assert!(task.is_woken());
+        let ends = assert_ready!(task.enter(|context, _| poll(context)));
+        assert!(matches!(ends, Patience::Ends(FrameError::MemoryTimeout(LIMIT))), "{ends:?}");
     }
 
     #[tokio::test]

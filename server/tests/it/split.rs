@@ -152,6 +152,10 @@ async fn both_halves_learn_that_their_memory_is_needed_more() {
     assert!(memory.metrics().bytes_live > 0, "a frame has begun");
     let mut writer = spawn(send(&mut sink, reply().0));
     assert_pending!(writer.poll());
+    // After it has asked its stream the reader has no timer that could wake it.
+    advance(LIMIT).await;
+    assert_pending!(writer.poll());
+    assert_pending!(reader.poll());
 
     let (mut other_peer, mut other) = framed(&memory, Timeouts::default());
     other_peer.write_all(&frame(10, 3)).await.expect("a pipe with room");
@@ -161,12 +165,18 @@ async fn both_halves_learn_that_their_memory_is_needed_more() {
         _ = async {
             select! {
                 _ = other.next() => {}
-                () = async { while !reader.is_woken() || !writer.is_woken() {
-                    advance(LIMIT / 10).await;
-                } } => {}
+                () = async {
+                    for _ in 0..1000 {
+                        if reader.is_woken() && writer.is_woken() {
+                            break;
+                        }
+                        advance(LIMIT / 10).await;
+                    }
+                } => {}
             }
         } => {}
     }
+    assert!(reader.is_woken() && writer.is_woken(), "both of them stall");
     let end = assert_ready!(reader.poll());
     assert!(matches!(end, Some(Err(FrameError::Stalled { .. }))), "{end:?}");
     let end = assert_ready!(writer.poll());
