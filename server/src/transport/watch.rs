@@ -343,6 +343,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_timer_that_is_set_too_late_is_set_again() {
+        pause();
+        let (clock, mut watch) = (Clock::new(), Watch::new(TIMEOUTS));
+        let mut task = spawn(());
+        for look in [None, Some(LIMIT / 4)] {
+            let polled =
+                task.enter(|context, _| watch.poll_over(context, &clock, Wait::Memory, look));
+            assert_pending!(polled);
+        }
+        advance(LIMIT / 2).await;
+        assert!(task.is_woken());
+    }
+
+    #[tokio::test]
     async fn a_deadline_leaves_the_event_loop_a_moment() {
         pause();
         let (clock, mut watch) = (Clock::new(), Watch::new(TIMEOUTS));
