@@ -405,6 +405,12 @@ fn losing_slow_requests_is_worse_than_answering_them_late() {
     let shown = text(&output.stdout);
     let p99 = shown.lines().find(|line| line.starts_with("latency p99")).unwrap();
     assert!(p99.contains("never answered") && p99.ends_with("worse"), "{shown}");
-    exits_with(0, &compare(&lost, &late).arg("--fail-on-regression").output().unwrap());
+    // Not by the exit status: medians of microseconds can differ clearly between two short runs.
+    let output = compare(&lost, &late).output().unwrap();
+    let shown = text(&output.stdout);
+    for figure in ["latency p99", "unanswered"] {
+        let row = shown.lines().find(|line| line.starts_with(figure)).unwrap();
+        assert!(row.ends_with("better"), "{shown}");
+    }
     exits_with(2, &compare(&lost, &late).arg("--fail-on-regression=much").output().unwrap());
 }
