@@ -96,6 +96,17 @@ pub(crate) struct Core {
     forks: u32,
 }
 
+/// How far a release has come.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Progress {
+    /// The units are still the caller's.
+    Nothing,
+    /// The units are free, and the release is under way.
+    Freed,
+    /// It is over.
+    Ended,
+}
+
 /// Whether the caller must free the arena.
 #[must_use]
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -154,29 +165,59 @@ impl Core {
         Span::new(first, units)
     }
 
-    /// Releases units whose owner is done with them.
+    /// Releases units into the cache of the thread, which has the seat to itself, if they belong
+    /// there: the usual case.
+    ///
+    /// # Safety
+    ///
+    /// The units are claimed and the caller gives them up. `core` was alive when they were claimed.
+    /// Unless this returns [`Progress::Ended`], the caller goes on with [`release`](Self::release);
+    /// if it does, the caller does not touch the core again on the strength of having had them.
+    #[inline(always)]
+    pub(crate) unsafe fn release_cached(core: NonNull<Self>, span: Span, seat: Seat) -> Progress {
+        // The references below end before the last access: `end_release`, which goes through
+        // atomics alone. SAFETY: the units are outstanding until `end_release`, and so the core is
+        // alive (A2).
+        let stripes = unsafe { &core.as_ref().stripes };
+        let tally = stripes.at(seat);
+        tally.begin_cached_release();
+        // SAFETY: as above.
+        let map = unsafe { &core.as_ref().map };
+        if !map.release_cached(span, tally) {
+            Progress::Nothing
+        } else if map.line.attention() == 0 {
+            tally.end_release(span.units());
+            Progress::Ended
+        } else {
+            Progress::Freed
+        }
+    }
+
+    /// Releases units whose owner is done with them, as far as that is not done already.
     ///
     /// # Safety
     ///
     /// The units are claimed and the caller gives them up. `core` was alive when they were claimed.
     /// Unless this returns [`Fate::Over`] or [`Fate::MustServe`], the caller does not touch the
     /// core again on the strength of having had them.
-    #[inline]
-    pub(crate) unsafe fn release(core: NonNull<Self>, span: Span, seat: Seat) -> Fate {
+    pub(crate) unsafe fn release(
+        core: NonNull<Self>,
+        span: Span,
+        seat: Seat,
+        progress: Progress,
+    ) -> Fate {
         // The references below end before the last access: `end_release` or `settle`, which go
         // through atomics alone. SAFETY: the units are outstanding until `end_release` or `settle`,
         // and so the core is alive (A2).
         let stripes = unsafe { &core.as_ref().stripes };
         let tally = stripes.at(seat);
-        tally.begin_release();
         // SAFETY: as above.
         let map = unsafe { &core.as_ref().map };
-        let was_given = map.release(span, tally);
+        let was_given = progress == Progress::Nothing && {
+            tally.begin_release();
+            map.release(span, tally)
+        };
         let attention = map.line.attention();
-        if attention == 0 {
-            tally.end_release(span.units());
-            return Fate::Lives;
-        }
         if let Some(duty) = map.line.duty(attention, was_given) {
             tally.leave();
             return Fate::MustServe(duty);
@@ -196,7 +237,7 @@ impl Core {
         // alive (A2).
         let stripes = unsafe { &core.as_ref().stripes };
         let tally = stripes.at(seat);
-        tally.resume_release();
+        tally.begin_release();
         // No word of the map was changed since, on which the end could rely without a barrier.
         fence(SeqCst);
         // SAFETY: as above.
@@ -210,8 +251,14 @@ impl Core {
     /// while the core is alive. Returns what is left to do.
     pub(crate) fn release_alive(&self, span: Span, seat: Seat) -> Option<Duty> {
         let tally = self.stripes.at(seat);
-        tally.begin_release();
-        let was_given = self.map.release(span, tally);
+        let is_cached = tally.is_owned() && {
+            tally.begin_cached_release();
+            self.map.release_cached(span, tally)
+        };
+        let was_given = !is_cached && {
+            tally.begin_release();
+            self.map.release(span, tally)
+        };
         let attention = self.map.line.attention();
         if attention & ORPHANED == 0 {
             tally.count_tail(span.units());

@@ -15,11 +15,11 @@ use std::{
 
 use crate::{
     barrier,
-    claim::{Duty, Map},
+    claim::{Duty, Map, WORD_UNITS},
     error::{AllocError, BuildError},
     geometry::{Geometry, Order, Span},
     lease::Lease,
-    life::{Core, Effort, Fate},
+    life::{Core, Effort, Fate, Progress},
     region::Region,
     share::Counts,
     stripe::{Tally, Totals},
@@ -149,8 +149,30 @@ impl Shared {
     pub(crate) unsafe fn release(shared: NonNull<Self>, span: Span) {
         // SAFETY: the caller has the units, so the arena is alive (A2).
         let core = unsafe { Self::core(shared) };
+        let progress = match thread::owned_seat() {
+            // SAFETY: the caller's promise.
+            Some(seat) if span.units() < WORD_UNITS => unsafe {
+                Core::release_cached(core, span, seat)
+            },
+            _ => Progress::Nothing,
+        };
+        if progress != Progress::Ended {
+            // SAFETY: the caller's promise.
+            unsafe { Self::release_beyond_cache(shared, span, progress) };
+        }
+    }
+
+    /// Goes on with a release. Not inlined: so the usual case saves no registers.
+    ///
+    /// # Safety
+    ///
+    /// As for [`release`](Self::release), which has come so far.
+    #[inline(never)]
+    unsafe fn release_beyond_cache(shared: NonNull<Self>, span: Span, progress: Progress) {
+        // SAFETY: the caller has the units, so the arena is alive (A2).
+        let core = unsafe { Self::core(shared) };
         // SAFETY: the caller's promise.
-        let fate = unsafe { Core::release(core, span, thread::seat()) };
+        let fate = unsafe { Core::release(core, span, thread::seat(), progress) };
         match fate {
             Fate::Lives => {}
             // SAFETY: `Over` says that nobody else has a part in it (A2).
@@ -330,9 +352,7 @@ impl Handle {
         let span = shared.core.claim_beyond_cache(order, thread::seat_to_claim(), effort);
         let lease = span.map(|span| self.lease(span));
         // The search may have served the front of the queue.
-        if shared.is_waited_for() {
-            resume(shared.deliver());
-        }
+        resume(shared.deliver());
         lease
     }
 
@@ -451,14 +471,20 @@ impl Shared {
     }
 
     /// Hands what the front was served to the first in the queue, and lets the next take its place,
-    /// as long as there is something.
+    /// as long as there is something. Costs one load if nobody waits.
     ///
     /// Only one thread does so at a time. Who finds another at it leaves the rest to that one: it
     /// looks again when it has let go of the lock. So a thread that was stopped here keeps waiters
     /// waiting, and nobody else.
     ///
     /// Returns the panic of a waker, if there was one: everybody else is served and woken first.
+    #[inline]
     fn deliver(&self) -> Panic {
+        if self.is_waited_for() { self.deliver_to_queue() } else { None }
+    }
+
+    #[cold]
+    fn deliver_to_queue(&self) -> Panic {
         let mut panic = None;
         // Whoever has served the front, or has put somebody there, sees that there is one.
         while self.is_waited_for() {

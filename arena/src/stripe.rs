@@ -339,18 +339,15 @@ impl<'a> Tally<'a> {
         }
     }
 
-    /// A release begins. The map is not touched yet.
+    /// A release into the cache begins, at an owned seat.
     #[inline]
-    pub(crate) fn begin_release(self) {
-        if self.is_owned() {
-            self.stripe.cache.enter();
-        } else {
-            self.stripe.releases_begun.fetch_add(1, Relaxed);
-        }
+    pub(crate) fn begin_cached_release(self) {
+        self.stripe.cache.enter();
     }
 
-    /// A release that has set its bits is under way again.
-    pub(crate) fn resume_release(self) {
+    /// A release into the map begins, or goes on after its bits were set.
+    #[inline]
+    pub(crate) fn begin_release(self) {
         if self.is_owned() {
             self.stripe.cache.step_out();
         } else {

@@ -20,17 +20,17 @@ pub(crate) use loom::{
     thread::yield_now,
 };
 
-#[cfg(not(all(test, arena_loom)))]
-pub(crate) use std::sync::Mutex;
-
-#[cfg(all(test, arena_loom))]
-pub(crate) use self::lock::Mutex;
-
 #[cfg(all(feature = "async-alloc", not(all(test, arena_loom))))]
-pub(crate) use {self::cell::UnsafeCell, std::sync::MutexGuard};
+pub(crate) use {
+    self::cell::UnsafeCell,
+    std::sync::{Mutex, MutexGuard},
+};
 
 #[cfg(all(feature = "async-alloc", test, arena_loom))]
-pub(crate) use {self::lock::MutexGuard, loom::cell::UnsafeCell};
+pub(crate) use {
+    self::lock::{Mutex, MutexGuard},
+    loom::cell::UnsafeCell,
+};
 
 #[cfg(all(feature = "async-alloc", not(all(test, arena_loom))))]
 mod cell {

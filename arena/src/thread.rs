@@ -97,10 +97,24 @@ pub(crate) fn seat() -> Seat {
     Seat::new(MODEL_SEAT.with(Cell::get))
 }
 
+/// The seat of the current thread, if no other thread has it.
+#[cfg(all(test, arena_loom))]
+pub(crate) fn owned_seat() -> Option<Seat> {
+    Some(seat()).filter(|seat| seat.is_owned())
+}
+
 /// The seat of the current thread, which is about to claim.
 #[cfg(all(test, arena_loom))]
 pub(crate) fn seat_to_claim() -> Seat {
     seat()
+}
+
+/// The seat of the current thread, if no other thread has it.
+#[cfg(not(all(test, arena_loom)))]
+#[inline]
+pub(crate) fn owned_seat() -> Option<Seat> {
+    let seat = SEAT.get();
+    (seat > SHARED_SEATS_U32).then(|| Seat(seat - 1))
 }
 
 /// The seat of the current thread: a shared one until it claims.

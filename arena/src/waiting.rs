@@ -98,13 +98,9 @@ impl AsyncFixedArena {
     /// assert!(next.as_mut().poll(&mut context).is_ready());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    #[inline]
-    pub async fn allocate_async(&self) -> Buffer {
-        let handle = &self.arena.handle;
-        match handle.claim_unless_waited_for(Order::UNIT) {
-            Some(lease) => Buffer::new(lease),
-            None => Buffer::new(Claim::new(handle, Order::UNIT).await),
-        }
+    #[inline(always)]
+    pub fn allocate_async(&self) -> impl Future<Output = Buffer> {
+        Claim::<Buffer>::new(&self.arena.handle, Some(Order::UNIT))
     }
 
     /// Takes a slot, and waits at most `patience` for one.
@@ -183,14 +179,12 @@ impl AsyncBuddyArena {
     /// assert!(matches!(all.as_mut().poll(&mut context), Poll::Ready(Ok(_))));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    #[inline]
-    pub async fn allocate_async(&self, len: NonZeroUsize) -> Result<Buffer, AllocError> {
-        let handle = &self.arena.handle;
-        let order = self.arena.order_for(len)?;
-        match handle.claim_unless_waited_for(order) {
-            Some(lease) => Ok(Buffer::new(lease)),
-            None => Ok(Buffer::new(Claim::new(handle, order).await)),
-        }
+    #[inline(always)]
+    pub fn allocate_async(
+        &self,
+        len: NonZeroUsize,
+    ) -> impl Future<Output = Result<Buffer, AllocError>> {
+        Claim::<Result<_, _>>::new(&self.arena.handle, self.arena.order_for(len).ok())
     }
 
     /// Takes a block of at least `len` bytes, and waits at most `patience` for one.

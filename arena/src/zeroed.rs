@@ -27,9 +27,9 @@ impl Row {
 /// Words of one cache line.
 #[derive(Debug, Default)]
 #[repr(align(64))]
-pub(crate) struct Line([AtomicU64; 8]);
+pub(crate) struct CacheLine([AtomicU64; 8]);
 
-impl Line {
+impl CacheLine {
     #[inline]
     pub(crate) fn word(&self, index: usize) -> &AtomicU64 {
         &self.0[index]
@@ -53,7 +53,7 @@ unsafe impl Zeroed for AtomicU64 {}
 unsafe impl Zeroed for Row {}
 
 // SAFETY: as above.
-unsafe impl Zeroed for Line {}
+unsafe impl Zeroed for CacheLine {}
 
 /// Makes a table of `len` zero entries.
 ///

@@ -72,8 +72,6 @@ pub(crate) struct Level {
     number: usize,
     /// For each order, the words that may have a free block of exactly that order.
     with: Summaries,
-    /// The largest order of a block of this level.
-    max_order: u32,
 }
 
 impl Level {
@@ -88,7 +86,6 @@ impl Level {
             join,
             number,
             with: Summaries::new(words)?,
-            max_order: if join == Join::Never { 0 } else { WORD_ORDER },
         })
     }
 
@@ -127,7 +124,7 @@ impl Level {
     pub(crate) fn claim(&self, order: u32, tally: Tally<'_>) -> Option<(u32, Home)> {
         loop {
             let mut must_repeat = false;
-            for fit in order..=self.max_order {
+            for fit in order..=self.join.max_order() {
                 let mut from = 0;
                 while let Some(index) = self.with.first_from(fit, from) {
                     match word::claim_expected(
@@ -159,7 +156,7 @@ impl Level {
     }
 
     /// Gives a block of one word back. Returns whether the word is wholly free now.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn release(&self, index: u32, block: Block) -> bool {
         let free = self.set(index, block.bits());
         // Also if the word had such a block before: whoever freed that may not have come to this
@@ -217,7 +214,7 @@ impl Level {
 
     /// Whether no word can have a free block of `order` or more.
     pub(crate) fn has_none(&self, order: u32) -> bool {
-        (order..=self.max_order).all(|order| self.with.first_from(order, 0).is_none())
+        (order..=self.join.max_order()).all(|order| self.with.first_from(order, 0).is_none())
     }
 
     /// The lowest word from `from` on that may be wholly free, if such words are closed.
@@ -239,7 +236,7 @@ impl Level {
     }
 
     /// Adds the word to the summaries of what is left of a block of order `cut`.
-    #[inline]
+    #[inline(always)]
     fn mark_rest(&self, index: u32, order: u32, cut: u32) {
         if cut > order {
             between_write_and_read();

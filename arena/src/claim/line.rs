@@ -150,6 +150,7 @@ impl Line {
     }
 
     /// Whether the queue is waited in.
+    #[cfg(feature = "async-alloc")]
     #[inline]
     pub(crate) fn has_front(&self) -> bool {
         self.attention() & FRONT.bit() != 0
@@ -193,12 +194,14 @@ impl Line {
     }
 
     /// Asks for a block of `order` for the queue.
+    #[cfg(feature = "async-alloc")]
     pub(crate) fn set_front(&self, order: u32) {
         self.want(FRONT, order);
         self.attention.fetch_or(FRONT.bit(), SeqCst);
     }
 
     /// Nobody is in the queue.
+    #[cfg(feature = "async-alloc")]
     pub(crate) fn end_front(&self) {
         self.attention.fetch_and(!FRONT.bit(), SeqCst);
     }

@@ -53,17 +53,19 @@ mod word;
 
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "async-alloc")]
+pub(crate) use self::line::FRONT;
 pub(crate) use self::{
     cache::Cache,
-    line::{Duty, FRONT, Line, ORPHANED},
-    word::Join,
+    line::{Duty, Line, ORPHANED},
+    word::{Join, WORD_UNITS},
 };
 
 use crate::{
     barrier,
     claim::{
         level::Level,
-        word::{ALL_FREE, Block, Given, WORD_ORDER, WORD_UNITS},
+        word::{ALL_FREE, Block, Given, WORD_ORDER},
     },
     error::BuildError,
     geometry::{Order, Span},
@@ -193,13 +195,17 @@ impl Map {
         first
     }
 
-    /// Releases a run of units. The release is under way: the owner has entered its cache. True if
-    /// it was given to those who stand in the line, as far as it serves them.
-    #[inline]
+    /// Releases a run of units into the thread's cache, if they belong there. The caller has an
+    /// owned seat and has entered its cache.
+    #[inline(always)]
+    pub(crate) fn release_cached(&self, span: Span, tally: Tally<'_>) -> bool {
+        tally.cache().release(span, &self.line)
+    }
+
+    /// Releases a run of units into the map. The release is under way. True if it was given to
+    /// those who stand in the line, as far as it serves them.
+    #[inline(always)]
     pub(crate) fn release(&self, span: Span, tally: Tally<'_>) -> bool {
-        if tally.is_owned() && tally.cache().release(span, &self.line) {
-            return false;
-        }
         if self.line.is_in_use() {
             // Whoever shut the caches may have met the owner inside.
             self.leave_cache_if_shut(tally);
@@ -463,10 +469,11 @@ impl Map {
         if !cache.has_rested() || self.line.is_shut() || cache.home() == Some(word) {
             return;
         }
+        // The part of so many units around the block.
+        let part_of = |size: u32| word::run(bit & !(size - 1), size);
         // An open cache stays where it has more than it would find there.
         if cache.home().is_some() {
-            let size = cache.part().count_ones();
-            let part = word::run(bit & !(size - 1), size);
+            let part = part_of(cache.part().count_ones());
             let free = self.ground.word(word).load(Relaxed) & part;
             if free.count_ones() <= cache.units().count_ones() {
                 return;
@@ -488,7 +495,7 @@ impl Map {
                 let seat = tally.seat();
                 self.open_caches[seat / 64].fetch_or(1 << (seat % 64), SeqCst);
             }
-            let part = word::run(bit & !(size - 1), size);
+            let part = part_of(size);
             left = cache.enter_home(word, part, self.ground.take_free(word, part));
         });
         if spare > 0 && !is_spare_used {
@@ -570,13 +577,16 @@ impl Map {
     }
 
     /// Closes a word of `level` if it is wholly free.
+    #[inline(never)]
     fn close(&self, level: usize, index: u32, tally: Tally<'_>) -> bool {
+        tally.begin_move(level);
         let was_free = self.level(level).take_all(index);
         if was_free {
             tally.count_coalesce();
             let unit = Block { first: index % WORD_UNITS, order: 0 };
             self.put(level + 1, index / WORD_UNITS, unit, tally);
         }
+        tally.end_move(level);
         was_free
     }
 
@@ -611,29 +621,24 @@ impl Map {
     /// Gives a block back, and closes its word if that is wholly free now.
     #[inline]
     fn put(&self, level: usize, index: u32, block: Block, tally: Tally<'_>) {
-        if self.level(level).release(index, block) {
-            self.close_unless_home(level, index, tally);
+        if self.level(level).release(index, block) && !self.may_stay_open(level, index, tally) {
+            self.close(level, index, tally);
         }
     }
 
     /// As [`put`](Self::put), for units that may be several blocks.
     fn put_units(&self, level: usize, index: u32, units: u64, tally: Tally<'_>) {
-        if self.level(level).release_units(index, units) {
-            self.close_unless_home(level, index, tally);
-        }
-    }
-
-    fn close_unless_home(&self, level: usize, index: u32, tally: Tally<'_>) {
-        if level < self.last_level() && !self.may_stay_open(level, index, tally) {
-            tally.begin_move(level);
+        if self.level(level).release_units(index, units) && !self.may_stay_open(level, index, tally)
+        {
             self.close(level, index, tally);
-            tally.end_move(level);
         }
     }
 
-    /// Whether a word that is wholly free is left open: one that its thread will claim in next.
+    /// Whether a word that is wholly free is left open: one that its thread will claim in next, or
+    /// one of the last level.
+    #[inline]
     fn may_stay_open(&self, level: usize, index: u32, tally: Tally<'_>) -> bool {
-        tally.home(level).is_some_and(|home| home.word == index)
+        level == self.last_level() || tally.home(level).is_some_and(|home| home.word == index)
     }
 
     /// Releases a run that does not lie in one word: whole words one level up, what sticks out at

@@ -17,7 +17,7 @@
 use crate::{
     error::BuildError,
     sync::{AtomicU64, Ordering::SeqCst, between_write_and_read},
-    zeroed::{self, Line},
+    zeroed::{self, CacheLine},
 };
 
 /// Words in a group, and groups under one line of marks.
@@ -26,9 +26,9 @@ const GROUP: u32 = u64::BITS;
 /// The sets of one level. All accesses are `SeqCst`: see above and `level`.
 #[derive(Debug)]
 pub(crate) struct Summaries {
-    groups: Box<[Line]>,
+    groups: Box<[CacheLine]>,
     /// The groups that may have a member. Empty if there is one group.
-    marks: Box<[Line]>,
+    marks: Box<[CacheLine]>,
 }
 
 impl Summaries {

@@ -65,6 +65,17 @@ pub(crate) enum Join {
     Buddies,
 }
 
+impl Join {
+    /// The largest order of a block in one word.
+    #[inline]
+    pub(crate) fn max_order(self) -> u32 {
+        match self {
+            Self::Never => 0,
+            Self::Buddies => WORD_ORDER,
+        }
+    }
+}
+
 /// What became of a try to claim.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Claimed {

@@ -262,7 +262,7 @@ fn a_release_that_has_served_and_the_last_handle_free_once() {
             let is_safe = map.shut_caches();
             map.line.set_front(0);
             // SAFETY: the slot is released once.
-            let fate = unsafe { Core::release(arena.core, slot, seat) };
+            let fate = unsafe { Core::release(arena.core, slot, seat, Progress::Nothing) };
             assert_eq!(fate, Fate::MustServe(Duty::Deliver));
             map.line.withdraw(FRONT).expect("it was handed over");
             map.line.end_front();

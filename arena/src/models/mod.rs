@@ -19,7 +19,7 @@ use crate::{
     barrier,
     claim::{Duty, FRONT, Map},
     geometry::{Order, Span},
-    life::{Core, Effort, Fate},
+    life::{Core, Effort, Fate, Progress},
     thread::{SHARED_SEATS, Seat},
 };
 
@@ -91,8 +91,17 @@ fn claim(core: &Core, order: Order, seat: Seat) -> Option<Span> {
 ///
 /// As for [`Core::release`].
 unsafe fn release(core: NonNull<Core>, span: Span, seat: Seat) -> Fate {
+    let progress = if seat.is_owned() {
+        // SAFETY: the caller's promise.
+        unsafe { Core::release_cached(core, span, seat) }
+    } else {
+        Progress::Nothing
+    };
+    if progress == Progress::Ended {
+        return Fate::Lives;
+    }
     // SAFETY: the caller's promise.
-    match unsafe { Core::release(core, span, seat) } {
+    match unsafe { Core::release(core, span, seat, progress) } {
         Fate::MustServe(duty) => {
             // There is no queue to deliver to: a model looks at the front itself.
             if duty == Duty::Search {

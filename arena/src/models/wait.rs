@@ -28,11 +28,8 @@ impl Wake for Bell {
 }
 
 /// Claims as `allocate_async` does.
-async fn claim_or_wait(handle: &Handle, order: Order) -> Lease {
-    match handle.claim_unless_waited_for(order) {
-        Some(lease) => lease,
-        None => Claim::new(handle, order).await,
-    }
+fn claim_or_wait(handle: &Handle, order: Order) -> Claim<'_, Lease> {
+    Claim::new(handle, Some(order))
 }
 
 /// Polls until the future is ready; loom reports a deadlock if it is never woken.
