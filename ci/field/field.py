@@ -52,6 +52,11 @@ class Failures:
             self.reasons.append(what)
         return is_true
 
+    def check_answers(self, report):
+        bad = report["errors"] + report["mismatches"] + report["unanswered"]
+        if bad:
+            self.check(False, f"every request was answered, with its own bytes ({bad} were not)")
+
     def end(self):
         if self.reasons:
             fail(f"{len(self.reasons)} of the checks failed: {'; '.join(self.reasons)}")
@@ -271,6 +276,29 @@ def seconds_of(text):
     if match is None:
         fail(f"`{text}` is no time; write 90s or 2m")
     return int(match[1]) * (60 if match[2] == "m" else 1)
+
+
+def spread(values, digits):
+    """The median, and the least and the most."""
+    return f"{median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def own_cpus():
+    """The CPUs of this process, of which each side of a measurement gets one."""
+    cpus = sorted(os.sched_getaffinity(0))
+    if len(cpus) < 2:
+        fail("this needs two CPUs, one for each side: see taskset(1)")
+    return cpus
+
+
+def load_apart(place, cpus, flags, command):
+    """Loads `command` with each side on a CPU of its own, which they change for each other from round to round."""
+    ours, theirs = (cpus[-1], cpus[0]) if place % 2 == 0 else (cpus[0], cpus[-1])
+    os.sched_setaffinity(0, {ours})
+    try:
+        return load(*flags, "--pin", "on", "--", "taskset", "-c", theirs, *command)
+    finally:
+        os.sched_setaffinity(0, cpus)
 
 
 median = statistics.median

@@ -1,41 +1,20 @@
 """See ci/generator.sh."""
 
 import os
-import statistics
 import sys
 import time
 
-from field import Failures, Load, fail, load, machine, progress, say, seconds_of
+from field import Failures, Load, fail, load_apart, machine, median, own_cpus, progress, say, seconds_of, spread
 
 rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 11
 long_seconds = seconds_of(sys.argv[2]) if len(sys.argv) > 2 else 600
-cpus = sorted(os.sched_getaffinity(0))
-if len(cpus) < 2:
-    fail("this needs two CPUs, one for each side: see taskset(1)")
+cpus = own_cpus()
 failures = Failures()
 say(f"# the generator: 64 bytes, 64 in flight on each connection, one pinned thread ({machine()})")
 
 
 def pinned(place, seconds, *flags):
-    """One run with each side on a CPU of its own, which they change for each other from round to round."""
-    ours, theirs = (cpus[-1], cpus[0]) if place % 2 == 0 else (cpus[0], cpus[-1])
-    os.sched_setaffinity(0, {ours})
-    try:
-        return load("-p", 64, "-t", 1, "-s", 64, "-w", "1s", "-d", f"{seconds}s", "--pin", "on", *flags,
-                    "--", "taskset", "-c", theirs, os.environ["RAW_ECHO"])
-    finally:
-        os.sched_setaffinity(0, cpus)
-
-
-def spread(values, digits):
-    low, middle, high = min(values), statistics.median(values), max(values)
-    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
-
-
-def check_answers(report):
-    bad = report["errors"] + report["mismatches"] + report["unanswered"]
-    if bad:
-        failures.check(False, f"every request was answered, with its own bytes ({bad} were not)")
+    return load_apart(place, cpus, ("-p", 64, "-t", 1, "-s", 64, "-w", "1s", "-d", f"{seconds}s", *flags), [os.environ["RAW_ECHO"]])
 
 
 def measure(connections):
@@ -44,21 +23,21 @@ def measure(connections):
     for number in range(rounds):
         progress(f"{connections} connections, closed loop, round {number + 1} of {rounds}")
         report = pinned(number, 3, "-c", connections)
-        check_answers(report)
+        failures.check_answers(report)
         client.append(report["client"]["cpu_us_per_request"])
         server.append(report["server"]["cpu_us_per_request"])
         ratio.append(client[-1] / server[-1])
         rate.append(report["rate"])
-    say(f"  {connections} connections, closed loop: {statistics.median(rate) / 1e6:.1f} M requests/s; CPU per request: generator "
+    say(f"  {connections} connections, closed loop: {median(rate) / 1e6:.1f} M requests/s; CPU per request: generator "
         f"{spread(client, 3)} us, server {spread(server, 3)} us")
     say(f"    generator over server: {spread(ratio, 2)}, over all rounds {sum(client) / sum(server):.2f}  (wanted: 1.05)")
 
-    half = int(statistics.median(rate) / 2)
+    half = int(median(rate) / 2)
     kept, lag = [], []
     for number in range(rounds):
         progress(f"{connections} connections, open loop at {half}/s, round {number + 1} of {rounds}")
         report = pinned(number, 3, "-c", connections, "-R", half)
-        check_answers(report)
+        failures.check_answers(report)
         kept.append(100 * (report["rate"] / half - 1))
         lag.append(report["send_lag_ns"]["p99"] / 1000)
     say(f"    open loop at half of that, {half / 1e6:.2f} M requests/s: rate {spread(kept, 3)} % off  (wanted: 0.1), "
@@ -84,10 +63,10 @@ if long_seconds:
         if len(samples) % 60 == 1:
             progress(f"{time.monotonic() - began:.0f} s: RSS {samples[-1]} KiB")
     report = run.report()
-    check_answers(report)
+    failures.check_answers(report)
     if len(samples) < 2:
         fail("so short a run says nothing: give it a minute at least")
-    early, late = (statistics.median(part) for part in (samples[:len(samples) // 2], samples[len(samples) // 2:]))
+    early, late = (median(part) for part in (samples[:len(samples) // 2], samples[len(samples) // 2:]))
     say(f"  {long_seconds} s at 20,000 requests/s of 64 to 4,096 bytes: RSS {samples[0]} KiB after warming up, {samples[-1]} at the "
         f"end; median of the second half over that of the first {100 * (late / early - 1):+.2f} %")
     failures.check(late <= 1.01 * early, "the memory is flat to 1 %")

@@ -4,7 +4,7 @@ import os
 import sys
 import time
 
-from field import MIB, Failures, Load, Server, fail, load, machine, median, milliseconds, progress, raise_descriptors, say, seconds_of
+from field import MIB, Failures, Load, Server, fail, load, machine, median, milliseconds, progress, raise_descriptors, say, seconds_of, spread
 
 slow = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
 seconds = seconds_of(sys.argv[2]) if len(sys.argv) > 2 else 10
@@ -64,10 +64,9 @@ def measure(*flags):
 
         ratios = [report["latency_ns"]["p99"] / alone["latency_ns"]["p99"]
                   for report, alone in zip(reports, runs[SIDES[0]])]
-        spread = f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         wanted = " (wanted: 2)" if side == SIDES[2] else ""
         cpu = median(report["server"]["cpu_us_per_request"] for report in reports)
-        say(f"  | {side} | {of('p50')} | {of('p99')} | {spread}{wanted} | {of('p99_9')} | {cpu:.0f} us |")
+        say(f"  | {side} | {of('p50')} | {of('p99')} | {spread(ratios, 2)}{wanted} | {of('p99_9')} | {cpu:.0f} us |")
     say(f"  peak RSS {runs[SIDES[2]][-1]['server']['rss_peak_bytes'] / MIB:.1f} MiB")
     for kind in ("slow_senders", "slow_readers"):
         counts = last_attack[kind]

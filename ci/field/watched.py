@@ -4,7 +4,7 @@ import sys
 import threading
 import urllib.request
 
-from field import Failures, Server, load, machine, median, progress, say, seconds_of
+from field import Failures, Server, load, machine, median, progress, say, seconds_of, spread
 
 rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 9
 seconds = seconds_of(sys.argv[2]) if len(sys.argv) > 2 else 4
@@ -66,11 +66,11 @@ watched = server.busy_share(IDLE_SECONDS)
 watchers.leave()
 say(f"  without load: {100 * watched:.3f} % of a core watched, {100 * alone:.3f} % not watched")
 for is_watched, of in costs.items():
-    say(f"  {'watched    ' if is_watched else 'not watched'}: server CPU per request {median(of):.3f} us ({min(of):.3f} to {max(of):.3f}), "
+    say(f"  {'watched    ' if is_watched else 'not watched'}: server CPU per request {spread(of, 3)} us, "
         f"{median(rates[is_watched]) / 1e6:.2f} M requests/s")
 for what, watched, alone in (("CPU per request", costs[True], costs[False]), ("requests/s", rates[True], rates[False])):
     ratios = [one / other for one, other in zip(watched, alone)]
-    say(f"  {what}, watched over not watched: {median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
+    say(f"  {what}, watched over not watched: {spread(ratios, 3)}")
 failures.check(ticks > rounds * PAGES and scrapes > 0, f"somebody watched: {ticks} ticks, {scrapes} scrapes")
 failures.check(server.end() == 0, "the server ends by itself")
 failures.end()

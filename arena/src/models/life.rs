@@ -54,6 +54,18 @@ impl Doomed {
         self.end(fate)
     }
 
+    /// Runs `end`, the last release or what is left of it, while the handle goes: one of the two
+    /// frees.
+    #[track_caller]
+    fn ends_once(&self, end: impl FnOnce(&Self) -> bool + Send + 'static) {
+        let rival = thread::spawn({
+            let arena = self.clone();
+            move || end(&arena)
+        });
+        let by_handle = self.drop_handle();
+        assert_ne!(by_handle, rival.join().unwrap(), "freed exactly once");
+    }
+
     fn end(&self, fate: Fate) -> bool {
         if fate == Fate::Over {
             // SAFETY: nobody else reads or writes it any more, or loom says so.
@@ -71,12 +83,7 @@ fn the_last_release_and_the_last_handle_free_once() {
     model(|| {
         let arena = Doomed::of_slots(1);
         let slot = arena.claim(Order::UNIT, owned_seat(0));
-        let rival = thread::spawn({
-            let arena = arena.clone();
-            move || arena.release(slot, owned_seat(0))
-        });
-        let by_handle = arena.drop_handle();
-        assert_ne!(by_handle, rival.join().unwrap(), "freed exactly once");
+        arena.ends_once(move |arena| arena.release(slot, owned_seat(0)));
     });
 }
 
@@ -86,12 +93,7 @@ fn the_last_release_at_a_shared_seat_and_the_last_handle_free_once() {
     model(|| {
         let arena = Doomed::of_slots(1);
         let slot = arena.claim(Order::UNIT, shared_seat());
-        let rival = thread::spawn({
-            let arena = arena.clone();
-            move || arena.release(slot, shared_seat())
-        });
-        let by_handle = arena.drop_handle();
-        assert_ne!(by_handle, rival.join().unwrap(), "freed exactly once");
+        arena.ends_once(move |arena| arena.release(slot, shared_seat()));
     });
 }
 
@@ -101,12 +103,7 @@ fn a_release_by_another_thread_and_the_last_handle_free_once() {
     model(|| {
         let arena = Doomed::of_slots(65);
         let slot = arena.claim(Order::UNIT, owned_seat(0));
-        let rival = thread::spawn({
-            let arena = arena.clone();
-            move || arena.release(slot, owned_seat(1))
-        });
-        let by_handle = arena.drop_handle();
-        assert_ne!(by_handle, rival.join().unwrap(), "freed exactly once");
+        arena.ends_once(move |arena| arena.release(slot, owned_seat(1)));
     });
 }
 
@@ -118,12 +115,7 @@ fn without_a_barrier_the_arena_is_freed_once_as_well() {
             model(move || {
                 let arena = Doomed::of_slots(1);
                 let slot = arena.claim(Order::UNIT, seat);
-                let rival = thread::spawn({
-                    let arena = arena.clone();
-                    move || arena.release(slot, seat)
-                });
-                let by_handle = arena.drop_handle();
-                assert_ne!(by_handle, rival.join().unwrap(), "freed exactly once");
+                arena.ends_once(move |arena| arena.release(slot, seat));
             });
         });
     }
@@ -159,12 +151,7 @@ fn a_release_that_closes_a_word_is_waited_for() {
         let elsewhere = arena.claim(HALF, owned_seat(0));
         assert!(!arena.release(rest, owned_seat(1)));
         assert!(!arena.release(elsewhere, owned_seat(0)));
-        let rival = thread::spawn({
-            let arena = arena.clone();
-            move || arena.release(half, owned_seat(1))
-        });
-        let by_handle = arena.drop_handle();
-        assert_ne!(by_handle, rival.join().unwrap(), "freed exactly once");
+        arena.ends_once(move |arena| arena.release(half, owned_seat(1)));
     });
 }
 
@@ -213,17 +200,12 @@ fn a_tail_and_the_last_handle_free_once() {
         model_both(move || {
             let arena = Doomed::of_blocks(128);
             let whole = arena.claim(WORD, seat);
-            let rival = thread::spawn({
-                let arena = arena.clone();
-                move || {
-                    let [head, tail] = [0, 32].map(|at| Span::new(whole.first() + at, 32));
-                    // SAFETY: the head keeps it alive.
-                    assert!(unsafe { arena.core.as_ref() }.release_alive(tail, seat).is_none());
-                    arena.release(head, seat)
-                }
+            arena.ends_once(move |arena| {
+                let [head, tail] = [0, 32].map(|at| Span::new(whole.first() + at, 32));
+                // SAFETY: the head keeps it alive.
+                assert!(unsafe { arena.core.as_ref() }.release_alive(tail, seat).is_none());
+                arena.release(head, seat)
             });
-            let by_handle = arena.drop_handle();
-            assert_ne!(by_handle, rival.join().unwrap(), "freed exactly once");
         });
     }
 }
@@ -267,16 +249,11 @@ fn a_release_that_has_served_and_the_last_handle_free_once() {
             map.line.withdraw(FRONT).expect("it was handed over");
             map.line.end_front();
             map.open_caches_if(is_safe);
-            let rival = thread::spawn({
-                let arena = arena.clone();
-                move || {
-                    // SAFETY: as it has to end.
-                    let fate = unsafe { Core::finish_release(arena.core, 1, seat) };
-                    arena.end(fate)
-                }
+            arena.ends_once(move |arena| {
+                // SAFETY: as it has to end.
+                let fate = unsafe { Core::finish_release(arena.core, 1, seat) };
+                arena.end(fate)
             });
-            let by_handle = arena.drop_handle();
-            assert_ne!(by_handle, rival.join().unwrap(), "freed exactly once");
         });
     }
 }

@@ -10,7 +10,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::servers::{self, echo};
+use crate::servers::{self, again, echo};
 
 /// The program with these arguments, split at blanks.
 pub(crate) fn loadgen(arguments: &str) -> Command {
@@ -395,13 +395,7 @@ fn a_search_ends_with_the_best_rate_and_its_report() {
     let has_found = |output: &Output| {
         text(&output.stderr).lines().any(|line| line.ends_with(" met")) && output.status.success()
     };
-    let mut output = search();
-    for _ in 0..10 {
-        if has_found(&output) {
-            break;
-        }
-        output = search();
-    }
+    let output = again(11, search, has_found);
     let (found, steps) = (text(&output.stdout), text(&output.stderr));
     assert!(found.contains("found"), "{found}\n{steps}");
     assert!(found.contains("p50<1500ms is met"), "{found}\n{steps}");
@@ -409,22 +403,13 @@ fn a_search_ends_with_the_best_rate_and_its_report() {
     exits_with(0, &output);
 }
 
-/// Runs a search until it finds a rate: where the machine stands still, runs do not count.
-fn found_by(search: &str, server: SocketAddr) -> Output {
-    let mut output = None;
-    for _ in 0..10 {
-        let found = loadgen(search).arg(server.to_string()).output().unwrap();
-        if output.insert(found).status.success() {
-            break;
-        }
-    }
-    output.expect("there was a first time")
-}
-
 #[test]
 fn a_search_goes_up_where_the_rate_is_too_low_for_a_condition() {
-    let search = "search --slo rate>=15,rate<25 --start 10 --precision 50 -c 1 -p 100 -d 1s -w 0s";
-    let output = found_by(search, honest());
+    let arguments =
+        "search --slo rate>=15,rate<25 --start 10 --precision 50 -c 1 -p 100 -d 1s -w 0s";
+    let server = honest();
+    let search = || loadgen(arguments).arg(server.to_string()).output().unwrap();
+    let output = again(10, search, |output: &Output| output.status.success());
     let (found, steps) = (text(&output.stdout), text(&output.stderr));
     exits_with(0, &output);
     assert!(steps.contains("too low for a condition"), "{steps}");

@@ -18,7 +18,7 @@ use serde_json::Value;
 use crate::{
     built,
     command_line::loadgen,
-    servers::{self, echo, plan, read_frame, run},
+    servers::{self, again, echo, plan, read_frame, run},
 };
 
 /// So many requests per second, in open loop, for this long.
@@ -37,14 +37,7 @@ fn paced(target: std::net::SocketAddr, rate: f64, duration: Duration) -> Plan {
 /// machine did not run it, and what the server does cannot be seen.
 #[track_caller]
 fn run_in_time(plan: &Plan) -> Report {
-    let mut report = run(plan);
-    for _ in 0..5 {
-        if report.verdict != Verdict::ClientLimited {
-            break;
-        }
-        report = run(plan);
-    }
-    report
+    again(6, || run(plan), |report| report.verdict != Verdict::ClientLimited)
 }
 
 /// How long a server that never answers is awaited.

@@ -8,7 +8,7 @@ use std::{
 
 use loadgen::{Interval, Mismatch, Plan, Rate, Report, Verdict};
 
-use crate::servers::{self, echo, plan, read_frame, run};
+use crate::servers::{self, again, echo, plan, read_frame, run};
 
 const RATE: f64 = 50.0;
 /// Of a rate of 50 per second a round number, so that the counts are exact.
@@ -32,14 +32,9 @@ fn paced(server: std::net::SocketAddr) -> Plan {
 /// left requests unsent: what is due in the last moment of a load is sent in that moment or never.
 #[track_caller]
 fn run_whole(plan: impl Fn() -> Plan) -> Report {
-    let mut report = run(&plan());
-    for _ in 0..20 {
-        if report.counts.unsent == 0 || report.client.stood_still_share == Some(0.0) {
-            break;
-        }
-        report = run(&plan());
-    }
-    report
+    let is_whole =
+        |report: &Report| report.counts.unsent == 0 || report.client.stood_still_share == Some(0.0);
+    again(21, || run(&plan()), is_whole)
 }
 
 fn sum(report: &Report, of: fn(&Interval) -> u64) -> u64 {

@@ -405,12 +405,18 @@ fn losing_slow_requests_is_worse_than_answering_them_late() {
     let shown = text(&output.stdout);
     let p99 = shown.lines().find(|line| line.starts_with("latency p99")).unwrap();
     assert!(p99.contains("never answered") && p99.ends_with("worse"), "{shown}");
-    // Not by the exit status: medians of microseconds can differ clearly between two short runs.
-    let output = compare(&lost, &late).output().unwrap();
+    let output = compare(&lost, &late).arg("--fail-on-regression").output().unwrap();
     let shown = text(&output.stdout);
-    for figure in ["latency p99", "unanswered"] {
+    for figure in ["latency p99", "unanswered", "errors"] {
         let row = shown.lines().find(|line| line.starts_with(figure)).unwrap();
         assert!(row.ends_with("better"), "{shown}");
+    }
+    // Of two short runs, medians of microseconds and rates may differ clearly by themselves.
+    let regression = shown.lines().find(|line| line.starts_with("Regression: ")).unwrap();
+    let is_clean = regression.contains("nothing is clearly worse");
+    exits_with(if is_clean { 0 } else { 3 }, &output);
+    for figure in ["p99", "unanswered", "never sent", "errors", "mismatches"] {
+        assert!(!regression.contains(figure), "{shown}");
     }
     exits_with(2, &compare(&lost, &late).arg("--fail-on-regression=much").output().unwrap());
 }

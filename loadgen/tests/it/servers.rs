@@ -119,6 +119,20 @@ pub(crate) fn plan(target: SocketAddr, requests: u64) -> Plan {
     }
 }
 
+/// Does something at most so many times, until what comes of it counts: the machine may have stood
+/// still meanwhile.
+#[track_caller]
+pub(crate) fn again<T>(most: usize, what: impl Fn() -> T, counts: impl Fn(&T) -> bool) -> T {
+    let mut last = what();
+    for _ in 1..most {
+        if counts(&last) {
+            break;
+        }
+        last = what();
+    }
+    last
+}
+
 /// Runs a plan that can be run.
 #[track_caller]
 pub(crate) fn run(plan: &Plan) -> Report {
